@@ -1,0 +1,106 @@
+//! What a run said to the outside and heard back: HTTP exchanges and notes, in order.
+//!
+//! It is raw: it holds credentials and personal data until the payload's redaction has seen it, so it has no `Debug`
+//! that prints content and no `Serialize`.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+/// One run's conversation with the outside.
+#[derive(Default)]
+pub struct Transcript {
+    /// HTTP exchanges, in the order in which they ended.
+    pub exchanges: Vec<Exchange>,
+    /// Remarks of the integration.
+    pub notes: Vec<Note>,
+    /// Values that must never be stored, wherever they turn up: tokens that the run was given or was handed.
+    pub secrets: Vec<String>,
+    /// Exchanges left out because the transcript had reached its limit.
+    pub exchanges_left_out: u32,
+}
+
+impl Transcript {
+    /// About how much memory it holds; what a queue that is bounded by bytes counts.
+    pub fn size_bytes(&self) -> usize {
+        let exchanges: usize = self.exchanges.iter().map(Exchange::size_bytes).sum();
+        let notes: usize = self.notes.iter().map(|note| note.text.len() + size_of::<Note>()).sum();
+        exchanges + notes
+    }
+}
+
+impl fmt::Debug for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transcript({} exchanges, {} notes)", self.exchanges.len(), self.notes.len())
+    }
+}
+
+/// One HTTP request and what came of it.
+pub struct Exchange {
+    /// When the request was made.
+    pub started: SystemTime,
+    /// What was asked.
+    pub request: Message,
+    /// The request's method, such as `GET`.
+    pub method: String,
+    /// The full URL.
+    pub url: String,
+    /// What was answered; none when there was no answer.
+    pub response: Option<Response>,
+    /// What went wrong, for an exchange without a whole answer.
+    pub error: Option<String>,
+    /// Where the time went.
+    pub phases: Phases,
+}
+
+impl Exchange {
+    fn size_bytes(&self) -> usize {
+        let response = self.response.as_ref().map_or(0, |response| response.message.size_bytes());
+        size_of::<Exchange>() + self.url.len() + self.request.size_bytes() + response
+    }
+}
+
+/// An answer.
+pub struct Response {
+    /// The HTTP status code.
+    pub status: u16,
+    /// Headers and body.
+    pub message: Message,
+}
+
+/// Headers and body of either direction.
+#[derive(Default)]
+pub struct Message {
+    /// In the order sent. Values that are not UTF-8 are kept lossily.
+    pub headers: Vec<(String, String)>,
+    /// The body, cut to the recorder's limit.
+    pub body: Bytes,
+    /// The body's whole length; more than `body.len()` when it was cut.
+    pub body_bytes: u64,
+}
+
+impl Message {
+    fn size_bytes(&self) -> usize {
+        self.body.len() + self.headers.iter().map(|(name, value)| name.len() + value.len() + 48).sum::<usize>()
+    }
+}
+
+/// Where an exchange's time went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Phases {
+    /// Waiting for one of the host's sockets.
+    pub blocked: Duration,
+    /// From sending the request to the response's headers; connecting included.
+    pub waiting: Duration,
+    /// Reading the body.
+    pub receiving: Duration,
+}
+
+/// A remark of the integration.
+pub struct Note {
+    /// When it was made.
+    pub at: SystemTime,
+    /// What it says.
+    pub text: String,
+}

@@ -1,0 +1,98 @@
+//! Metrics and logs of one role.
+//!
+//! Each role owns a recorder of its own instead of the process-wide one, so that a worker and a router in one process
+//! (the demo, the tests) keep their numbers apart. A component registers its handles once, in a struct of its own, and
+//! the hot path touches only those handles.
+
+pub mod logs;
+pub mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
+
+use crate::lifecycle::Lifecycle;
+
+/// How often histograms are folded; without it they grow while nobody scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Buckets of how long tasks run: few, for this histogram has a series per integration and parallelism level.
+const TASK_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// Buckets of all other durations.
+const STEP_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Buckets of sizes: 1 KiB to 64 MiB.
+const SIZE_BYTES: &[f64] = &[1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0];
+
+/// One role's metrics.
+#[derive(Clone)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    before_scrape: Mutex<Vec<Box<dyn Fn() + Send>>>,
+}
+
+impl Telemetry {
+    /// A recorder with weir's buckets and nothing in it.
+    pub fn new() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("weir_task_duration_seconds".into()), TASK_SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), STEP_SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), SIZE_BYTES)?
+            .build_recorder();
+        let handle = recorder.handle();
+        Ok(Telemetry { inner: Arc::new(Inner { recorder, handle, before_scrape: Mutex::default() }) })
+    }
+
+    /// Runs `build` so that every handle that it creates with the `metrics` macros belongs to this role for good.
+    pub fn register<T>(&self, build: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.inner.recorder, build)
+    }
+
+    /// Has `read` run before each scrape, for values that are read rather than counted. It must not block.
+    pub fn before_scrape(&self, read: impl Fn() + Send + 'static) {
+        self.inner.before_scrape.lock().push(Box::new(read));
+    }
+
+    /// The metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.register(|| self.inner.before_scrape.lock().iter().for_each(|read| read()));
+        self.inner.handle.render()
+    }
+
+    /// Keeps histograms small between scrapes.
+    pub fn run_upkeep(&self, lifecycle: &Lifecycle) {
+        let (handle, token) = (self.inner.handle.clone(), lifecycle.token());
+        lifecycle.spawn("metrics upkeep", async move {
+            let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while token.run_until_cancelled(ticks.tick()).await.is_some() {
+                handle.run_upkeep();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_roles_keep_their_numbers_apart() {
+        let (first, second) = (Telemetry::new().expect("recorder"), Telemetry::new().expect("recorder"));
+        let counter = first.register(|| metrics::counter!("weir_example_total"));
+        counter.increment(3);
+        first.before_scrape(|| metrics::gauge!("weir_example").set(7.0));
+        assert!(first.render().contains("weir_example_total 3"));
+        assert!(first.render().contains("weir_example 7"));
+        assert!(!second.render().contains("weir_example"));
+    }
+}
