@@ -132,6 +132,12 @@ impl Default for Tenant {
     }
 }
 
+impl Default for PoolName {
+    fn default() -> Self {
+        PoolName("default".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,129 @@
+//! The command line: one file per command.
+
+mod demo;
+mod payload;
+mod router;
+mod sandbox;
+mod submit;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, Config, FILE_VARIABLE};
+use crate::lifecycle::panic_message;
+use crate::telemetry::logs::Logs;
+
+/// How long blocking threads may take to end when the program does.
+const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// The exit code after a second signal.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Runs slow, network-bound integrations many at a time, without letting the parallelism hurt them.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = "Start here:\n  weir demo")]
+pub struct Cli {
+    /// The configuration file [default: weir.toml, where there is one].
+    #[arg(long, short, global = true, value_name = "FILE", env = FILE_VARIABLE)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows in under a minute what parallelism buys: a whole weir in one process, against a sandbox bank.
+    Demo(demo::Args),
+    /// Runs tasks: admits up to N at a time and refuses the rest early.
+    Worker(worker::Args),
+    /// Takes tasks from callers and finds workers with room for them.
+    Router(router::Args),
+    /// Submits tasks, one JSON object per line, and prints their outcomes as JSON lines.
+    Submit(submit::Args),
+    /// Reads debug payloads back.
+    Payload(payload::Args),
+    /// A bank over HTTP to run integrations against.
+    Sandbox(sandbox::Args),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = || config::load(self.config.as_deref(), std::env::vars());
+        match self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Worker(args) => worker::run(args, config()?),
+            Command::Router(args) => router::run(args, config()?),
+            Command::Submit(args) => submit::run(args),
+            Command::Payload(args) => payload::run(args, config),
+            Command::Sandbox(args) => sandbox::run(args, config()?),
+        }
+    }
+}
+
+/// Prints an error with its causes, for people, and returns the exit code.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("weir: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Starts the logger, and has panics logged like everything else.
+fn start_logs(config: &Config) -> anyhow::Result<Logs> {
+    let logs = Logs::start(&config.log)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
+    }));
+    Ok(logs)
+}
+
+/// Runs a program on a runtime of its own, and does not wait for ever for its blocking threads.
+fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime: Runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("weir")
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(program);
+    runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
+    result
+}
+
+/// SIGTERM and SIGINT: the first asks to stop in order, the second ends the process at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Runs an ordered stop; another signal meanwhile ends the process.
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>) -> T {
+        tokio::select! {
+            result = stop => result,
+            () = self.next() => {
+                eprintln!("weir: a second signal: ending at once");
+                std::process::exit(EXIT_INTERRUPTED)
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `weir submit`: tasks as JSON lines in, outcomes as JSON lines out.
+
+mod line;
+mod summary;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::stream::{self, Stream, StreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+
+use super::block_on;
+use crate::client::{Client, Submission};
+use crate::task::{IntegrationName, Priority};
+use line::{Answer, Defaults};
+use summary::Summary;
+pub(super) use summary::quantile;
+
+/// The longest line that is read; a task's input is at most 1 MiB, and its line may escape it.
+const MAX_LINE_BYTES: usize = 8 << 20;
+
+/// Flags of `weir submit`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = r#"Each line is a JSON object: "integration" and "input", and if you like "id", "tenant", "priority"
+("interactive" or "batch") and "timeout" ("30s"). Flags give what a line leaves out.
+
+Examples:
+  weir submit tasks.jsonl > outcomes.jsonl
+  echo '{"integration":"bank","input":{"customer":"c1"}}' | weir submit -
+  weir submit --integration bank --input '{"customer":"c1"}' --priority interactive"#)]
+pub(super) struct Args {
+    /// The file with the tasks; - for standard input.
+    #[arg(value_name = "FILE.jsonl", required_unless_present = "input")]
+    file: Option<PathBuf>,
+    /// The router, or a worker, to submit to.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400")]
+    to: String,
+    /// Tasks that are under way at the same time.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    concurrency: u32,
+    /// The integration of lines that name none.
+    #[arg(long, value_name = "NAME")]
+    integration: Option<IntegrationName>,
+    /// Submits one task with this JSON input, instead of a file.
+    #[arg(long, value_name = "JSON", conflicts_with = "file", requires = "integration")]
+    input: Option<String>,
+    /// The priority of lines that name none.
+    #[arg(long, value_name = "PRIORITY", default_value = "batch", value_parser = parse_priority)]
+    priority: Priority,
+    /// The timeout of lines that name none, waiting and retries included.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+fn parse_priority(text: &str) -> Result<Priority, String> {
+    let known = Priority::ALL.into_iter().find(|priority| priority.as_str() == text);
+    known.ok_or_else(|| "use interactive or batch".to_owned())
+}
+
+type Lines = Pin<Box<dyn Stream<Item = io::Result<String>> + Send>>;
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let defaults = Defaults { integration: args.integration, priority: args.priority, timeout: args.timeout };
+    let client_address = args.to.clone();
+    block_on(async move {
+        let client = Client::new(&client_address)?;
+        let (lines, total) = open(args.file, args.input).await?;
+        let bar = progress_bar(total);
+        let summary = submit_all(client, lines, &defaults, args.concurrency as usize, &bar).await;
+        bar.finish_and_clear();
+        let summary = summary?;
+        eprintln!("{summary}");
+        Ok(if summary.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+async fn submit_all(
+    client: Client,
+    lines: Lines,
+    defaults: &Defaults,
+    concurrency: usize,
+    bar: &ProgressBar,
+) -> anyhow::Result<Summary> {
+    let mut summary = Summary::start();
+    let mut stdout = io::stdout().lock();
+    let numbered = lines.enumerate().filter(|(_, line)| {
+        let blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
+        async move { !blank }
+    });
+    let mut answers = numbered
+        .map(|(index, line)| {
+            let client = client.clone();
+            async move {
+                let line = line.context("cannot read the tasks")?;
+                anyhow::Ok(match line::parse(&line, defaults) {
+                    Ok(submission) => submit_one(&client, submission).await,
+                    Err(reason) => Answer::unreadable(index + 1, reason),
+                })
+            }
+        })
+        .buffer_unordered(concurrency)
+        .boxed_local();
+    while let Some(answer) = answers.next().await {
+        let answer = answer?;
+        summary.count(&answer);
+        bar.inc(1);
+        let written = serde_json::to_writer(&mut stdout, &answer.json()).map_err(io::Error::from);
+        match written.and_then(|()| stdout.write_all(b"\n")) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => bail!("nobody reads the outcomes any more"),
+            Err(error) => return Err(error).context("cannot write the outcomes"),
+        }
+    }
+    Ok(summary)
+}
+
+async fn submit_one(client: &Client, submission: Submission) -> Answer {
+    let started = tokio::time::Instant::now();
+    match client.submit(&submission).await {
+        Ok(outcome) => Answer::outcome(outcome, started.elapsed()),
+        Err(error) => Answer::error(submission.id, error),
+    }
+}
+
+/// The lines, and how many there are where that can be told.
+async fn open(file: Option<PathBuf>, input: Option<String>) -> anyhow::Result<(Lines, Option<u64>)> {
+    if let Some(input) = input {
+        let line = format!("{{\"input\":{input}}}");
+        return Ok((stream::iter([Ok(line)]).boxed(), Some(1)));
+    }
+    match file {
+        Some(path) if path.as_os_str() != "-" => {
+            let text = |error: io::Error| anyhow::anyhow!("cannot read {}: {error}", path.display());
+            let total = count_lines(&path).await.map_err(text)?;
+            let file = tokio::fs::File::open(&path).await.map_err(text)?;
+            Ok((lines(BufReader::new(file)), Some(total)))
+        }
+        _ => {
+            if io::stdin().is_terminal() {
+                eprintln!("weir: reading tasks from the terminal, one JSON object per line; end with Ctrl-D");
+            }
+            Ok((lines(BufReader::new(tokio::io::stdin())), None))
+        }
+    }
+}
+
+/// Counted in pieces, for a file may be larger than memory.
+async fn count_lines(path: &std::path::Path) -> io::Result<u64> {
+    let mut lines = lines(BufReader::new(tokio::fs::File::open(path).await?));
+    let mut count = 0;
+    while let Some(line) = lines.next().await {
+        count += u64::from(!line?.trim().is_empty());
+    }
+    Ok(count)
+}
+
+fn lines(reader: impl AsyncBufRead + Unpin + Send + 'static) -> Lines {
+    stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        match read_line(&mut reader).await {
+            Ok(line) => line.map(|line| (Ok(line), Some(reader))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+/// One line without its end; an endless one is an error and not an endless buffer.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() && line.is_empty() {
+            return Ok(None);
+        }
+        let end = available.iter().position(|byte| *byte == b'\n');
+        line.extend_from_slice(&available[..end.unwrap_or(available.len())]);
+        let ended = end.is_some() || available.is_empty();
+        let used = end.map_or(available.len(), |end| end + 1);
+        reader.consume(used);
+        if line.len() > MAX_LINE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line has over {MAX_LINE_BYTES} bytes")));
+        }
+        if ended {
+            let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "a line is not UTF-8");
+            return String::from_utf8(line).map(Some).map_err(invalid);
+        }
+    }
+}
+
+fn progress_bar(total: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let template = match total {
+        Some(_) => "{bar:40} {pos}/{len} tasks, {per_sec}, {eta} left",
+        None => "{spinner} {pos} tasks, {per_sec}",
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,144 @@
+//! What a line of tasks says, and what a line of outcomes looks like.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::client::{Submission, SubmitError};
+use crate::task::{IntegrationName, Json, Outcome, Priority, TaskId, Tenant};
+use crate::wire::Reason;
+
+/// What stands for what a line leaves out.
+pub(super) struct Defaults {
+    pub(super) integration: Option<IntegrationName>,
+    pub(super) priority: Priority,
+    pub(super) timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    id: Option<TaskId>,
+    integration: Option<IntegrationName>,
+    tenant: Option<Tenant>,
+    priority: Option<Priority>,
+    #[serde(default, with = "humantime_serde")]
+    timeout: Option<Duration>,
+    input: Option<Box<RawValue>>,
+}
+
+/// Reads one line.
+pub(super) fn parse(line: &str, defaults: &Defaults) -> Result<Submission, String> {
+    let line: Line = serde_json::from_str(line).map_err(|error| format!("not a task: {error}"))?;
+    let integration = line.integration.or_else(|| defaults.integration.clone());
+    let input = line.input.map_or("null".to_owned(), |raw| raw.get().to_owned());
+    Ok(Submission {
+        id: line.id.map_or_else(generated_id, Ok)?,
+        integration: integration.ok_or("\"integration\" is missing: name it in the line or with --integration")?,
+        tenant: line.tenant.unwrap_or_default(),
+        priority: line.priority.unwrap_or(defaults.priority),
+        input: Json::parse(input).map_err(|error| format!("input is not JSON: {error}"))?,
+        timeout: line.timeout.unwrap_or(defaults.timeout),
+    })
+}
+
+fn generated_id() -> Result<TaskId, String> {
+    Uuid::now_v7().to_string().parse().map_err(|error| format!("{error}"))
+}
+
+/// What came of a line.
+pub(super) enum Answer {
+    Outcome { outcome: Outcome, took: Duration },
+    Error { task: TaskId, error: SubmitError },
+    Unreadable { line: usize, reason: String },
+}
+
+impl Answer {
+    pub(super) fn outcome(outcome: Outcome, took: Duration) -> Self {
+        Answer::Outcome { outcome, took }
+    }
+
+    pub(super) fn error(task: TaskId, error: SubmitError) -> Self {
+        Answer::Error { task, error }
+    }
+
+    pub(super) fn unreadable(line: usize, reason: String) -> Self {
+        Answer::Unreadable { line, reason }
+    }
+
+    /// The line to print.
+    pub(super) fn json(&self) -> Value {
+        match self {
+            Answer::Outcome { outcome, took } => {
+                let mut line = json!({
+                    "task_id": outcome.task,
+                    "ok": outcome.result.is_ok(),
+                    "run_id": outcome.run.0,
+                    "worker": outcome.worker,
+                    "attempt": outcome.attempt,
+                    "queued_seconds": outcome.timings.queued.as_secs_f64(),
+                    "ran_seconds": outcome.timings.ran.as_secs_f64(),
+                    "took_seconds": took.as_secs_f64(),
+                });
+                match &outcome.result {
+                    Ok(output) => line["output"] = json!(output),
+                    Err(failure) => {
+                        let (code, message, retryable) = (failure.code.as_str(), &failure.message, failure.retryable);
+                        line["failure"] = json!({"code": code, "message": message, "retryable": retryable});
+                    }
+                }
+                line
+            }
+            Answer::Error { task, error } => json!({
+                "task_id": task,
+                "ok": false,
+                "error": {
+                    "reason": error.reason(),
+                    "started": error.started().as_str(),
+                    "message": error.to_string(),
+                },
+            }),
+            Answer::Unreadable { line, reason } => json!({
+                "line": line,
+                "ok": false,
+                "error": {"reason": Reason::InvalidTask.as_str(), "started": "no", "message": reason},
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Defaults {
+        Defaults { integration: None, priority: Priority::Batch, timeout: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn a_line_is_read_with_the_defaults_for_what_it_leaves_out() {
+        let line = r#"{"integration":"bank","input":{"a": 1.50},"priority":"interactive","timeout":"5s"}"#;
+        let submission = parse(line, &defaults()).expect("a task");
+        assert_eq!(submission.input.as_str(), r#"{"a": 1.50}"#);
+        assert_eq!((submission.priority, submission.timeout), (Priority::Interactive, Duration::from_secs(5)));
+        assert_eq!(submission.tenant.as_str(), "default");
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        for (line, expected) in [
+            ("{", "not a task"),
+            ("{}", "--integration"),
+            (r#"{"integration":"bank","inptu":{}}"#, "inptu"),
+            (r#"{"integration":"bank","id":"a b"}"#, "task id"),
+            (r#"{"integration":"bank","priority":"high"}"#, "interactive"),
+            (r#"{"integration":"bank","timeout":"soon"}"#, "soon"),
+        ] {
+            let error = parse(line, &defaults()).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The whole configuration, composed of the modules' own: `weir.toml`, then `WEIR_…` variables, then flags.
+//!
+//! Everything is checked at boot; an error names the key, the value and what would be right. Unknown keys are refused:
+//! a typo must not silently mean the default. A variable names its key with `__` between the levels:
+//! `WEIR_WORKER__LISTEN=0.0.0.0:7401` is `listen` in `[worker]`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use ::config::Config as Source;
+use serde::{Deserialize, Serialize};
+
+use crate::task::IntegrationName;
+use crate::telemetry::logs;
+use crate::{integration, payload, registry, router, sandbox, settings, worker};
+
+/// Looked for in the working directory when no file is named.
+pub const DEFAULT_FILE: &str = "weir.toml";
+
+/// The variable that names the file; the only one with the prefix that is not a key.
+pub const FILE_VARIABLE: &str = "WEIR_CONFIG";
+
+const PREFIX: &str = "WEIR_";
+
+/// All sections.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[log]`
+    pub log: logs::Config,
+    /// `[settings]`: start values, and the file of live ones.
+    pub settings: settings::Config,
+    /// `[registry]`
+    pub registry: registry::Config,
+    /// `[worker]`
+    pub worker: worker::Config,
+    /// `[router]`
+    pub router: router::Config,
+    /// `[payloads]`
+    pub payloads: payload::Config,
+    /// `[integrations.NAME]`
+    pub integrations: BTreeMap<IntegrationName, integration::Config>,
+    /// `[sandbox]`
+    pub sandbox: sandbox::Config,
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or is not TOML.
+    #[error("cannot read the configuration file {path}: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A key is unknown, or a value does not fit.
+    #[error("configuration key {key}: {reason}")]
+    Value {
+        /// Where.
+        key: String,
+        /// Why, and what would be right.
+        reason: String,
+    },
+}
+
+/// Reads the configuration: `file`, or `weir.toml` where there is one, and then `variables`.
+pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let named = file.map(Path::to_owned);
+    let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+    let unreadable = |path: &Path, reason: String| ConfigError::File { path: path.to_owned(), reason };
+    let mut builder = Source::builder();
+    if let Some(path) = &path {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error.to_string()))?;
+        // Read on its own first: an error of the whole would not say that this file is the cause.
+        let alone = Source::builder().add_source(toml(&text)).build();
+        alone.map_err(|error| unreadable(path, error.to_string()))?;
+        builder = builder.add_source(toml(&text));
+    }
+    let variables: HashMap<String, String> =
+        variables.filter(|(name, _)| name.starts_with(PREFIX) && name != FILE_VARIABLE).collect();
+    let variables = ::config::Environment::with_prefix("WEIR")
+        .prefix_separator("_")
+        .separator("__")
+        .try_parsing(true)
+        .source(Some(variables));
+    compose(builder.add_source(variables).build())
+}
+
+/// Reads a configuration from a TOML text alone.
+pub fn from_text(text: &str) -> Result<Config, ConfigError> {
+    compose(Source::builder().add_source(toml(text)).build())
+}
+
+fn toml(text: &str) -> ::config::File<::config::FileSourceString, ::config::FileFormat> {
+    ::config::File::from_str(text, ::config::FileFormat::Toml)
+}
+
+fn compose(source: Result<Source, ::config::ConfigError>) -> Result<Config, ConfigError> {
+    let value = |key: String, reason: String| ConfigError::Value { key, reason };
+    let source = source.map_err(|error| value("(variables)".into(), error.to_string()))?;
+    let config: Config = serde_path_to_error::deserialize(source)
+        .map_err(|error| value(error.path().to_string(), error.into_inner().to_string()))?;
+    config.check()?;
+    Ok(config)
+}
+
+impl Config {
+    /// Checks what the types cannot; each module names its own keys.
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |section: &str| {
+            let key = section.to_owned();
+            move |reason: String| ConfigError::Value { key, reason }
+        };
+        logs::check(&self.log.level).map_err(|error| wrong("log.level")(error.to_string()))?;
+        self.settings.check().map_err(|error| wrong("settings")(error.to_string()))?;
+        self.registry.check().map_err(|error| wrong("registry")(error.to_string()))?;
+        self.payloads.check().map_err(|error| wrong("payloads")(error.to_string()))?;
+        self.worker.environment.check().map_err(|error| wrong("worker.environment")(error.to_string()))?;
+        self.sandbox.check().map_err(|error| wrong("sandbox")(error.to_string()))?;
+        for (section, default, max) in [
+            ("worker", self.worker.default_timeout, self.worker.max_timeout),
+            ("router", self.router.default_timeout, self.router.max_timeout),
+        ] {
+            if default.is_zero() || default > max {
+                let (default, max) = (humantime::format_duration(default), humantime::format_duration(max));
+                let reason = format!("{default} must be more than 0s and at most max_timeout, which is {max}");
+                return Err(wrong(&format!("{section}.default_timeout"))(reason));
+            }
+        }
+        if self.router.queue_tasks == 0 {
+            return Err(wrong("router.queue_tasks")("0 would refuse every task that has to wait: use at least 1".into()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("weir.toml");
+        std::fs::write(&path, text).expect("written");
+        load(Some(&path), variables.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+    }
+
+    #[test]
+    fn variables_come_after_the_file() {
+        let text = "[worker]\nlisten = \"127.0.0.1:1\"\npool = \"parallel\"\n[settings]\nmax_parallelism = 5";
+        let variables = [
+            ("WEIR_WORKER__LISTEN", "127.0.0.1:2"),
+            ("WEIR_SETTINGS__MAX_PARALLELISM", "7"),
+            ("WEIR_CONFIG", "ignored"),
+            ("HOME", "/"),
+        ];
+        let config = load_text(text, &variables).expect("valid");
+        assert_eq!(config.worker.listen.port(), 2);
+        assert_eq!(config.worker.pool.as_str(), "parallel");
+        assert_eq!(config.settings.max_parallelism, 7);
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_key() {
+        let cases = [
+            ("[worker]\nlisten = \"nowhere\"", "worker.listen"),
+            ("[worker]\nlissten = \"127.0.0.1:1\"", "lissten"),
+            ("[wroker]\nlisten = \"127.0.0.1:1\"", "wroker"),
+            ("[settings]\nmax_parallelism = -1", "max_parallelism"),
+            ("[router]\nqueue_tasks = 0", "router.queue_tasks"),
+            ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
+            ("[router]\ndefault_timeout = \"soon\"", "router.default_timeout"),
+            ("[log]\nlevel = \"loud\"", "log.level"),
+            ("[integrations.bank]\nkind = \"smtp\"", "smtp"),
+            ("[worker", "cannot read the configuration file"),
+        ];
+        for (text, expected) in cases {
+            let error = load_text(text, &[]).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
+        assert!(error.contains("lissten"), "{error}");
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let error = load(Some(Path::new("/nowhere/weir.toml")), std::iter::empty()).expect_err("missing").to_string();
+        assert!(error.contains("/nowhere/weir.toml"), "{error}");
+    }
+}

@@ -1,0 +1,188 @@
+//! A router: callers submit to it, and it knows who has room.
+//!
+//! [`Router::start`] puts the parts together: the gRPC edge, the dispatcher (view and queue), the loop that follows the
+//! registry, and the admin port. [`Router::drain`] takes them apart in order.
+
+mod channels;
+mod dispatch;
+mod follow;
+mod metrics;
+mod pick;
+mod queue;
+mod retry;
+mod service;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::lifecycle::Lifecycle;
+use crate::registry::Registry;
+use crate::task::PoolName;
+use crate::telemetry::Telemetry;
+use crate::wire::Timeouts;
+use crate::wire::server::{RunningServer, ServeError};
+use channels::Channels;
+use dispatch::Dispatcher;
+use metrics::Metrics;
+use service::{Inner, RouterService};
+
+/// How long connections may take to end after the last task.
+const SERVER_STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long background loops may take to end.
+const LOOPS_STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// A router's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to serve gRPC.
+    pub listen: SocketAddr,
+    /// Where to serve `/live`, `/ready` and `/metrics`.
+    pub admin: admin::Config,
+    /// The pool to route to.
+    pub pool: PoolName,
+    /// How many tasks of each priority may wait for a worker.
+    pub queue_tasks: usize,
+    /// The timeout of tasks that have none.
+    #[serde(with = "humantime_serde")]
+    pub default_timeout: Duration,
+    /// The longest timeout.
+    #[serde(with = "humantime_serde")]
+    pub max_timeout: Duration,
+    /// How long tasks may take to end after SIGTERM.
+    #[serde(with = "humantime_serde")]
+    pub drain_within: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: ([127, 0, 0, 1], 7400).into(),
+            admin: admin::Config { listen: ([127, 0, 0, 1], 9400).into() },
+            pool: PoolName::default(),
+            queue_tasks: 10_000,
+            default_timeout: Duration::from_secs(60),
+            max_timeout: Duration::from_secs(600),
+            drain_within: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a router did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The gRPC port.
+    #[error("router.listen: {0}")]
+    Serve(#[from] ServeError),
+    /// The admin port.
+    #[error("router.admin: {0}")]
+    Admin(#[from] admin::AdminError),
+}
+
+/// A running router.
+pub struct Router {
+    config: Config,
+    server: RunningServer,
+    admin: Admin,
+    intake: Intake,
+    serving: Lifecycle,
+    loops: Lifecycle,
+}
+
+/// Counts the calls that are under way, and lets no more in once the router drains.
+#[derive(Clone)]
+struct Intake {
+    draining: CancellationToken,
+    calls: TaskTracker,
+}
+
+impl Intake {
+    fn enter(&self) -> Option<TaskTrackerToken> {
+        (!self.draining.is_cancelled()).then(|| self.calls.token())
+    }
+}
+
+impl Router {
+    /// Starts a router on a registry. Ports are open when this returns.
+    pub async fn start(config: Config, registry: Arc<dyn Registry>, telemetry: Telemetry) -> Result<Self, StartError> {
+        let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
+        let dispatcher = Dispatcher::new(config.queue_tasks, rand::random());
+        let channels = Arc::new(Channels::default());
+        let intake = Intake { draining: CancellationToken::new(), calls: TaskTracker::new() };
+
+        let ready = {
+            let (dispatcher, intake) = (dispatcher.clone(), intake.clone());
+            move || readiness(&dispatcher, &intake)
+        };
+        let admin = Admin::start(&config.admin, &telemetry, ready, &loops).await?;
+        telemetry.run_upkeep(&loops);
+        Metrics::follow(&telemetry, dispatcher.clone(), channels.clone());
+        loops.spawn("follow", follow::follow(registry, dispatcher.clone(), channels.clone(), loops.token()));
+        loops.spawn("tick", follow::tick(dispatcher.clone(), channels.clone(), loops.token()));
+
+        let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
+        let metrics = Metrics::new(&telemetry);
+        let inner = Inner { dispatcher, channels, metrics, timeouts, intake: intake.clone() };
+        let server =
+            RunningServer::start(config.listen, RouterService { inner: Arc::new(inner) }, &serving).await?;
+        tracing::info!(
+            listen = %server.local_address, admin = %admin.local_addr, pool = %config.pool, "the router serves"
+        );
+        Ok(Router { config, server, admin, intake, serving, loops })
+    }
+
+    /// Where it serves gRPC.
+    pub fn address(&self) -> SocketAddr {
+        self.server.local_address
+    }
+
+    /// Where it serves `/metrics` and health.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.local_addr
+    }
+
+    /// Cancelled when a part of the router has failed for good.
+    pub fn failed(&self) -> CancellationToken {
+        self.loops.token()
+    }
+
+    /// Stops in order; returns once nothing of the router runs any more.
+    ///
+    /// 1. Take no more tasks: refuse them as `DRAINING`, and say so to health checks.
+    /// 2. Wait for the tasks that wait or run, at most for `drain_within`.
+    /// 3. Stop the server, hard after a while: clients with open streams may never leave by themselves.
+    /// 4. Stop following the registry, and the admin port last, so that the drain could be watched.
+    pub async fn drain(self) {
+        self.intake.draining.cancel();
+        self.server.set_not_serving::<RouterService>().await;
+        self.intake.calls.close();
+        if tokio::time::timeout(self.config.drain_within, self.intake.calls.wait()).await.is_err() {
+            tracing::warn!("{} tasks had not ended when the time to drain was over", self.intake.calls.len());
+        }
+        for (lifecycle, within) in [(&self.serving, SERVER_STOP_WITHIN), (&self.loops, LOOPS_STOP_WITHIN)] {
+            if let Err(stragglers) = lifecycle.stop(within).await {
+                tracing::warn!("stopped hard: {stragglers}");
+            }
+        }
+        tracing::info!("the router has stopped");
+    }
+}
+
+fn readiness(dispatcher: &Dispatcher, intake: &Intake) -> Readiness {
+    if intake.draining.is_cancelled() {
+        Readiness::NotReady("draining".into())
+    } else if !dispatcher.has_view() {
+        Readiness::NotReady("the registry has not been heard yet".into())
+    } else {
+        Readiness::Ready
+    }
+}

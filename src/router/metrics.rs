@@ -1,0 +1,94 @@
+//! The router's metrics: names and help texts in one place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use super::channels::Channels;
+use super::dispatch::Dispatcher;
+use crate::task::Priority;
+use crate::telemetry::Telemetry;
+use crate::wire::{Reason, TaskError};
+
+/// How a call to a worker can end: the label `result`.
+const ATTEMPT_RESULTS: [&str; 6] = ["answered", "refused", "unsent", "unknown", "rejected", "given_up"];
+
+pub(super) struct Metrics {
+    attempts: HashMap<&'static str, Counter>,
+    errors: HashMap<Reason, Counter>,
+    outcomes: [Counter; 2],
+    queued: [Histogram; 2],
+}
+
+impl Metrics {
+    pub(super) fn new(telemetry: &Telemetry) -> Self {
+        telemetry.register(|| {
+            describe();
+            let attempt = |result| (result, counter!("weir_router_attempts_total", "result" => result));
+            let error = |reason: &Reason| (*reason, counter!("weir_router_errors_total", "reason" => reason.as_str()));
+            let class = |priority: Priority| priority.as_str();
+            Metrics {
+                attempts: ATTEMPT_RESULTS.into_iter().map(attempt).collect(),
+                errors: Reason::ALL.iter().map(error).collect(),
+                outcomes: Priority::ALL.map(|it| counter!("weir_router_outcomes_total", "priority" => class(it))),
+                queued: Priority::ALL.map(|it| histogram!("weir_router_queued_seconds", "priority" => class(it))),
+            }
+        })
+    }
+
+    /// Reads the dispatcher's and the channels' numbers at each scrape.
+    pub(super) fn follow(telemetry: &Telemetry, dispatcher: Dispatcher, channels: Arc<Channels>) {
+        telemetry.before_scrape(move || {
+            let numbers = dispatcher.numbers();
+            for (priority, waiting) in numbers.waiting {
+                gauge!("weir_router_queue_tasks", "priority" => priority.as_str()).set(waiting as f64);
+            }
+            let census = numbers.census;
+            gauge!("weir_router_workers", "state" => "known").set(census.workers as f64);
+            gauge!("weir_router_workers", "state" => "full").set(census.full as f64);
+            gauge!("weir_router_workers", "state" => "draining").set(census.draining as f64);
+            gauge!("weir_router_workers", "state" => "suspected").set(census.suspected as f64);
+            gauge!("weir_router_slots").set(census.slots as f64);
+            gauge!("weir_router_slots_held").set(census.in_flight as f64);
+            gauge!("weir_router_view_stale").set(if numbers.stale { 1.0 } else { 0.0 });
+            if let Some(age) = numbers.view_age {
+                gauge!("weir_router_view_age_seconds").set(age.as_secs_f64());
+            }
+            gauge!("weir_router_channels").set(channels.count() as f64);
+        });
+    }
+
+    pub(super) fn attempt(&self, result: &'static str) {
+        if let Some(counter) = self.attempts.get(result) {
+            counter.increment(1);
+        }
+    }
+
+    pub(super) fn error(&self, error: &TaskError) {
+        if let Some(counter) = self.errors.get(&error.reason) {
+            counter.increment(1);
+        }
+    }
+
+    pub(super) fn outcome(&self, priority: Priority, queued: Duration) {
+        let class = usize::from(priority == Priority::Batch);
+        self.outcomes[class].increment(1);
+        self.queued[class].record(queued.as_secs_f64());
+    }
+}
+
+fn describe() {
+    describe_counter!("weir_router_attempts_total", "Calls to workers, by how they ended.");
+    describe_counter!("weir_router_errors_total", "Tasks answered with an error instead of an outcome, by reason.");
+    describe_counter!("weir_router_outcomes_total", "Tasks answered with an outcome, by priority.");
+    describe_histogram!("weir_router_queued_seconds", "How long a task with an outcome waited for a worker.");
+    describe_gauge!("weir_router_queue_tasks", "Tasks that wait for a worker, by priority.");
+    describe_gauge!("weir_router_workers", "Workers in the router's view: all that are known, and those in a state.");
+    describe_gauge!("weir_router_slots", "Places of all known workers.");
+    describe_gauge!("weir_router_slots_held", "Places estimated to be taken.");
+    describe_gauge!("weir_router_view_stale", "1 while the registry cannot be reached, otherwise 0.");
+    describe_gauge!("weir_router_view_age_seconds", "Time since the registry was last heard.");
+    describe_gauge!("weir_router_channels", "Channels to workers.");
+}

@@ -1,0 +1,76 @@
+//! Which worker: pure.
+//!
+//! Two random choices, the less loaded of them wins (Mitzenmacher, "The Power of Two Choices in Randomized Load
+//! Balancing", 2001). Always taking the least loaded one would send every router that shares a late view to the same
+//! worker.
+
+use rand::{Rng, RngExt};
+
+/// How many random pairs to try before looking at everyone.
+const PAIRS: usize = 4;
+
+/// Picks one of `count` workers. `load` tells a worker's share of places taken, or `None` when it cannot take the task.
+pub(super) fn pick(count: usize, random: &mut impl Rng, load: impl Fn(usize) -> Option<f64>) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
+    for _ in 0..PAIRS {
+        let first = random.random_range(0..count);
+        let second = (first + random.random_range(0..count.max(2) - 1) + 1) % count;
+        if let Some(picked) = less_loaded(first, second, &load) {
+            return Some(picked);
+        }
+    }
+    let start = random.random_range(0..count);
+    let mut with_room = (0..count).map(|step| (start + step) % count).filter(|index| load(*index).is_some());
+    let first = with_room.next()?;
+    less_loaded(first, with_room.next().unwrap_or(first), &load)
+}
+
+fn less_loaded(first: usize, second: usize, load: &impl Fn(usize) -> Option<f64>) -> Option<usize> {
+    match (load(first), load(second)) {
+        (Some(first_load), Some(second_load)) if second_load < first_load => Some(second),
+        (Some(_), _) => Some(first),
+        (None, Some(_)) => Some(second),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+
+    #[test]
+    fn the_only_worker_with_room_is_found_among_many() {
+        let mut random = SmallRng::seed_from_u64(1);
+        for only in [0, 17, 999] {
+            assert_eq!(pick(1000, &mut random, |index| (index == only).then_some(0.5)), Some(only));
+        }
+        assert_eq!(pick(1000, &mut random, |_| None), None);
+        assert_eq!(pick(0, &mut random, |_| Some(0.0)), None);
+        assert_eq!(pick(1, &mut random, |_| Some(0.0)), Some(0));
+    }
+
+    #[test]
+    fn two_choices_keep_the_fleet_even() {
+        let mut random = SmallRng::seed_from_u64(2);
+        let mut tasks = [0u32; 100];
+        for _ in 0..10_000 {
+            let picked = pick(100, &mut random, |index| Some(f64::from(tasks[index]))).expect("all have room");
+            tasks[picked] += 1;
+        }
+        let (least, most) = (tasks.iter().min().expect("100"), tasks.iter().max().expect("100"));
+        assert!(most - least <= 10, "random placement would spread by about 50: {least} to {most}");
+    }
+
+    #[test]
+    fn of_two_workers_both_are_compared() {
+        let mut random = SmallRng::seed_from_u64(3);
+        for _ in 0..100 {
+            assert_eq!(pick(2, &mut random, |index| Some([0.9, 0.1][index])), Some(1));
+        }
+    }
+}

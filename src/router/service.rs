@@ -1,0 +1,175 @@
+//! The router's gRPC edge: the same `Tasks` service as a worker's, with the wait for a worker in between.
+//!
+//! A call runs in its handler: when the caller goes away, the wait leaves the queue and a call to a worker is reset,
+//! which cancels the task there.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::channels::Channels;
+use super::dispatch::{Dispatcher, Reservation};
+use super::metrics::Metrics;
+use super::retry::{Failed, pause_after};
+use super::view::Learned;
+use crate::task::Task;
+use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
+use crate::wire::{self, TaskError, Timeouts, proto};
+
+/// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further.
+const TASKS_PER_STREAM: usize = 1024;
+
+/// Submits tasks to workers.
+#[derive(Clone)]
+pub(super) struct RouterService {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) dispatcher: Dispatcher,
+    pub(super) channels: Arc<Channels>,
+    pub(super) metrics: Metrics,
+    pub(super) timeouts: Timeouts,
+    pub(super) intake: super::Intake,
+}
+
+impl Inner {
+    async fn submit(&self, task: proto::Task, call_timeout: Option<std::time::Duration>) -> Result<proto::Outcome, TaskError> {
+        let arrival = Instant::now();
+        let Some(_counted) = self.intake.enter() else {
+            return Err(TaskError::draining("the router is draining; submit to another one"));
+        };
+        let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
+        let outcome = self.route(&task, arrival).await?;
+        let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
+        self.metrics.outcome(task.priority, queued);
+        Ok(outcome)
+    }
+
+    /// Tries workers until one answers for good.
+    async fn route(&self, task: &Task, arrival: Instant) -> Result<proto::Outcome, TaskError> {
+        let place = self.dispatcher.place(task.priority, task.integration.clone());
+        let mut attempts = 0;
+        let mut last_refusal = None;
+        loop {
+            let reservation = match timeout_at(task.deadline, self.dispatcher.reserve(&place, attempts > 0)).await {
+                Ok(reserved) => reserved?,
+                Err(_) => return Err(waited_in_vain(arrival, attempts, last_refusal)),
+            };
+            attempts += 1;
+            let queued = arrival.elapsed();
+            match self.call(task, reservation, attempts).await {
+                Ok(mut outcome) => {
+                    let timings = outcome.timings.get_or_insert_default();
+                    timings.queued = queued.try_into().ok();
+                    return Ok(outcome);
+                }
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Refused(error)) => last_refusal = Some(error.message),
+                Err(Failed::Unsent(reason)) => last_refusal = Some(reason),
+            }
+            tokio::time::sleep_until((Instant::now() + pause_after(attempts)).min(task.deadline)).await;
+        }
+    }
+
+    /// One call to one worker.
+    async fn call(&self, task: &Task, reservation: Reservation, attempt: u32) -> Result<proto::Outcome, Failed> {
+        let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
+        let given_up = GivenUp { metrics: &self.metrics, armed: true };
+        let remaining = task.deadline.saturating_duration_since(Instant::now());
+        let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
+        let incarnation = Some(reservation.placement().incarnation.0);
+        Call { attempt, incarnation }.write(request.metadata_mut());
+
+        let answer = timeout_at(task.deadline, client.submit(request)).await;
+        given_up.disarm();
+        let (result, learned, load) = match answer {
+            Ok(Ok(response)) => {
+                let load = LoadReport::read(response.metadata());
+                (Ok(response.into_inner()), Learned::Answered, load)
+            }
+            Ok(Err(status)) => {
+                let failed = Failed::read(&status);
+                let learned = match &failed {
+                    Failed::Refused(error) => Learned::Refused(error.reason),
+                    Failed::Unsent(_) => Learned::Unreachable,
+                    Failed::Final(error) if error.reason == wire::Reason::OutcomeUnknown => Learned::Unreachable,
+                    Failed::Final(_) => Learned::Answered,
+                };
+                (Err(failed), learned, LoadReport::read(status.metadata()))
+            }
+            Err(_) => {
+                let message = "the worker did not answer within the task's deadline";
+                (Err(Failed::Final(TaskError::outcome_unknown(message))), Learned::Nothing, None)
+            }
+        };
+        self.metrics.attempt(result.as_ref().map_or_else(Failed::label, |_| "answered"));
+        if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
+            let worker = &reservation.placement().worker;
+            tracing::debug!(task = %task.id, %worker, attempt, "a call to a worker failed: {failed:?}");
+        }
+        reservation.end(learned, load);
+        result
+    }
+}
+
+fn waited_in_vain(arrival: Instant, attempts: u32, last_refusal: Option<String>) -> TaskError {
+    let waited = arrival.elapsed().as_secs_f64();
+    let last = last_refusal.map(|reason| format!("; the last attempt ended with: {reason}")).unwrap_or_default();
+    TaskError::deadline_too_short(format!(
+        "no worker had room within the task's deadline: waited {waited:.1} s, tried {attempts} times{last}"
+    ))
+}
+
+/// Counts a call whose caller went away.
+struct GivenUp<'a> {
+    metrics: &'a Metrics,
+    armed: bool,
+}
+
+impl GivenUp<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.metrics.attempt("given_up");
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl proto::tasks_server::Tasks for RouterService {
+    async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
+        let timeout = grpc_timeout(request.metadata());
+        let result = self.inner.submit(request.into_inner(), timeout).await;
+        result.map(Response::new).map_err(|error| {
+            self.inner.metrics.error(&error);
+            error.to_status()
+        })
+    }
+
+    type SubmitManyStream = BoxStream<'static, Result<proto::Reply, Status>>;
+
+    async fn submit_many(
+        &self,
+        request: Request<Streaming<proto::Task>>,
+    ) -> Result<Response<Self::SubmitManyStream>, Status> {
+        let timeout = grpc_timeout(request.metadata());
+        let service = self.inner.clone();
+        let submit = move |task: proto::Task| {
+            let service = service.clone();
+            async move {
+                let result = service.submit(task, timeout).await;
+                result.inspect_err(|error| service.metrics.error(error))
+            }
+        };
+        Ok(Response::new(wire::stream::reply_to_each(request.into_inner(), TASKS_PER_STREAM, submit).boxed()))
+    }
+}

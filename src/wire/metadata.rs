@@ -1,0 +1,117 @@
+//! What travels beside the messages, in gRPC metadata: the attempt and the expected incarnation towards a worker, the
+//! worker's load on each of its replies, and the standard `grpc-timeout`.
+
+use std::time::Duration;
+
+use tonic::metadata::{MetadataMap, MetadataValue};
+use uuid::Uuid;
+
+const ATTEMPT: &str = "weir-attempt";
+const INCARNATION: &str = "weir-incarnation";
+const LOAD: &str = "weir-load";
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// What a router tells a worker about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Which call to a worker this is, for the task; 1 for the first.
+    pub attempt: u32,
+    /// The life of the worker that the call is meant for; none when a caller speaks to the worker directly.
+    pub incarnation: Option<Uuid>,
+}
+
+impl Call {
+    /// Reads a call's metadata; what is missing or unreadable counts as absent.
+    pub fn read(metadata: &MetadataMap) -> Self {
+        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
+        Call {
+            attempt: text(ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1),
+            incarnation: text(INCARNATION).and_then(|text| text.parse().ok()),
+        }
+    }
+
+    /// Adds it to a call's metadata.
+    pub fn write(self, metadata: &mut MetadataMap) {
+        metadata.insert(ATTEMPT, MetadataValue::from(self.attempt));
+        if let Some(incarnation) = self.incarnation
+            && let Ok(value) = incarnation.to_string().parse()
+        {
+            metadata.insert(INCARNATION, value);
+        }
+    }
+}
+
+/// A worker's load, on each of its replies, refusals included: `weir-load: in_flight/target`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Tasks that hold a permit.
+    pub in_flight: u32,
+    /// How many may.
+    pub target: u32,
+}
+
+impl LoadReport {
+    /// Reads a reply's metadata.
+    pub fn read(metadata: &MetadataMap) -> Option<Self> {
+        let (in_flight, target) = metadata.get(LOAD)?.to_str().ok()?.split_once('/')?;
+        Some(LoadReport { in_flight: in_flight.parse().ok()?, target: target.parse().ok()? })
+    }
+
+    /// Adds it to a reply's metadata.
+    pub fn write(self, metadata: &mut MetadataMap) {
+        if let Ok(value) = format!("{}/{}", self.in_flight, self.target).parse() {
+            metadata.insert(LOAD, value);
+        }
+    }
+}
+
+/// The call's own deadline, as the gRPC protocol states it: up to 8 digits and a unit.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
+pub fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_and_loads_survive_the_wire() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(Call::read(&metadata), Call { attempt: 1, incarnation: None });
+        let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()) };
+        call.write(&mut metadata);
+        assert_eq!(Call::read(&metadata), call);
+        let load = LoadReport { in_flight: 7, target: 30 };
+        load.write(&mut metadata);
+        assert_eq!(LoadReport::read(&metadata), Some(load));
+    }
+
+    #[test]
+    fn grpc_timeouts_are_read_and_nonsense_is_ignored() {
+        let read = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(GRPC_TIMEOUT, text.parse().expect("ascii"));
+            grpc_timeout(&metadata)
+        };
+        assert_eq!(read("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
+        for nonsense in ["", "m", "x", "12", "-1S", "999999999S", "1.5S"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The gRPC server that both roles run: their `Tasks` service, health checks and reflection, with every limit set.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use super::proto::tasks_server::{Tasks, TasksServer};
+use super::{DESCRIPTORS, MAX_MESSAGE_BYTES};
+use crate::lifecycle::Lifecycle;
+
+/// Calls at once on one connection: as many as the largest N, for a router has one connection to each worker.
+const MAX_CONCURRENT_STREAMS: u32 = 100_000;
+
+/// Streams that were reset before they were accepted, per connection. hyper's 20 is too low for a router that cancels
+/// many calls at once; none at all would be the "rapid reset" hole (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 1_024;
+
+/// Stream errors in a connection's life before it is ended, with everything on it. Cancelled calls count, so this is
+/// high; it still ends a peer that does nothing else (RUSTSEC-2024-0003).
+const MAX_LOCAL_RESETS: usize = 1_000_000;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept: without one, a process that is out of descriptors spins.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken, foreign or not permitted.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The embedded descriptors do not decode.
+    #[error("cannot serve reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running server. It stops, after the calls that are under way, when its lifecycle stops.
+pub struct RunningServer {
+    /// Where it listens; with the port that the system chose when port 0 was asked for.
+    pub local_address: SocketAddr,
+    health: HealthReporter,
+}
+
+impl RunningServer {
+    /// Serves `tasks` at `address`.
+    pub async fn start<T: Tasks>(address: SocketAddr, tasks: T, lifecycle: &Lifecycle) -> Result<Self, ServeError> {
+        let listen = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local_address = listener.local_addr().map_err(listen)?;
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<TasksServer<T>>().await;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let tasks = TasksServer::new(tasks)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let router = Server::builder()
+            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .add_service(tasks)
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+
+        let token = lifecycle.token();
+        lifecycle.spawn("grpc server", async move {
+            let served = router.serve_with_incoming_shutdown(incoming(listener), token.cancelled()).await;
+            if let Err(error) = served {
+                tracing::error!("the gRPC server ended: {error}");
+            }
+        });
+        Ok(RunningServer { local_address, health })
+    }
+
+    /// Tells health checks, and those who watch them, to send nothing more.
+    pub async fn set_not_serving<T: Tasks>(&self) {
+        self.health.set_not_serving::<TasksServer<T>>().await;
+    }
+}
+
+/// Connections, with small writes sent at once: tonic's plain listener stream leaves Nagle's algorithm on, which adds
+/// 40 ms to a call.
+fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    stream::unfold(listener, |listener| async {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => {
+                    // Fails only for a connection that is gone already; the server will notice.
+                    let _ = connection.set_nodelay(true);
+                    return Some((Ok(connection), listener));
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    })
+}

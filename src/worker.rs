@@ -1,0 +1,254 @@
+//! A worker: it admits up to N tasks, runs them side by side, and says in the registry while it has room.
+//!
+//! [`Worker::start`] is the only place where a worker's organs meet: the gate, the integrations, the payloads, the
+//! registry, the settings and the admin port. [`Worker::drain`] takes them apart in order.
+
+mod announce;
+mod drain;
+mod metrics;
+mod run;
+mod service;
+mod tune;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::gate::{self, Gate};
+use crate::integration::{self, Environment, Integrations};
+use crate::lifecycle::Lifecycle;
+use crate::payload::{self, Ledger, Payloads};
+use crate::registry::{Incarnation, Registry};
+use crate::settings::{self, Settings};
+use crate::task::{PoolName, WorkerId};
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::Level;
+use crate::wire::Timeouts;
+use crate::wire::server::{RunningServer, ServeError};
+use announce::{Announcer, Identity};
+use run::Runner;
+use service::{Inner, WorkerService};
+
+/// A worker's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to serve gRPC.
+    pub listen: SocketAddr,
+    /// Where routers reach this worker, such as `http://10.0.0.7:7401`. Without one: `listen`, which must then be an
+    /// address that routers can reach, not `0.0.0.0`.
+    pub advertise: Option<String>,
+    /// Where to serve `/live`, `/ready` and `/metrics`.
+    pub admin: admin::Config,
+    /// The worker's name in the registry. Without one: a new one for each start.
+    pub id: Option<WorkerId>,
+    /// The pool to serve in.
+    pub pool: PoolName,
+    /// The timeout of tasks that have none.
+    #[serde(with = "humantime_serde")]
+    pub default_timeout: Duration,
+    /// The longest timeout.
+    #[serde(with = "humantime_serde")]
+    pub max_timeout: Duration,
+    /// How long tasks may take to end after SIGTERM, before they are cancelled.
+    #[serde(with = "humantime_serde")]
+    pub drain_within: Duration,
+    /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
+    pub environment: integration::environment::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: ([127, 0, 0, 1], 7401).into(),
+            advertise: None,
+            admin: admin::Config { listen: ([127, 0, 0, 1], 9401).into() },
+            id: None,
+            pool: PoolName::default(),
+            default_timeout: Duration::from_secs(60),
+            max_timeout: Duration::from_secs(600),
+            drain_within: Duration::from_secs(60),
+            environment: integration::environment::Config::default(),
+        }
+    }
+}
+
+/// What a worker is made of, beside its own configuration.
+pub struct Parts {
+    /// What it runs.
+    pub integrations: Integrations,
+    /// Where it announces itself.
+    pub registry: Arc<dyn Registry>,
+    /// Where payloads go; none when they are not kept.
+    pub store: Option<Arc<dyn payload::Store>>,
+    /// How payloads are queued and encoded.
+    pub payloads: payload::Config,
+    /// The start values of the settings, and the file to watch.
+    pub settings: settings::Config,
+    /// What the `log_level` setting changes.
+    pub log_level: Level,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nobody could reach the worker.
+    #[error("worker.advertise: {0}")]
+    Advertise(String),
+    /// A worker without integrations.
+    #[error("no integration is configured: add a section [integrations.NAME] with kind = \"http\"")]
+    NoIntegrations,
+    /// The gRPC port.
+    #[error("worker.listen: {0}")]
+    Serve(#[from] ServeError),
+    /// The admin port.
+    #[error("worker.admin: {0}")]
+    Admin(#[from] admin::AdminError),
+    /// The settings' start values.
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    /// What runs share.
+    #[error("worker.environment.{0}")]
+    Environment(#[from] integration::Invalid),
+    /// The payload path.
+    #[error(transparent)]
+    Payloads(#[from] payload::StartError),
+}
+
+/// A running worker.
+pub struct Worker {
+    config: Config,
+    id: WorkerId,
+    server: RunningServer,
+    admin: Admin,
+    gate: Gate,
+    payloads: Option<Payloads>,
+    flush_within: Duration,
+    runs: Lifecycle,
+    serving: Lifecycle,
+    announcing: Lifecycle,
+    loops: Lifecycle,
+}
+
+impl Worker {
+    /// Starts a worker. Ports are open when this returns; the registry may be away.
+    pub async fn start(config: Config, parts: Parts, telemetry: Telemetry) -> Result<Self, StartError> {
+        if parts.integrations.is_empty() {
+            return Err(StartError::NoIntegrations);
+        }
+        let (runs, serving) = (Lifecycle::new(), Lifecycle::new());
+        let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
+        let incarnation = Incarnation::mint();
+        let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
+
+        let settings = settings::watch(&parts.settings, &telemetry, &loops).await?;
+        let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
+        let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
+        let payloads = parts.store.map(|store| Payloads::start(&parts.payloads, store, &telemetry, &loops)).transpose()?;
+        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
+        telemetry.run_upkeep(&loops);
+        loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
+
+        let runner = Runner {
+            worker: id.clone(),
+            pool: config.pool.clone(),
+            environment,
+            payloads: payloads.clone(),
+            settings: settings.clone(),
+            metrics: metrics::Metrics::new(&telemetry, &config.pool, parts.integrations.names()),
+            runs: runs.clone(),
+        };
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let inner = Inner {
+            gate: gate.clone(),
+            integrations: parts.integrations,
+            incarnation,
+            timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
+            runner: Arc::new(runner),
+            errors: service::Errors::new(&telemetry),
+        };
+        let server = RunningServer::start(config.listen, WorkerService { inner: Arc::new(inner) }, &serving).await?;
+
+        let address = advertised(&config, server.local_address)?;
+        let pool = config.pool.clone();
+        tracing::info!(
+            worker = %id, listen = %server.local_address, advertise = address, admin = %admin.local_addr, %pool,
+            max_parallelism = gate.load().target, "the worker serves"
+        );
+        let identity = Identity { worker: id.clone(), address, incarnation, pool, integrations };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
+        announcing.spawn("announce", announcer.run(announcing.token()));
+        let flush_within = parts.payloads.flush_within;
+        Ok(Worker { config, id, server, admin, gate, payloads, flush_within, runs, serving, announcing, loops })
+    }
+
+    /// Its name in the registry.
+    pub fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    /// Where it serves gRPC.
+    pub fn address(&self) -> SocketAddr {
+        self.server.local_address
+    }
+
+    /// Where it serves `/metrics` and health.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.local_addr
+    }
+
+    /// The gate's numbers now.
+    pub fn load(&self) -> gate::Load {
+        self.gate.load()
+    }
+
+    /// The payloads' ledger now; none when payloads are not kept.
+    pub fn ledger(&self) -> Option<Ledger> {
+        self.payloads.as_ref().map(Payloads::ledger)
+    }
+
+    /// Cancelled when a part of the worker has failed for good.
+    pub fn failed(&self) -> CancellationToken {
+        self.loops.token()
+    }
+}
+
+/// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.
+fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
+    let state: watch::Receiver<gate::State> = gate.state();
+    move || match *state.borrow() {
+        gate::State::Open | gate::State::Full => Readiness::Ready,
+        gate::State::Draining => Readiness::NotReady("draining".into()),
+    }
+}
+
+/// Unique per start, and readable in a list: the host's name, if it can be part of a key, and the incarnation.
+fn generated_id(incarnation: Incarnation) -> WorkerId {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let simple = incarnation.0.simple().to_string();
+    let unique = &simple[simple.len() - 8..];
+    let named = format!("{host}-{unique}").parse();
+    named.unwrap_or_else(|_| format!("worker-{unique}").parse().expect("hex digits behind a letter are a worker id"))
+}
+
+fn advertised(config: &Config, local: SocketAddr) -> Result<String, StartError> {
+    match &config.advertise {
+        Some(address) => match url::Url::parse(address) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => Ok(address.clone()),
+            _ => Err(StartError::Advertise(format!(
+                "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
+            ))),
+        },
+        None if local.ip().is_unspecified() => Err(StartError::Advertise(format!(
+            "the worker listens on {local}, which routers cannot reach: set the address that they can, \
+             such as \"http://10.0.0.7:{}\"",
+            local.port()
+        ))),
+        None => Ok(format!("http://{local}")),
+    }
+}

@@ -1,0 +1,173 @@
+//! The loop that carries the gate's state to the registry.
+//!
+//! Each announcement is the worker's whole state, so that a registry that lost everything is whole again after one
+//! heartbeat. A change of state is announced within [`COALESCE`]; a gate at the edge of its target flips with every
+//! task, so changes in a row are paid from a small budget, and the load on each reply does the rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::{self, Gate};
+use crate::registry::{COALESCE, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, RegistryError, State};
+use crate::settings::Settings;
+use crate::task::{IntegrationName, PoolName, WorkerId};
+
+/// Announced changes per second, on average.
+const CHANGES_PER_SECOND: f64 = 2.0;
+
+/// Changes that may be announced in a row before the average counts.
+const CHANGES_BURST: f64 = 10.0;
+
+/// The pause after a failed announcement at first; doubled up to the heartbeat.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Who the worker is: what stays the same in all its announcements.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) worker: WorkerId,
+    pub(super) address: String,
+    pub(super) incarnation: Incarnation,
+    pub(super) pool: PoolName,
+    pub(super) integrations: Vec<IntegrationName>,
+}
+
+/// Announces a worker.
+pub(super) struct Announcer {
+    pub(super) identity: Identity,
+    pub(super) registry: Arc<dyn Registry>,
+    pub(super) gate: Gate,
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
+}
+
+impl Announcer {
+    /// Announces until the token is cancelled, and then withdraws.
+    pub(super) async fn run(mut self, token: CancellationToken) {
+        token.run_until_cancelled(self.announce()).await;
+        let Identity { worker, incarnation, .. } = &self.identity;
+        if let Err(error) = self.registry.withdraw(worker, *incarnation).await {
+            tracing::warn!("the worker's presence ends only by its age: {error}");
+        }
+    }
+
+    async fn announce(&mut self) {
+        let mut state = self.gate.state();
+        let mut settings = self.settings.clone();
+        let mut budget = Budget::new(Instant::now());
+        let mut announced: Option<Presence> = None;
+        let mut failures = 0u32;
+        loop {
+            state.mark_unchanged();
+            settings.mark_unchanged();
+            let presence = self.presence();
+            let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
+            let next = match self.registry.announce(&presence, changed).await {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!("the registry answers again");
+                    }
+                    (announced, failures) = (Some(presence), 0);
+                    jittered(HEARTBEAT)
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        report(&error);
+                    }
+                    failures += 1;
+                    jittered((RETRY_FIRST * 2u32.saturating_pow(failures.min(10))).min(HEARTBEAT))
+                }
+            };
+            let next = Instant::now() + next;
+            let now_or_later = async {
+                tokio::select! {
+                    _ = state.changed() => {}
+                    _ = settings.changed() => {}
+                }
+                sleep_until(budget.take(Instant::now()) + COALESCE).await;
+            };
+            let _ = tokio::time::timeout_at(next, now_or_later).await;
+        }
+    }
+
+    fn presence(&self) -> Presence {
+        let load = self.gate.load();
+        let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
+        Presence {
+            worker,
+            address,
+            incarnation,
+            pool,
+            target: load.target,
+            in_flight: load.in_flight,
+            state: match load.state {
+                gate::State::Open => State::Open,
+                gate::State::Full => State::Full,
+                gate::State::Draining => State::Draining,
+            },
+            integrations,
+            settings_version: self.settings.borrow().version.clone(),
+        }
+    }
+}
+
+/// Whether routers must hear of it; the number in flight alone is no news.
+fn differs(announced: &Presence, now: &Presence) -> bool {
+    announced.state != now.state
+        || announced.target != now.target
+        || announced.settings_version != now.settings_version
+}
+
+fn report(error: &RegistryError) {
+    match error {
+        RegistryError::Superseded { .. } => tracing::error!("this worker is not announced: {error}"),
+        error => tracing::warn!("the worker serves on without being announced: {error}"),
+    }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(1.0 - HEARTBEAT_JITTER..1.0 + HEARTBEAT_JITTER))
+}
+
+/// A token bucket over changes.
+struct Budget {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Budget { tokens: CHANGES_BURST, at: now }
+    }
+
+    /// Takes one change; returns when it may be announced.
+    fn take(&mut self, now: Instant) -> Instant {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * CHANGES_PER_SECOND).min(CHANGES_BURST) - 1.0;
+        self.at = now;
+        now + Duration::from_secs_f64((-self.tokens).max(0.0) / CHANGES_PER_SECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_changes_is_announced_at_once_and_then_two_a_second() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut now = start;
+        let mut waits = Vec::new();
+        for _ in 0..14 {
+            let at = budget.take(now);
+            waits.push((at - now).as_millis());
+            now = at;
+        }
+        assert_eq!(waits[..10], [0; 10]);
+        assert_eq!(waits[10..], [500; 4]);
+    }
+}

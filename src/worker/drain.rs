@@ -1,0 +1,67 @@
+//! The ordered shutdown of a worker.
+//!
+//! 1. Shut the gate: new tasks are refused as `DRAINING`, and health checks hear of it.
+//! 2. The announcer carries that to the registry, so that routers stop sending. Wait at least [`ROUTERS_HEAR_WITHIN`]:
+//!    a call that a router has just sent must find a server that refuses it, not a closed port.
+//! 3. Wait for the tasks in flight, at most for `drain_within`; then cancel the rest and give them [`CANCELLED_WITHIN`]
+//!    to stop. Each is answered.
+//! 4. Withdraw from the registry. The presence stood until here, as draining, because the worker still lived.
+//! 5. Stop the gRPC server, hard after [`SERVER_WITHIN`]: clients with open streams may never leave by themselves.
+//! 6. Flush the payloads, at most for `payloads.flush_within`; the rest is counted as dropped.
+//! 7. Stop the loops and threads that are left, and the admin port with them: the drain could be watched to its end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Worker;
+use super::service::WorkerService;
+use crate::lifecycle::Lifecycle;
+use crate::payload::Ledger;
+
+/// Routers hear of a change within 100 ms when all is well; this is five times that.
+const ROUTERS_HEAR_WITHIN: Duration = Duration::from_millis(500);
+const CANCELLED_WITHIN: Duration = Duration::from_secs(5);
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(3);
+const SERVER_WITHIN: Duration = Duration::from_secs(5);
+const LOOPS_WITHIN: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// Stops in order; returns once nothing of the worker runs any more, with what became of the payloads.
+    pub async fn drain(self) -> Option<Ledger> {
+        let started = Instant::now();
+        tracing::info!(in_flight = self.gate.load().in_flight, "draining");
+
+        self.gate.drain();
+        self.server.set_not_serving::<WorkerService>().await;
+
+        tokio::time::sleep(ROUTERS_HEAR_WITHIN).await;
+
+        if self.runs.wait(self.config.drain_within).await.is_err() {
+            tracing::warn!(in_flight = self.gate.load().in_flight, "the time to drain is over: cancelling what runs");
+            stop(&self.runs, CANCELLED_WITHIN).await;
+        }
+
+        stop(&self.announcing, WITHDRAWN_WITHIN).await;
+
+        stop(&self.serving, SERVER_WITHIN).await;
+
+        let ledger = match &self.payloads {
+            Some(payloads) => Some(payloads.flush(self.flush_within).await),
+            None => None,
+        };
+        if let Some(ledger) = &ledger {
+            tracing::info!("payloads: {ledger}");
+        }
+
+        stop(&self.loops, LOOPS_WITHIN).await;
+        tracing::info!(seconds = started.elapsed().as_secs_f64(), "the worker has stopped");
+        ledger
+    }
+}
+
+async fn stop(lifecycle: &Lifecycle, within: Duration) {
+    if let Err(stragglers) = lifecycle.stop(within).await {
+        tracing::warn!("left behind: {stragglers}");
+    }
+}

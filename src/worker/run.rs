@@ -1,0 +1,210 @@
+//! One admitted task, from its permit to its payload.
+//!
+//! A run is a task of its own, not part of the gRPC handler: when the caller goes away the handler's future is dropped,
+//! and the run must still stop in an orderly way, keep its place until it has, and leave its payload. The caller gets
+//! its answer at the deadline whatever the integration does; the place is given back only when everything of the run
+//! has really stopped, a closure on a blocking thread included.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::metrics::{Metrics, Overdue};
+use crate::gate::Permit;
+use crate::integration::{self, Context, Environment, Integration, OnCancel};
+use crate::lifecycle::{Lifecycle, panic_message};
+use crate::payload::{Payloads, Record};
+use crate::settings::Settings;
+use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, RunId, Task, Timings, Transcript, WorkerId};
+use crate::wire::MAX_OUTPUT_BYTES;
+
+/// After this long beyond its deadline a run that has not stopped is logged, once.
+const OVERDUE_LOGGED_AFTER: Duration = Duration::from_secs(5);
+
+/// The part of a panic's message that is kept.
+const PANIC_MESSAGE_CHARS: usize = 500;
+
+/// What all runs of a worker share.
+pub(super) struct Runner {
+    pub(super) worker: WorkerId,
+    pub(super) pool: PoolName,
+    pub(super) environment: Arc<Environment>,
+    pub(super) payloads: Option<Payloads>,
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
+    pub(super) metrics: Metrics,
+    pub(super) runs: Lifecycle,
+}
+
+/// A task with a place in the gate.
+pub(super) struct Admitted {
+    pub(super) task: Task,
+    pub(super) integration: Arc<dyn Integration>,
+    pub(super) permit: Permit,
+    pub(super) attempt: u32,
+}
+
+/// A run that is under way. Dropping it cancels the run.
+pub(super) struct Run {
+    outcome: oneshot::Receiver<Outcome>,
+    _cancel: DropGuard,
+}
+
+impl Run {
+    /// Waits for the outcome; `None` only when weir itself failed.
+    pub(super) async fn outcome(self) -> Option<Outcome> {
+        self.outcome.await.ok()
+    }
+}
+
+/// What a run holds of the gate. The integration's blocking closures hold it too.
+struct Hold {
+    permit: Permit,
+    task: Task,
+    overdue: OnceLock<Overdue>,
+    logged: OnceLock<()>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let (Some(overdue), Some(())) = (self.overdue.get(), self.logged.get()) {
+            let late = overdue.lasted().as_secs_f64();
+            tracing::info!(task = %self.task.id, integration = %self.task.integration, late, "an overdue task has stopped");
+        }
+    }
+}
+
+enum End {
+    Returned(Returned),
+    Cancelled,
+    DeadlinePassed,
+}
+
+/// What an integration's code came to; the outer error is a panic.
+type Returned = Result<Result<Json, integration::Error>, Failure>;
+
+impl Runner {
+    /// Starts the run of an admitted task.
+    pub(super) fn start(self: &Arc<Self>, admitted: Admitted) -> Run {
+        let (answer, outcome) = oneshot::channel();
+        // A child: stopping all runs cancels this one, and cancelling this one leaves the others.
+        let cancel = self.runs.token().child_token();
+        let run = Run { outcome, _cancel: cancel.clone().drop_guard() };
+        self.runs.spawn("run", self.clone().drive(admitted, answer, cancel));
+        run
+    }
+
+    async fn drive(self: Arc<Self>, admitted: Admitted, answer: oneshot::Sender<Outcome>, cancel: CancellationToken) {
+        let Admitted { task, integration, permit, attempt } = admitted;
+        let (run, started) = (RunId::mint(), Instant::now());
+        let recorder = self.environment.recorder();
+        let hold = Arc::new(Hold { permit, task: task.clone(), overdue: OnceLock::new(), logged: OnceLock::new() });
+        let environment = self.environment.clone();
+        let context = Context::new(task.clone(), run, cancel.clone(), recorder.clone(), environment, hold.clone());
+        let on_cancel = integration.on_cancel();
+        let mut code = Box::pin(guarded(integration, context));
+
+        let end = tokio::select! {
+            biased;
+            () = cancel.cancelled() => End::Cancelled,
+            () = sleep_until(task.deadline) => End::DeadlinePassed,
+            returned = &mut code => End::Returned(returned),
+        };
+        let has_stopped = matches!(end, End::Returned(_));
+        let outcome = Outcome {
+            task: task.id.clone(),
+            run,
+            result: result_of(end, &task),
+            worker: self.worker.clone(),
+            attempt,
+            timings: Timings { queued: Duration::ZERO, ran: started.elapsed() },
+        };
+        self.metrics.ended(&task.integration, &outcome, hold.permit.mean_in_flight());
+
+        // The place is free before the caller has its answer: whoever sends the next task because of that answer finds
+        // room. A run that has not stopped is answered for first, and keeps its place.
+        if has_stopped {
+            drop_guarded(code);
+            drop(hold);
+            let _ = answer.send(outcome.clone());
+        } else {
+            let _ = answer.send(outcome.clone());
+            cancel.cancel();
+            // A guard can be set only once, and this is the only place that sets it.
+            let _ = hold.overdue.set(self.metrics.overdue());
+            stop(code, on_cancel, &hold).await;
+        }
+        self.keep(task, outcome, recorder.take());
+    }
+
+    /// Hands the run's payload on, after the answer has been given.
+    fn keep(&self, task: Task, outcome: Outcome, transcript: Transcript) {
+        let Some(payloads) = &self.payloads else { return };
+        let share = self.settings.borrow().payload_sampling;
+        let sampled = share > 0.0 && (outcome.result.is_err() || rand::random::<f64>() < share);
+        if sampled {
+            payloads.offer(Record { task, outcome, transcript, pool: self.pool.clone() });
+        }
+    }
+}
+
+/// Runs the integration's code; a panic is its result, not the worker's end.
+async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returned {
+    let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
+    caught.map_err(|panic| {
+        let message: String = panic_message(&*panic).chars().take(PANIC_MESSAGE_CHARS).collect();
+        Failure { code: FailureCode::Panic, message: format!("the integration panicked: {message}"), retryable: false }
+    })
+}
+
+/// Waits until a run that was told to stop has done so, and drops it where its integration allows that.
+async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_cancel: OnCancel, hold: &Arc<Hold>) {
+    let ended = match on_cancel {
+        OnCancel::Stop { grace } => timeout(grace, &mut code).await.is_ok(),
+        OnCancel::Finish => timeout(OVERDUE_LOGGED_AFTER, &mut code).await.is_ok(),
+    };
+    if !ended && on_cancel == OnCancel::Finish {
+        hold.log_overdue("it may not be dropped");
+        let _ = code.as_mut().await;
+    }
+    drop_guarded(code);
+    // This function's caller and nobody else: otherwise a closure on a blocking thread still runs.
+    if Arc::strong_count(hold) > 1 {
+        hold.log_overdue("a closure of it still runs on a blocking thread");
+    }
+}
+
+impl Hold {
+    fn log_overdue(&self, why: &str) {
+        let (task, integration) = (&self.task.id, &self.task.integration);
+        tracing::warn!(%task, %integration, "a cancelled task has not stopped and keeps its place: {why}");
+        let _ = self.logged.set(());
+    }
+}
+
+/// Drops the integration's future; a panic in one of its destructors is not the worker's end either.
+fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
+    if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
+        tracing::warn!("an integration panicked while it was dropped: {}", panic_message(&*panic));
+    }
+}
+
+fn result_of(end: End, task: &Task) -> Result<Json, Failure> {
+    let failure = |code, message: String, retryable| Err(Failure { code, message, retryable });
+    match end {
+        End::Cancelled => failure(FailureCode::Cancelled, "the task was cancelled while it ran".into(), true),
+        End::DeadlinePassed => failure(FailureCode::Deadline, "the task ran into its deadline".into(), true),
+        End::Returned(Err(panic)) => Err(panic),
+        End::Returned(Ok(Err(error))) => failure(FailureCode::Integration, error.message, error.retryable),
+        End::Returned(Ok(Ok(output))) if output.as_str().len() > MAX_OUTPUT_BYTES => {
+            let (size, integration) = (output.as_str().len(), &task.integration);
+            let message = format!("the output of {integration} has {size} bytes, at most {MAX_OUTPUT_BYTES} are sent");
+            failure(FailureCode::OutputTooLarge, message, false)
+        }
+        End::Returned(Ok(Ok(output))) => Ok(output),
+    }
+}

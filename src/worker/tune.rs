@@ -1,0 +1,42 @@
+//! The loop that carries settings to what they tune: the gate's target and the log level. (Payload sampling is read
+//! from the snapshot by each run.)
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::Gate;
+use crate::settings::Settings;
+use crate::telemetry::logs::Level;
+
+/// Applies each snapshot until the token is cancelled.
+pub(super) async fn tune(
+    mut settings: watch::Receiver<Arc<Settings>>,
+    gate: Gate,
+    level: Level,
+    token: CancellationToken,
+) {
+    let mut applied: Option<Arc<Settings>> = None;
+    loop {
+        let next = settings.borrow_and_update().clone();
+        let before = applied.as_deref();
+        if before.is_none_or(|before| before.max_parallelism != next.max_parallelism) {
+            gate.resize(next.max_parallelism);
+        }
+        if before.is_none_or(|before| before.log_level != next.log_level)
+            && let Err(error) = level.set(&next.log_level)
+        {
+            tracing::warn!("the log level stays as it is: {error}");
+        }
+        if let Some(before) = before {
+            let (from, to) = (before.max_parallelism, next.max_parallelism);
+            tracing::info!(version = next.version, from, to, "settings applied");
+        }
+        applied = Some(next);
+        match token.run_until_cancelled(settings.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
