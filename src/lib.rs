@@ -6,3 +6,8 @@
 pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
+
+// ── 1 organs: none imports another
+pub mod registry;
+pub mod settings;
+pub mod admin;
