@@ -10,3 +10,8 @@ pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;
+
+// ── 1 organs: none imports another
+pub mod registry;
+pub mod settings;
+pub mod admin;

@@ -1,0 +1,359 @@
+//! Who is in the pool: workers announce themselves here and routers follow them.
+//!
+//! A registry is a bulletin board, not a lock. The worker's own gate is the authority on what it admits; whatever is
+//! lost or late here costs a refused call. Each announcement carries the worker's whole state, so that a registry that
+//! lost everything is whole again after one heartbeat of each worker. Expiry happens in the registry's time, never in
+//! a worker's.
+//!
+//! Followers take one [`Registry::snapshot`] and then read [`Registry::changes`] from its cursor on; nobody reads the
+//! whole pool at an interval, since that is what makes large fleets expensive.
+
+pub mod memory;
+pub mod redis;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::task::{IntegrationName, PoolName, WorkerId};
+use crate::telemetry::Telemetry;
+
+/// How often a worker announces itself when nothing changes. With 4,000 workers that is 2,700 writes per second.
+pub const HEARTBEAT: Duration = Duration::from_millis(1500);
+
+/// Each heartbeat is moved by up to this share of itself, so that a fleet that started or reconnected as one spreads.
+pub const HEARTBEAT_JITTER: f64 = 0.2;
+
+/// How long an announcement counts: three heartbeats, so that one lost write and one late one are not a death.
+pub const TTL: Duration = Duration::from_millis(4500);
+
+/// Changes of state within this time become one write. A gate at the edge of its target flips with every task; half of
+/// the 100 ms in which routers must hear of a change stays for the way.
+pub const COALESCE: Duration = Duration::from_millis(50);
+
+/// The longest that [`Registry::changes`] waits for something to report.
+pub const CHANGES_WAIT: Duration = Duration::from_secs(1);
+
+/// Changes that are kept for followers that were away; one that missed more takes a snapshot.
+const CHANGES_KEPT: usize = 10_000;
+
+/// The most changes in one answer.
+const CHANGES_PER_READ: usize = 1_000;
+
+/// One life of a worker process. Time-ordered (UUID version 7): of two with the same worker id, the larger is newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Incarnation(pub Uuid);
+
+impl Incarnation {
+    /// A new one, for now.
+    pub fn mint() -> Self {
+        Incarnation(Uuid::now_v7())
+    }
+}
+
+impl FromStr for Incarnation {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Incarnation)
+    }
+}
+
+impl TryFrom<String> for Incarnation {
+    type Error = uuid::Error;
+    fn try_from(text: String) -> Result<Self, uuid::Error> {
+        text.parse()
+    }
+}
+
+impl From<Incarnation> for String {
+    fn from(incarnation: Incarnation) -> String {
+        incarnation.to_string()
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a worker says of itself. Fields that a newer worker adds are ignored by an older reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Who.
+    pub worker: WorkerId,
+    /// Where routers reach it: `http://host:port`.
+    pub address: String,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// The pool that it serves in.
+    pub pool: PoolName,
+    /// How many slots it admits.
+    pub target: u32,
+    /// How many of them are held.
+    pub in_flight: u32,
+    /// Whether it takes tasks, and if not, why.
+    pub state: State,
+    /// What it runs.
+    pub integrations: Vec<IntegrationName>,
+    /// The version of the settings that it runs with.
+    pub settings_version: String,
+}
+
+/// Whether a worker takes tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It has room.
+    Open,
+    /// All of its slots are held.
+    Full,
+    /// It has slots and takes nothing, because it lags.
+    Overloaded,
+    /// It finishes what it has and then ends.
+    Draining,
+}
+
+/// Everyone in the pool at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Each worker that lives.
+    pub workers: Vec<Presence>,
+    /// Where the changes after this snapshot begin. Some that it holds already may be reported again.
+    pub cursor: Cursor,
+}
+
+/// What happened after a cursor, oldest first.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// Empty when nothing happened while the call waited.
+    pub changes: Vec<Change>,
+    /// Where to go on.
+    pub cursor: Cursor,
+}
+
+/// One thing that happened in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A worker came, or its state changed. Replaces what was known of the worker id, an older incarnation included.
+    Present(Presence),
+    /// This incarnation withdrew or was not heard of for [`TTL`]. A newer one of the same worker is not meant.
+    Gone(WorkerId, Incarnation),
+}
+
+/// A place in the pool's sequence of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// Names one unbroken sequence; another one begins when the registry has lost its memory.
+    epoch: Arc<str>,
+    /// The last change that was read.
+    position: (u64, u64),
+}
+
+/// The registry of one pool.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// Writes the worker's whole state, which counts for [`TTL`]; `changed` says that followers must hear of it.
+    ///
+    /// Followers also hear of it when the registry did not know the worker. Fails with [`RegistryError::Superseded`]
+    /// when a newer incarnation has the worker's id.
+    async fn announce(&self, presence: &Presence, changed: bool) -> Result<(), RegistryError>;
+
+    /// Removes the worker, if it is still this incarnation that is there.
+    async fn withdraw(&self, worker: &WorkerId, incarnation: Incarnation) -> Result<(), RegistryError>;
+
+    /// Everyone in the pool now, and where the changes after that begin.
+    async fn snapshot(&self) -> Result<Snapshot, RegistryError>;
+
+    /// What happened after the cursor; waits for it at most for [`CHANGES_WAIT`].
+    ///
+    /// Fails with [`RegistryError::Lagged`] when that is no longer known: take a snapshot. Dropping the call loses
+    /// nothing, the same cursor may be used again.
+    async fn changes(&self, after: &Cursor) -> Result<Changes, RegistryError>;
+}
+
+/// What went wrong with the registry. None of it holds the password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// A wrong value in the configuration.
+    #[error("registry.{key} is not valid: {reason}")]
+    Config {
+        /// Which.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// It cannot be reached, or did not answer in time. It may be back at the next call.
+    #[error("the registry at {address} cannot be reached: {reason}")]
+    Unavailable {
+        /// Where.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// It does not know the user or the password.
+    #[error("the registry at {address} refused the login ({reason}); correct user and password in registry.url")]
+    Login {
+        /// Where.
+        address: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The server is too old.
+    #[error("the registry at {address} is version {version}; Redis 7.0 or later is needed")]
+    Version {
+        /// Where.
+        address: String,
+        /// What it says it is.
+        version: String,
+    },
+    /// It answered with an error.
+    #[error("the registry at {address} rejected {operation}: {reason}")]
+    Rejected {
+        /// Where.
+        address: String,
+        /// What was asked.
+        operation: &'static str,
+        /// The server's words.
+        reason: String,
+    },
+    /// The changes after the cursor are no longer known.
+    #[error("the registry no longer holds the changes after this cursor; take a snapshot")]
+    Lagged,
+    /// A newer incarnation has taken the worker's id.
+    #[error("worker {worker} lives in a newer incarnation; give each worker an id of its own")]
+    Superseded {
+        /// The id that two processes use.
+        worker: WorkerId,
+    },
+}
+
+impl RegistryError {
+    /// The label in metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            RegistryError::Config { .. } => "config",
+            RegistryError::Unavailable { .. } => "unavailable",
+            RegistryError::Login { .. } => "login",
+            RegistryError::Version { .. } => "version",
+            RegistryError::Rejected { .. } => "rejected",
+            RegistryError::Lagged => "lagged",
+            RegistryError::Superseded { .. } => "superseded",
+        }
+    }
+}
+
+/// Which registry, and how long to wait for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://…` for TLS. Without one, the registry is in
+    /// this process alone.
+    #[serde(serialize_with = "without_password")]
+    pub url: Option<SecretString>,
+    /// How long connecting and logging in may take.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long an answer may take; reading changes waits for [`CHANGES_WAIT`] more.
+    #[serde(with = "humantime_serde")]
+    pub response_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { url: None, connect_timeout: Duration::from_secs(1), response_timeout: Duration::from_secs(1) }
+    }
+}
+
+impl Config {
+    /// Whether the values can work. Does not connect.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        for (key, timeout) in [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)] {
+            // Longer than a heartbeat, and one slow answer makes the next heartbeats late.
+            if !(Duration::from_millis(10)..=HEARTBEAT).contains(&timeout) {
+                let reason = format!("{} is not from 10ms to 1500ms", humantime::format_duration(timeout));
+                return Err(RegistryError::Config { key, reason });
+            }
+        }
+        self.url.as_ref().map_or(Ok(()), redis::check_url)
+    }
+}
+
+/// The registry that the configuration names: Redis, or one of its own in this process.
+///
+/// Does not connect; that Redis is away is no reason for a worker not to start.
+pub fn open(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Arc<dyn Registry>, RegistryError> {
+    config.check()?;
+    Ok(match &config.url {
+        Some(_) => Arc::new(redis::RedisRegistry::new(config, pool, telemetry)?),
+        None => Arc::new(memory::MemoryRegistry::new()),
+    })
+}
+
+fn without_password<S: Serializer>(url: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = url.as_ref().map(|url| match url::Url::parse(url.expose_secret()) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            // Fails only for URLs that cannot have a password, and this one has one.
+            let _ = parsed.set_password(Some("***"));
+            parsed.into()
+        }
+        Ok(parsed) => String::from(parsed),
+        Err(_) => "***".to_owned(),
+    });
+    shown.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn presence(worker: &str, state: State) -> Presence {
+        Presence {
+            worker: worker.parse().expect("a worker id"),
+            address: "http://127.0.0.1:7000".into(),
+            incarnation: Incarnation::mint(),
+            pool: "parallel".parse().expect("a pool"),
+            target: 30,
+            in_flight: 3,
+            state,
+            integrations: vec!["bank".parse().expect("an integration")],
+            settings_version: "start".into(),
+        }
+    }
+
+    #[test]
+    fn a_presence_survives_json_and_ignores_what_a_newer_worker_adds() {
+        let written = presence("worker-1", State::Overloaded);
+        let mut json = serde_json::to_value(&written).expect("serializes");
+        json["added_later"] = 1.into();
+        assert_eq!(json["state"], "overloaded");
+        assert_eq!(serde_json::from_value::<Presence>(json).expect("tolerant"), written);
+    }
+
+    #[test]
+    fn a_config_is_checked_and_never_shows_the_password() {
+        let config: Config =
+            serde_json::from_value(serde_json::json!({"url": "redis://u:hunter2@localhost"})).expect("parses");
+        config.check().expect("valid");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let shown = serde_json::to_string(&config).expect("serializes");
+        assert!(shown.contains("redis://u:***@localhost") && !shown.contains("hunter2"), "{shown}");
+
+        for (bad, why) in [
+            (serde_json::json!({"url": "http://u:hunter2@localhost"}), "registry.url is not valid"),
+            (serde_json::json!({"url": "localhost:6379"}), "redis://"),
+            (serde_json::json!({"response_timeout": "1m"}), "1m is not from 10ms to 1500ms"),
+        ] {
+            let config: Config = serde_json::from_value(bad).expect("parses");
+            let error = config.check().expect_err(why).to_string();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The registry in Redis 7.0 or later. All keys of a pool share the hash tag `{pool}`:
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `weir:{pool}:presence:WORKER` | string, expires | incarnation, a space, the presence as JSON |
+//! | `weir:{pool}:members` | sorted set | `WORKER/INCARNATION` by the expiry in ms of Redis' clock |
+//! | `weir:{pool}:open` | sorted set | the same, of those that have room |
+//! | `weir:{pool}:changes` | stream, capped | `present` with a presence's value, or `gone` with a member |
+//! | `weir:{pool}:epoch` | string | names the sequence of changes; gone when the server was emptied |
+//!
+//! Each write is one atomic script. Followers block on the stream on a connection of their own; twice a second they
+//! also have expired members removed, and learn whether the stream still continues where they are: it does not when
+//! its epoch is another one, when it ends before them (a failover lost writes), or begins after them (trimmed).
+
+mod link;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::streams::{StreamId, StreamReadReply};
+use ::redis::{RedisResult, Script, cmd};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use self::link::{Link, Metrics};
+use super::{
+    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, Presence, Registry,
+    RegistryError, Snapshot, State, TTL,
+};
+use crate::task::{InvalidName, PoolName, WorkerId};
+use crate::telemetry::Telemetry;
+
+/// How often a follower has expired members removed and checks where it is.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The least time between two reads of changes: in a busy pool one read then brings many.
+const READ_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Presences per read of a snapshot: some 200 KB, a millisecond of Redis' time.
+const PRESENCES_PER_READ: usize = 500;
+
+/// The most workers in a snapshot.
+const SNAPSHOT_LIMIT: usize = 100_000;
+
+/// The hyphenated form of a UUID.
+const INCARNATION_BYTES: usize = 36;
+
+/// A pool's registry in Redis.
+pub struct RedisRegistry {
+    keys: Keys,
+    scripts: Scripts,
+    /// Short requests.
+    requests: Link,
+    /// Reading changes blocks its connection.
+    follow: Link,
+    pace: Mutex<Pace>,
+    metrics: Metrics,
+}
+
+struct Keys {
+    members: String,
+    open: String,
+    changes: String,
+    epoch: String,
+    presence_prefix: String,
+}
+
+struct Scripts {
+    announce: Script,
+    withdraw: Script,
+    position: Script,
+}
+
+/// When this follower last did what it does not do on each read.
+#[derive(Default)]
+struct Pace {
+    checked: Option<Instant>,
+    read: Option<Instant>,
+}
+
+/// Whether the URL is one that Redis can be reached by. Does not connect.
+pub fn check_url(url: &SecretString) -> Result<(), RegistryError> {
+    link::connection_info(url.expose_secret()).map(drop)
+}
+
+impl RedisRegistry {
+    /// The registry of `pool` at the configured URL. Connects at the first request, not here.
+    pub fn new(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Self, RegistryError> {
+        let no_url = || RegistryError::Config { key: "url", reason: "it is missing; use redis://host:port".into() };
+        let info = link::connection_info(config.url.as_ref().ok_or_else(no_url)?.expose_secret())?;
+        let metrics = Metrics::new(telemetry);
+        let link = |patience| {
+            Link::new(config, info.clone(), patience, metrics.clone())
+                .map_err(|error| RegistryError::Config { key: "url", reason: error.to_string() })
+        };
+        let (requests, follow) = (link(Duration::ZERO)?, link(CHANGES_WAIT)?);
+        Ok(RedisRegistry {
+            keys: Keys::new(pool),
+            scripts: Scripts::new(),
+            requests,
+            follow,
+            pace: Mutex::default(),
+            metrics,
+        })
+    }
+
+    /// Where the changes are: the epoch, the oldest that is kept, and the latest.
+    async fn position(&self) -> Result<Position, RegistryError> {
+        let mut script = self.scripts.position.prepare_invoke();
+        self.keys.pool().into_iter().for_each(|key| {
+            script.key(key);
+        });
+        script.arg(CHANGES_KEPT);
+        let mut lease = self.requests.lease("position").await?;
+        let reply: RedisResult<(String, String, String)> = script.invoke_async(&mut lease.connection).await;
+        let (epoch, oldest, latest) = lease.settle(reply)?;
+        Ok(Position { epoch: epoch.into(), oldest: stream_id(&oldest), latest: stream_id(&latest) })
+    }
+
+    /// Fails with `Lagged` when the changes after the cursor are not all there.
+    async fn check(&self, after: &Cursor) -> Result<(), RegistryError> {
+        let due = self.pace.lock().checked.is_none_or(|checked| checked.elapsed() >= CHECK_INTERVAL);
+        if due {
+            let position = self.position().await?;
+            self.pace.lock().checked = Some(Instant::now());
+            position.check(after)?;
+        }
+        Ok(())
+    }
+
+    async fn presences(&self, workers: &[&str]) -> Result<Vec<Option<String>>, RegistryError> {
+        let mut request = cmd("MGET");
+        workers.iter().for_each(|worker| {
+            request.arg(self.keys.presence(worker));
+        });
+        let mut lease = self.requests.lease("snapshot").await?;
+        let reply = request.query_async(&mut lease.connection).await;
+        lease.settle(reply)
+    }
+
+    /// What cannot be read is counted and skipped: one odd entry must not hide all others.
+    fn readable<T>(&self, read: Result<T, String>) -> Option<T> {
+        read.inspect_err(|reason| {
+            self.metrics.unreadable.increment(1);
+            tracing::warn!(reason, "skipped an entry of the registry that is not readable");
+        })
+        .ok()
+    }
+}
+
+#[async_trait]
+impl Registry for RedisRegistry {
+    async fn announce(&self, presence: &Presence, changed: bool) -> Result<(), RegistryError> {
+        let json = serde_json::to_string(presence).expect("a presence has only strings, numbers and lists");
+        let mut script = self.scripts.announce.prepare_invoke();
+        self.keys.pool().into_iter().for_each(|key| {
+            script.key(key);
+        });
+        script
+            .key(self.keys.presence(presence.worker.as_str()))
+            .arg(presence.worker.as_str())
+            .arg(presence.incarnation.to_string())
+            .arg(json)
+            .arg(TTL.as_millis() as u64)
+            .arg(u8::from(presence.state == State::Open))
+            .arg(u8::from(changed))
+            .arg(CHANGES_KEPT)
+            .arg(Incarnation::mint().to_string());
+        let mut lease = self.requests.lease("announce").await?;
+        let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
+        match lease.settle(reply)? {
+            0 => Err(RegistryError::Superseded { worker: presence.worker.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn withdraw(&self, worker: &WorkerId, incarnation: Incarnation) -> Result<(), RegistryError> {
+        let mut script = self.scripts.withdraw.prepare_invoke();
+        let [members, open, changes, _] = self.keys.pool();
+        script.key(members).key(open).key(changes).key(self.keys.presence(worker.as_str()));
+        script.arg(worker.as_str()).arg(incarnation.to_string()).arg(CHANGES_KEPT);
+        let mut lease = self.requests.lease("withdraw").await?;
+        let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
+        lease.settle(reply).map(drop)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        // The place first, the workers after it: what changes in between is read again, never missed. This spares
+        // Redis one long script that would hold up every heartbeat.
+        let position = self.position().await?;
+        let mut request = cmd("ZRANGE");
+        request.arg(&self.keys.members).arg(0).arg(SNAPSHOT_LIMIT - 1);
+        let mut lease = self.requests.lease("snapshot").await?;
+        let reply: RedisResult<Vec<String>> = request.query_async(&mut lease.connection).await;
+        let members = lease.settle(reply)?;
+        let ids: Vec<&str> = members.iter().filter_map(|member| Some(member.split_once('/')?.0)).collect();
+        let mut workers = Vec::with_capacity(ids.len());
+        for some in ids.chunks(PRESENCES_PER_READ) {
+            let presences = self.presences(some).await?;
+            workers.extend(presences.into_iter().flatten().filter_map(|value| self.readable(read_presence(&value))));
+        }
+        Ok(Snapshot { workers, cursor: position.cursor() })
+    }
+
+    async fn changes(&self, after: &Cursor) -> Result<Changes, RegistryError> {
+        let next_read = self.pace.lock().read.map(|read| read + READ_INTERVAL);
+        if let Some(next_read) = next_read {
+            tokio::time::sleep_until(next_read).await;
+        }
+        self.check(after).await?;
+        let mut request = cmd("XREAD");
+        let wait_ms = CHANGES_WAIT.as_millis() as u64;
+        request.arg("COUNT").arg(CHANGES_PER_READ).arg("BLOCK").arg(wait_ms).arg("STREAMS");
+        request.arg(&self.keys.changes).arg(format!("{}-{}", after.position.0, after.position.1));
+        let mut lease = self.follow.lease("changes").await?;
+        let reply: RedisResult<Option<StreamReadReply>> = request.query_async(&mut lease.connection).await;
+        let entries = lease.settle(reply)?.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
+
+        self.pace.lock().read = Some(Instant::now());
+        let (mut changes, mut position) = (Vec::new(), after.position);
+        for entry in entries {
+            position = stream_id(&entry.id).unwrap_or(position);
+            changes.extend(self.readable(read_change(&entry)));
+        }
+        Ok(Changes { changes, cursor: Cursor { epoch: after.epoch.clone(), position } })
+    }
+}
+
+impl Keys {
+    fn new(pool: &PoolName) -> Self {
+        let key = |name: &str| format!("weir:{{{pool}}}:{name}");
+        Keys {
+            members: key("members"),
+            open: key("open"),
+            changes: key("changes"),
+            epoch: key("epoch"),
+            presence_prefix: key("presence:"),
+        }
+    }
+
+    /// In the order in which the scripts take them.
+    fn pool(&self) -> [&str; 4] {
+        [&self.members, &self.open, &self.changes, &self.epoch]
+    }
+
+    fn presence(&self, worker: &str) -> String {
+        format!("{}{worker}", self.presence_prefix)
+    }
+}
+
+impl Scripts {
+    fn new() -> Self {
+        const PRELUDE: &str = include_str!("redis/prelude.lua");
+        let script = |body: &str| Script::new(&format!("{PRELUDE}\n{body}"));
+        Scripts {
+            announce: script(include_str!("redis/announce.lua")),
+            withdraw: script(include_str!("redis/withdraw.lua")),
+            position: script(include_str!("redis/position.lua")),
+        }
+    }
+}
+
+/// Where the stream of changes begins and ends; no ids when it holds nothing.
+struct Position {
+    epoch: Arc<str>,
+    oldest: Option<(u64, u64)>,
+    latest: Option<(u64, u64)>,
+}
+
+impl Position {
+    fn cursor(self) -> Cursor {
+        Cursor { epoch: self.epoch, position: self.latest.unwrap_or_default() }
+    }
+
+    fn check(&self, after: &Cursor) -> Result<(), RegistryError> {
+        // One may stand on the oldest entry or later. Standing just before it looks like having missed one: a snapshot
+        // too many is cheap, and a change too few is not.
+        let on_stream = match (self.oldest, self.latest) {
+            (Some(oldest), Some(latest)) => (oldest..=latest).contains(&after.position),
+            _ => after.position == (0, 0),
+        };
+        if self.epoch == after.epoch && on_stream { Ok(()) } else { Err(RegistryError::Lagged) }
+    }
+}
+
+fn stream_id(text: &str) -> Option<(u64, u64)> {
+    let (milliseconds, sequence) = text.split_once('-')?;
+    Some((milliseconds.parse().ok()?, sequence.parse().ok()?))
+}
+
+fn read_presence(value: &str) -> Result<Presence, String> {
+    let json = value.get(INCARNATION_BYTES..).ok_or("it is too short for a presence")?;
+    serde_json::from_str(json).map_err(|error| format!("the presence does not parse: {error}"))
+}
+
+fn read_change(entry: &StreamId) -> Result<Change, String> {
+    if let Some(value) = entry.get::<String>("present") {
+        return read_presence(&value).map(Change::Present);
+    }
+    let member = entry.get::<String>("gone").ok_or("the change is neither present nor gone")?;
+    let (worker, incarnation) = member.split_once('/').ok_or("the member has no incarnation")?;
+    let worker = worker.parse().map_err(|error: InvalidName| error.to_string())?;
+    let incarnation =
+        incarnation.parse().map_err(|error: uuid::Error| format!("the incarnation does not parse: {error}"))?;
+    Ok(Change::Gone(worker, incarnation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: &str, position: (u64, u64)) -> Cursor {
+        Cursor { epoch: epoch.into(), position }
+    }
+
+    #[test]
+    fn a_cursor_is_good_only_on_the_stream_that_it_was_taken_from() {
+        let stream = Position { epoch: "a".into(), oldest: Some((10, 0)), latest: Some((20, 1)) };
+        for good in [at("a", (10, 0)), at("a", (15, 3)), at("a", (20, 1))] {
+            stream.check(&good).expect("on the stream");
+        }
+        for (lagged, why) in [
+            (at("a", (9, 9)), "trimmed"),
+            (at("a", (20, 2)), "writes were lost"),
+            (at("b", (15, 0)), "the server was emptied and filled again"),
+            (at("", (0, 0)), "the pool has come to be"),
+        ] {
+            assert_eq!(stream.check(&lagged), Err(RegistryError::Lagged), "{why}");
+        }
+        let empty = Position { epoch: "".into(), oldest: None, latest: None };
+        empty.check(&at("", (0, 0))).expect("nothing has happened yet");
+        assert_eq!(empty.check(&at("a", (15, 0))), Err(RegistryError::Lagged));
+    }
+
+    #[test]
+    fn keys_share_the_pools_hash_tag() {
+        let keys = Keys::new(&"parallel".parse().expect("a pool"));
+        assert_eq!(keys.presence("w1"), "weir:{parallel}:presence:w1");
+        assert_eq!(keys.pool()[2], "weir:{parallel}:changes");
+    }
+
+    #[test]
+    fn what_is_not_a_presence_is_named() {
+        assert!(read_presence("short").expect_err("short").contains("too short"));
+        let odd = format!("{} {{}}", Incarnation::mint());
+        assert!(read_presence(&odd).expect_err("odd").contains("missing field"));
+    }
+}

@@ -1,0 +1,12 @@
+-- KEYS: members, open, changes, presence
+-- ARGV: worker, incarnation, how many changes are kept
+local members, open, changes, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local member = ARGV[1] .. '/' .. ARGV[2]
+if redis.call('GETRANGE', presence, 0, 35) == ARGV[2] then
+  redis.call('DEL', presence)
+end
+redis.call('ZREM', open, member)
+if redis.call('ZREM', members, member) == 1 then
+  report(changes, ARGV[3], 'gone', member)
+end
+return 1
