@@ -6,3 +6,6 @@
 pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
+
+// ── 1 organs: none imports another
+pub mod payload;
