@@ -53,9 +53,9 @@ mod tests {
         let integration = "bank".parse().expect("a name");
         assert_eq!(
             key("weir/debug", &integration, &outcome),
-            "weir/debug/6/2025/08/20/05/bank/ok/t-1.0198c5d3-0c00-7000-8000-000000000000.json.zlib.b64"
+            "weir/debug/4/2025/08/20/04/bank/ok/t-1.0198c5d3-0c00-7000-8000-000000000000.json.zlib.b64"
         );
-        assert!(key("", &integration, &outcome).starts_with("6/2025"));
+        assert!(key("", &integration, &outcome).starts_with("4/2025"));
     }
 
     #[test]

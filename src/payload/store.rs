@@ -85,18 +85,15 @@ pub enum StoreError {
         /// What went wrong, and what may help.
         reason: String,
     },
-    /// The store could not be set up.
-    #[error("could not set up the payload store: {0}")]
-    SetUp(String),
 }
 
 /// Opens the store that the settings name; none for [`Kind::None`]. Does not need the store to be there yet.
-pub async fn open(config: &super::Config) -> Result<Option<Arc<dyn Store>>, StoreError> {
-    Ok(match config.store {
+pub async fn open(config: &super::Config) -> Option<Arc<dyn Store>> {
+    match config.store {
         Kind::None => None,
         Kind::Directory => Some(Arc::new(directory::Directory::new(&config.directory))),
-        Kind::S3 => Some(Arc::new(s3::S3::connect(&config.s3, config.uploads).await?)),
-    })
+        Kind::S3 => Some(Arc::new(s3::S3::connect(&config.s3, config.uploads).await)),
+    }
 }
 
 /// Refuses keys that could lead out of the store.

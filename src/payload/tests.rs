@@ -86,7 +86,9 @@ impl Store for Faulty {
             Deed::Keep => {}
             Deed::Dawdle => tokio::time::sleep(Duration::from_millis(1)).await,
             Deed::Hang => std::future::pending().await,
-            Deed::Fail => return Err(StoreError::SetUp("on purpose".into())),
+            Deed::Fail => {
+                return Err(StoreError::Failed { action: "store", location: object.key, reason: "on purpose".into() });
+            }
         }
         self.kept.lock().insert(object.key, object.body);
         Ok(())

@@ -114,6 +114,17 @@ impl Config {
     }
 }
 
+/// An access key and its secret, given instead of found; its `Debug` hides the secret.
+#[derive(Debug, Clone)]
+pub struct Credentials(aws_sdk_s3::config::Credentials);
+
+impl Credentials {
+    /// The ones of a long-lived access key.
+    pub fn fixed(access_key: &str, secret_key: &str) -> Self {
+        Credentials(aws_sdk_s3::config::Credentials::new(access_key, secret_key, None, None, "given"))
+    }
+}
+
 /// A bucket.
 pub struct S3 {
     client: Client,
@@ -123,7 +134,12 @@ pub struct S3 {
 
 impl S3 {
     /// One client for the process. Sends nothing yet.
-    pub async fn connect(config: &Config, max_sockets: usize) -> Result<Self, StoreError> {
+    pub async fn connect(config: &Config, max_sockets: usize) -> Self {
+        Self::connect_with(config, max_sockets, None).await
+    }
+
+    /// As [`S3::connect`], with the given credentials instead of those that the SDK finds.
+    pub async fn connect_with(config: &Config, max_sockets: usize, credentials: Option<Credentials>) -> Self {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .pool_idle_timeout(config.idle_timeout)
@@ -152,12 +168,15 @@ impl S3 {
         if let Some(endpoint) = &config.endpoint {
             loader = loader.endpoint_url(endpoint);
         }
+        if let Some(Credentials(credentials)) = credentials {
+            loader = loader.credentials_provider(credentials);
+        }
         let settings = aws_sdk_s3::config::Builder::from(&loader.load().await)
             .force_path_style(config.path_style)
             .retry_partition(RetryPartition::new("weir payloads"))
             .build();
         let place = config.endpoint.clone().unwrap_or_else(|| format!("region {}", config.region));
-        Ok(S3 { client: Client::from_conf(settings), bucket: config.bucket.clone(), place })
+        S3 { client: Client::from_conf(settings), bucket: config.bucket.clone(), place }
     }
 
     fn failed<E>(&self, action: &'static str, key: &str, error: &SdkError<E>) -> StoreError

@@ -1,0 +1,3 @@
+//! What several concerns need: real servers.
+
+pub mod s3;
