@@ -15,3 +15,6 @@ pub mod wire;
 pub mod registry;
 pub mod settings;
 pub mod admin;
+
+// ── 1 organs: none imports another
+pub mod payload;

@@ -1,0 +1,393 @@
+//! The JSON document of a payload; the transcript in it is HAR 1.2, so that any HAR viewer opens it.
+//!
+//! Fields that HAR has no place for start with an underscore, as its specification asks. What the transcript does not
+//! know is `-1`, `unknown` or empty, as it says too. Format: <http://www.softwareishard.com/blog/har-12-spec/>.
+
+use std::time::{Duration, SystemTime};
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use url::form_urlencoded;
+
+use super::encode::SCHEMA;
+use super::record::{Body, Redacted, RedactedExchange, RedactedMessage, header};
+use crate::task::{Json, Priority};
+
+/// The whole document, borrowing from the redacted record.
+#[derive(Serialize)]
+pub(super) struct Document<'r> {
+    schema: &'static str,
+    task: TaskPart<'r>,
+    outcome: OutcomePart<'r>,
+    transcript: Transcript<'r>,
+}
+
+#[derive(Serialize)]
+struct TaskPart<'r> {
+    id: &'r str,
+    integration: &'r str,
+    tenant: &'r str,
+    priority: Priority,
+    input: &'r Json,
+}
+
+#[derive(Serialize)]
+struct OutcomePart<'r> {
+    run_id: String,
+    result: ResultPart<'r>,
+    worker: &'r str,
+    pool: &'r str,
+    attempt: u32,
+    queued_seconds: f64,
+    ran_seconds: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum ResultPart<'r> {
+    Ok(&'r Json),
+    Failure { code: &'static str, message: &'r str, retryable: bool },
+}
+
+#[derive(Serialize)]
+struct Transcript<'r> {
+    log: Log<'r>,
+}
+
+#[derive(Serialize)]
+struct Log<'r> {
+    version: &'static str,
+    creator: Creator,
+    entries: Vec<Entry<'r>>,
+    #[serde(rename = "_exchangesLeftOut")]
+    exchanges_left_out: u32,
+    #[serde(rename = "_notes")]
+    notes: Vec<Note<'r>>,
+}
+
+#[derive(Serialize)]
+struct Creator {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct Note<'r> {
+    at: String,
+    text: &'r str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'r> {
+    started_date_time: String,
+    time: f64,
+    request: Request<'r>,
+    response: Response<'r>,
+    cache: Cache,
+    timings: Timings,
+    #[serde(rename = "_error", skip_serializing_if = "Option::is_none")]
+    error: Option<&'r str>,
+}
+
+#[derive(Serialize)]
+struct Cache {}
+
+#[derive(Serialize)]
+struct Timings {
+    blocked: f64,
+    dns: f64,
+    connect: f64,
+    ssl: f64,
+    send: f64,
+    wait: f64,
+    receive: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'r> {
+    method: &'r str,
+    url: &'r str,
+    http_version: &'static str,
+    cookies: [(); 0],
+    headers: Vec<Pair<'r>>,
+    query_string: Vec<Pair<'r>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    post_data: Option<Content<'r>>,
+    headers_size: i64,
+    body_size: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'r> {
+    status: u16,
+    status_text: &'static str,
+    http_version: &'static str,
+    cookies: [(); 0],
+    headers: Vec<Pair<'r>>,
+    content: Content<'r>,
+    #[serde(rename = "redirectURL")]
+    redirect_url: &'r str,
+    headers_size: i64,
+    body_size: i64,
+}
+
+#[derive(Serialize)]
+struct Pair<'r> {
+    name: std::borrow::Cow<'r, str>,
+    value: std::borrow::Cow<'r, str>,
+}
+
+/// A body, as `content` of a response or `postData` of a request.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Content<'r> {
+    size: u64,
+    mime_type: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<BodyText<'r>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+    #[serde(rename = "_truncatedFrom", skip_serializing_if = "Option::is_none")]
+    truncated_from: Option<u64>,
+}
+
+struct BodyText<'r>(&'r Body);
+
+impl Serialize for BodyText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Body::Text(text) => serializer.serialize_str(text),
+            Body::Binary(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
+            Body::Withheld(_) => serializer.serialize_str(""),
+        }
+    }
+}
+
+impl<'r> Document<'r> {
+    pub fn of(redacted: &'r Redacted) -> Self {
+        let Redacted { task, outcome, pool, .. } = redacted;
+        let result = match &outcome.result {
+            Ok(output) => ResultPart::Ok(output),
+            Err(failure) => ResultPart::Failure {
+                code: failure.code.as_str(),
+                message: &failure.message,
+                retryable: failure.retryable,
+            },
+        };
+        Document {
+            schema: SCHEMA,
+            task: TaskPart {
+                id: task.id.as_str(),
+                integration: task.integration.as_str(),
+                tenant: task.tenant.as_str(),
+                priority: task.priority,
+                input: &task.input,
+            },
+            outcome: OutcomePart {
+                run_id: outcome.run.to_string(),
+                result,
+                worker: outcome.worker.as_str(),
+                pool: pool.as_str(),
+                attempt: outcome.attempt,
+                queued_seconds: outcome.timings.queued.as_secs_f64(),
+                ran_seconds: outcome.timings.ran.as_secs_f64(),
+            },
+            transcript: Transcript { log: Log::of(redacted) },
+        }
+    }
+}
+
+impl<'r> Log<'r> {
+    fn of(redacted: &'r Redacted) -> Self {
+        Log {
+            version: "1.2",
+            creator: Creator { name: "weir", version: env!("CARGO_PKG_VERSION") },
+            entries: redacted.exchanges.iter().map(Entry::of).collect(),
+            exchanges_left_out: redacted.exchanges_left_out,
+            notes: redacted.notes.iter().map(|(at, text)| Note { at: rfc3339(*at), text }).collect(),
+        }
+    }
+}
+
+impl<'r> Entry<'r> {
+    fn of(exchange: &'r RedactedExchange) -> Self {
+        let phases = exchange.phases;
+        Entry {
+            started_date_time: rfc3339(exchange.started),
+            time: milliseconds(phases.blocked + phases.waiting + phases.receiving),
+            request: request(exchange),
+            response: response(exchange),
+            cache: Cache {},
+            timings: Timings {
+                blocked: milliseconds(phases.blocked),
+                dns: -1.0,
+                connect: -1.0,
+                ssl: -1.0,
+                send: 0.0,
+                wait: milliseconds(phases.waiting),
+                receive: milliseconds(phases.receiving),
+            },
+            error: exchange.error.as_deref(),
+        }
+    }
+}
+
+fn request(exchange: &RedactedExchange) -> Request<'_> {
+    let query = exchange.url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query);
+    let message = &exchange.request;
+    Request {
+        method: &exchange.method,
+        url: &exchange.url,
+        http_version: "unknown",
+        cookies: [],
+        headers: headers(message),
+        query_string: form_urlencoded::parse(query.as_bytes()).map(|(name, value)| Pair { name, value }).collect(),
+        post_data: (message.whole_bytes > 0).then(|| content(message)),
+        headers_size: -1,
+        body_size: size(message.whole_bytes),
+    }
+}
+
+fn response(exchange: &RedactedExchange) -> Response<'_> {
+    let Some((status, message)) = &exchange.response else {
+        return no_response();
+    };
+    Response {
+        status: *status,
+        status_text: "",
+        http_version: "unknown",
+        cookies: [],
+        headers: headers(message),
+        content: content(message),
+        redirect_url: header(&message.headers, "location").unwrap_or_default(),
+        headers_size: -1,
+        body_size: size(message.whole_bytes),
+    }
+}
+
+/// What HAR viewers know as a request without an answer.
+fn no_response<'r>() -> Response<'r> {
+    let content =
+        Content { size: 0, mime_type: "x-unknown", text: None, encoding: None, comment: None, truncated_from: None };
+    Response {
+        status: 0,
+        status_text: "",
+        http_version: "unknown",
+        cookies: [],
+        headers: Vec::new(),
+        content,
+        redirect_url: "",
+        headers_size: -1,
+        body_size: -1,
+    }
+}
+
+fn headers(message: &RedactedMessage) -> Vec<Pair<'_>> {
+    message.headers.iter().map(|(name, value)| Pair { name: name.into(), value: value.into() }).collect()
+}
+
+fn content(message: &RedactedMessage) -> Content<'_> {
+    let cut = message.whole_bytes > message.recorded_bytes;
+    let comment = match &message.body {
+        Body::Withheld(why) => Some(format!("left out: {why}")),
+        _ if cut => Some(format!("cut to its first {} bytes", message.recorded_bytes)),
+        _ => None,
+    };
+    Content {
+        size: message.whole_bytes,
+        mime_type: header(&message.headers, "content-type").unwrap_or("x-unknown"),
+        text: (!matches!(message.body, Body::Withheld(_))).then_some(BodyText(&message.body)),
+        encoding: matches!(message.body, Body::Binary(_)).then_some("base64"),
+        comment,
+        truncated_from: cut.then_some(message.whole_bytes),
+    }
+}
+
+fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// To the microsecond. A clock beyond the year 9999 reads as 1970.
+fn rfc3339(at: SystemTime) -> String {
+    format!("{:.6}", Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::redact::redact;
+    use super::super::tests::{message, record};
+    use super::*;
+
+    fn document(record: super::super::Record) -> Value {
+        serde_json::to_value(Document::of(&redact(record))).expect("serializes")
+    }
+
+    #[test]
+    fn the_transcript_is_har_with_every_mandatory_field() {
+        let document = document(record("t-1"));
+        let log = &document["transcript"]["log"];
+        assert_eq!(log["version"], "1.2");
+        let entry = &log["entries"][0];
+        assert_eq!(entry["startedDateTime"], "2025-08-20T05:00:00.250000Z");
+        assert_eq!(entry["time"], 111.0);
+        let timings = json!({"blocked": 1.0, "dns": -1.0, "connect": -1.0, "ssl": -1.0, "send": 0.0, "wait": 100.0, "receive": 10.0});
+        assert_eq!(entry["timings"], timings);
+        assert_eq!(entry["cache"], json!({}));
+        for field in ["method", "url", "httpVersion", "cookies", "headers", "queryString", "headersSize", "bodySize"] {
+            assert!(!entry["request"][field].is_null(), "request.{field}");
+        }
+        for field in [
+            "status",
+            "statusText",
+            "httpVersion",
+            "cookies",
+            "headers",
+            "content",
+            "redirectURL",
+            "headersSize",
+            "bodySize",
+        ] {
+            assert!(!entry["response"][field].is_null(), "response.{field}");
+        }
+        assert_eq!(entry["request"]["queryString"], json!([{"name": "page", "value": "2"}]));
+        assert_eq!(
+            entry["response"]["content"],
+            json!({"size": 11, "mimeType": "application/json", "text": "{\"n\": true}"})
+        );
+    }
+
+    #[test]
+    fn an_exchange_without_an_answer_has_status_0_and_an_error() {
+        let mut record = record("t-1");
+        record.transcript.exchanges[0].response = None;
+        record.transcript.exchanges[0].error = Some("connection refused".into());
+        let document = document(record);
+        let entry = &document["transcript"]["log"]["entries"][0];
+        assert_eq!((&entry["response"]["status"], &entry["_error"]), (&json!(0), &json!("connection refused")));
+    }
+
+    #[test]
+    fn cut_and_binary_bodies_say_so() {
+        let mut record = record("t-1");
+        let mut body = message("image/png", b"\x89PNG\xff");
+        body.body_bytes = 1000;
+        record.transcript.exchanges[0].response.as_mut().expect("an answer").message = body;
+        let content = &document(record)["transcript"]["log"]["entries"][0]["response"]["content"];
+        let expected = json!({"size": 1000, "mimeType": "image/png", "text": "iVBOR/8=", "encoding": "base64",
+            "comment": "cut to its first 5 bytes", "_truncatedFrom": 1000});
+        assert_eq!(*content, expected);
+    }
+}

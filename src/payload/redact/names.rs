@@ -1,0 +1,116 @@
+//! Which names guard a value that must not be kept, and which headers may be.
+
+/// What ends the name of a credential, written without separators and in lowercase: `access_token`, `userPassword`.
+const SENSITIVE_ENDINGS: &[&str] = &[
+    "apikey",
+    "authorization",
+    "assertion",
+    "cookie",
+    "cookies",
+    "credential",
+    "credentials",
+    "passphrase",
+    "passwd",
+    "password",
+    "passwords",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secrets",
+    "secretkey",
+    "sessionid",
+    "signature",
+    "token",
+    "tokens",
+    "accesskey",
+    "subscriptionkey",
+    "codeverifier",
+    "csrf",
+    "xsrf",
+];
+
+/// Names that are credentials only when they stand alone. `cvv` and the like: PCI DSS forbids to keep them in any form.
+const SENSITIVE_WHOLE: &[&str] =
+    &["auth", "pass", "pin", "otp", "totp", "tan", "cvv", "cvv2", "cvc", "cvc2", "csc", "sid", "sig", "jwt", "bearer"];
+
+/// Headers whose values are kept. All others keep their name only.
+const KEPT_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "age",
+    "allow",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "host",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "keep-alive",
+    "last-modified",
+    "location",
+    "pragma",
+    "range",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "retry-after",
+    "server",
+    "server-timing",
+    "traceparent",
+    "transfer-encoding",
+    "user-agent",
+    "vary",
+    "via",
+    "x-correlation-id",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-request-id",
+];
+
+/// The longest name that is looked at; a longer run of letters is no name.
+pub(super) const MAX_NAME_BYTES: usize = 128;
+
+/// Whether a field, key or parameter of this name holds a credential. Case and separators do not matter.
+pub(super) fn is_sensitive(name: &str) -> bool {
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase()).collect();
+    SENSITIVE_WHOLE.contains(&plain.as_str()) || SENSITIVE_ENDINGS.iter().any(|ending| plain.ends_with(ending))
+}
+
+/// Whether a header's value may be kept.
+pub(super) fn is_kept_header(name: &str) -> bool {
+    KEPT_HEADERS.iter().any(|kept| name.eq_ignore_ascii_case(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_known_by_name() {
+        for name in
+            ["token", "access_token", "refreshToken", "X-API-Key", "client_secret", "PASSWORD", "pin", "id.token"]
+        {
+            assert!(is_sensitive(name), "{name}");
+        }
+        for name in ["token_type", "expires_in", "account", "shipping", "scope", "name", "", "tokens_used"] {
+            assert!(!is_sensitive(name), "{name}");
+        }
+        assert!(is_kept_header("Content-Type"));
+        for name in ["authorization", "cookie", "set-cookie", "x-api-key", "x-anything"] {
+            assert!(!is_kept_header(name), "{name}");
+        }
+    }
+}

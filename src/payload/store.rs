@@ -1,0 +1,106 @@
+//! Where encoded payloads are kept: put one, get one, and say where it is.
+
+pub mod directory;
+pub mod s3;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Which store is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// S3, or whatever speaks its protocol.
+    S3,
+    /// A directory.
+    Directory,
+    /// None: payloads are not kept.
+    None,
+}
+
+/// A payload to be stored.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Its name.
+    pub key: String,
+    /// The encoded payload.
+    pub body: Bytes,
+    /// What a reader may want to know before reading: encoding, schema, sizes and checksum.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// A payload as it was found.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The encoded payload.
+    pub body: Bytes,
+}
+
+/// A place for payloads. Both calls may be cancelled; a put is then either whole or not there.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Stores one.
+    async fn put(&self, object: Object) -> Result<(), StoreError>;
+
+    /// Reads one of at most `limit_bytes`.
+    async fn get(&self, key: &str, limit_bytes: u64) -> Result<Stored, StoreError>;
+
+    /// Where the payload of that key is, for people.
+    fn location(&self, key: &str) -> String;
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The key could lead out of the store.
+    #[error("key {key:?} is not valid: use names between single slashes, none of them . or .., and no slash first")]
+    InvalidKey {
+        /// The key.
+        key: String,
+    },
+    /// There is no such payload.
+    #[error("{location} does not exist")]
+    NotFound {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// It is too big to be read.
+    #[error("{location} has more than {limit_bytes} bytes")]
+    TooLarge {
+        /// Where it is.
+        location: String,
+        /// What was asked for at most.
+        limit_bytes: u64,
+    },
+    /// The store refused, or could not be reached.
+    #[error("could not {action} {location}: {reason}")]
+    Failed {
+        /// `store` or `read`.
+        action: &'static str,
+        /// What it was about.
+        location: String,
+        /// What went wrong, and what may help.
+        reason: String,
+    },
+}
+
+/// Opens the store that the settings name; none for [`Kind::None`]. Does not need the store to be there yet.
+pub async fn open(config: &super::Config) -> Option<Arc<dyn Store>> {
+    match config.store {
+        Kind::None => None,
+        Kind::Directory => Some(Arc::new(directory::Directory::new(&config.directory))),
+        Kind::S3 => Some(Arc::new(s3::S3::connect(&config.s3, config.uploads).await)),
+    }
+}
+
+/// Refuses keys that could lead out of the store.
+fn check_key(key: &str) -> Result<(), StoreError> {
+    let safe = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains(['\\', '\0']);
+    match key.len() <= 1024 && key.split('/').all(safe) {
+        true => Ok(()),
+        false => Err(StoreError::InvalidKey { key: key.chars().take(200).collect() }),
+    }
+}

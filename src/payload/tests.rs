@@ -1,0 +1,226 @@
+//! What the payload path as a whole promises, with a store that fails, hangs and is slow; and the examples that the
+//! tests of its parts share. The clock is real: the encoders are threads.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::*;
+use crate::task::transcript::{Exchange, Message, Phases, Response};
+use crate::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
+
+pub(super) fn outcome(id: &str) -> Outcome {
+    Outcome {
+        task: id.parse().expect("an id"),
+        run: RunId::mint(),
+        result: Ok(Json::of(&7).expect("JSON")),
+        worker: "w-1".parse().expect("an id"),
+        attempt: 1,
+        timings: Timings { queued: Duration::from_millis(5), ran: Duration::from_secs(2) },
+    }
+}
+
+pub(super) fn message(content_type: &str, body: &[u8]) -> Message {
+    let headers = vec![("Content-Type".into(), content_type.into())];
+    Message { headers, body: Bytes::copy_from_slice(body), body_bytes: body.len() as u64 }
+}
+
+/// One exchange, no secrets.
+pub(super) fn record(id: &str) -> Record {
+    let exchange = Exchange {
+        started: SystemTime::UNIX_EPOCH + Duration::from_millis(1_755_666_000_250),
+        request: Message::default(),
+        method: "GET".into(),
+        url: "https://bank/accounts?page=2".into(),
+        response: Some(Response { status: 200, message: message("application/json", br#"{"n": true}"#) }),
+        error: None,
+        phases: Phases {
+            blocked: Duration::from_millis(1),
+            waiting: Duration::from_millis(100),
+            receiving: Duration::from_millis(10),
+        },
+    };
+    let task = Task {
+        id: id.parse().expect("an id"),
+        integration: "bank".parse().expect("a name"),
+        tenant: Default::default(),
+        priority: Priority::Batch,
+        input: Json::null(),
+        deadline: Instant::now() + Duration::from_secs(60),
+    };
+    let transcript = Transcript { exchanges: vec![exchange], ..Default::default() };
+    Record { task, outcome: outcome(id), transcript, pool: "parallel".parse().expect("a name") }
+}
+
+/// What a store does with the n-th put.
+type Fault = fn(u64) -> Deed;
+
+enum Deed {
+    Keep,
+    Fail,
+    Hang,
+    Dawdle,
+}
+
+/// A store in memory with faults.
+struct Faulty {
+    fault: Fault,
+    puts: std::sync::atomic::AtomicU64,
+    kept: Mutex<HashMap<String, Bytes>>,
+}
+
+impl Faulty {
+    fn new(fault: Fault) -> Arc<Self> {
+        Arc::new(Faulty { fault, puts: Default::default(), kept: Default::default() })
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn put(&self, object: Object) -> Result<(), StoreError> {
+        match (self.fault)(self.puts.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            Deed::Keep => {}
+            Deed::Dawdle => tokio::time::sleep(Duration::from_millis(1)).await,
+            Deed::Hang => std::future::pending().await,
+            Deed::Fail => {
+                return Err(StoreError::Failed { action: "store", location: object.key, reason: "on purpose".into() });
+            }
+        }
+        self.kept.lock().insert(object.key, object.body);
+        Ok(())
+    }
+
+    async fn get(&self, key: &str, _limit_bytes: u64) -> Result<Stored, StoreError> {
+        let found = self.kept.lock().get(key).cloned();
+        found.map(|body| Stored { body }).ok_or(StoreError::NotFound { location: key.into() })
+    }
+
+    fn location(&self, key: &str) -> String {
+        key.into()
+    }
+}
+
+fn start(config: Config, store: Arc<Faulty>) -> (Payloads, Telemetry, Lifecycle) {
+    let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
+    let payloads = Payloads::start(&config, store, &telemetry, &lifecycle).expect("it starts");
+    (payloads, telemetry, lifecycle)
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn what_is_offered_is_stored_under_its_key_and_can_be_read() {
+    let store = Faulty::new(|_| Deed::Keep);
+    let (payloads, telemetry, lifecycle) = start(Config::default(), store.clone());
+    let record = record("t-1");
+    let key = key::key("payloads", &record.task.integration, &record.outcome);
+    payloads.offer(record);
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.offered, ledger.stored, ledger.pending), (1, 1, 0));
+    let stored = store.get(&key, 1 << 20).await.expect("it is there");
+    assert!(decode(&stored.body, Limits::default()).expect("decodes").contains(r#""id":"t-1""#));
+    let metrics = telemetry.render();
+    for line in ["weir_payloads_offered_total 1", "weir_payloads_stored_total 1", "weir_payloads_pending 0"] {
+        assert!(metrics.contains(line), "{line} is missing in {metrics}");
+    }
+    assert!(metrics.contains(r#"weir_payloads_dropped_total{reason="queue_bytes"} 0"#), "{metrics}");
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn a_flush_ends_at_its_deadline_and_counts_the_rest() {
+    let config = Config { uploads: 2, ..Config::default() };
+    let (payloads, _telemetry, lifecycle) = start(config, Faulty::new(|_| Deed::Hang));
+    for n in 0..10 {
+        payloads.offer(record(&format!("t-{n}")));
+    }
+    let started = Instant::now();
+    let ledger = payloads.flush(Duration::from_millis(100)).await;
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!((ledger.dropped(Reason::Shutdown), ledger.pending, ledger.pending_bytes), (10, 0, 0));
+    payloads.offer(record("late"));
+    assert_eq!(payloads.ledger().dropped(Reason::Shutdown), 11);
+    lifecycle.stop(LONG).await.expect("no thread hangs");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_costs_payloads_and_says_so() {
+    let (payloads, telemetry, lifecycle) = start(Config::default(), Faulty::new(|_| Deed::Fail));
+    for n in 0..5 {
+        payloads.offer(record(&format!("t-{n}")));
+    }
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.stored, ledger.dropped(Reason::Store)), (0, 5));
+    assert!(telemetry.render().contains(r#"weir_payloads_dropped_total{reason="store"} 5"#));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_offers_and_faults_leaves_the_ledger_balanced() {
+    let config = Config { queue_items: 50, queue_bytes: 1 << 20, uploads: 4, encoder_threads: 2, ..Config::default() };
+    let store = Faulty::new(|n| match n % 50 {
+        7 => Deed::Hang,
+        n if n % 5 == 0 => Deed::Fail,
+        n if n % 3 == 0 => Deed::Dawdle,
+        _ => Deed::Keep,
+    });
+    let (payloads, _telemetry, lifecycle) = start(config, store.clone());
+    let offering = Lifecycle::new();
+    for caller in 0..8 {
+        let payloads = payloads.clone();
+        offering.spawn("caller", async move {
+            for n in 0..50 {
+                payloads.offer(record(&format!("t-{caller}-{n}")));
+                let ledger = payloads.ledger();
+                assert!(ledger.balanced() && ledger.pending <= 50 && ledger.pending_bytes <= 1 << 20, "{ledger:?}");
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    offering.wait(LONG).await.expect("offers never wait");
+    let ledger = payloads.flush(Duration::from_millis(20)).await;
+    assert!(ledger.balanced() && ledger.offered == 400 && ledger.pending == 0, "{ledger:?}");
+    assert!(store.kept.lock().len() as u64 >= ledger.stored);
+    lifecycle.stop(LONG).await.expect("all of it ends");
+    assert_eq!(offering.failed(), None);
+}
+
+#[tokio::test]
+async fn a_stop_without_a_flush_ends_and_counts() {
+    let (payloads, _telemetry, lifecycle) =
+        start(Config { uploads: 1, ..Config::default() }, Faulty::new(|_| Deed::Hang));
+    for n in 0..5 {
+        payloads.offer(record(&format!("t-{n}")));
+    }
+    lifecycle.stop(LONG).await.expect("no thread hangs");
+    assert_eq!(payloads.ledger().dropped(Reason::Shutdown), 5);
+}
+
+#[tokio::test]
+async fn disabled_payloads_are_not_offered() {
+    let payloads = Payloads::disabled();
+    payloads.offer(record("t-1"));
+    assert_eq!(payloads.flush(LONG).await, Ledger::default());
+}
+
+#[test]
+fn settings_that_cannot_be_right_are_named() {
+    let wrong = |change: fn(&mut Config)| {
+        let mut config = Config { store: store::Kind::S3, ..Config::default() };
+        config.s3.bucket = "weir".into();
+        config.check().expect("right so far");
+        change(&mut config);
+        config.check().expect_err("wrong").to_string()
+    };
+    assert_eq!(wrong(|it| it.uploads = 0), "payloads.uploads is 0; use 1 to 1024");
+    assert_eq!(wrong(|it| it.zlib_level = 10), "payloads.zlib_level is 10; use 0 to 9");
+    assert!(wrong(|it| it.prefix = "/x".into()).contains("prefix is \"/x\"; use segments"));
+    assert!(wrong(|it| it.s3.bucket = "".into()).contains("s3.bucket is \"\""));
+    assert!(wrong(|it| it.s3.endpoint = Some("localhost:9000".into())).contains("s3.endpoint"));
+    assert!(wrong(|it| it.s3.idle_timeout = LONG).contains("s3.idle_timeout is 20s"));
+    assert!(wrong(|it| it.s3.operation_timeout = LONG * 10).contains("s3.operation_timeout is 3m 20s"));
+}

@@ -1,0 +1,65 @@
+//! An S3 server in this process that verifies signatures, over a directory.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::TcpListener;
+use weir::lifecycle::Lifecycle;
+
+/// The key that the server knows.
+pub const ACCESS_KEY: &str = "weir-tests";
+
+/// Its secret.
+pub const SECRET_KEY: &str = "weir-tests-secret";
+
+/// A running server; it ends with its lifecycle.
+pub struct S3Server {
+    pub address: SocketAddr,
+    lifecycle: Lifecycle,
+}
+
+impl S3Server {
+    /// Serves the buckets below `root`, each a directory.
+    pub async fn start(root: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn("s3 server", serve(listener, service(root), lifecycle.clone()));
+        S3Server { address, lifecycle }
+    }
+
+    /// The URL for clients.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends the server and its connections.
+    pub async fn stop(&self) {
+        self.lifecycle.stop(std::time::Duration::from_secs(10)).await.expect("the server ends");
+    }
+}
+
+/// The service over `root`.
+pub fn service(root: &Path) -> S3Service {
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a directory"));
+    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    builder.build()
+}
+
+/// Serves until the lifecycle is stopped.
+pub async fn serve(listener: TcpListener, service: S3Service, lifecycle: Lifecycle) {
+    let token = lifecycle.token();
+    while let Some(Ok((socket, _))) = token.run_until_cancelled(listener.accept()).await {
+        let (service, token) = (service.clone(), token.clone());
+        lifecycle.spawn("s3 connection", async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            let connection = server.serve_connection(TokioIo::new(socket), service);
+            // A client that goes away is no concern of the server's.
+            let _ = token.run_until_cancelled(connection).await;
+        });
+    }
+}
