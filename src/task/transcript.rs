@@ -55,7 +55,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    fn size_bytes(&self) -> usize {
+    /// About how much memory it holds.
+    pub fn size_bytes(&self) -> usize {
         let response = self.response.as_ref().map_or(0, |response| response.message.size_bytes());
         size_of::<Exchange>() + self.url.len() + self.request.size_bytes() + response
     }

@@ -1,0 +1,218 @@
+//! Integrations: the code that runs tasks, and the list of what is configured.
+//!
+//! A team implements [`Integration`] in Rust, or configures a built-in one: [`http`] (declarative pulls) or
+//! [`synthetic`] (for tests and benches). An integration sees one task through its [`Context`]; it knows nothing of
+//! gates, queues or payloads. What it says to the outside is recorded on the way by the context's HTTP client.
+
+pub mod context;
+pub mod environment;
+pub mod recorder;
+pub mod transport;
+pub mod http;
+pub mod synthetic;
+#[cfg(test)]
+mod testing;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::task::{IntegrationName, Json};
+use crate::telemetry::Telemetry;
+
+pub use context::Context;
+pub use environment::Environment;
+pub use recorder::Recorder;
+pub use transport::Transport;
+
+/// The most integrations that one worker serves; their names are metric labels.
+pub const MAX_INTEGRATIONS: usize = 1_000;
+
+/// How long an integration may go on by default after it was told to stop.
+const DEFAULT_GRACE: Duration = Duration::from_secs(2);
+
+/// Code that runs tasks: any number of them at the same time.
+#[async_trait]
+pub trait Integration: Send + Sync + 'static {
+    /// Runs one task.
+    async fn run(&self, context: &Context) -> Result<Json, Error>;
+
+    /// What to do with a run whose task is cancelled or past its deadline.
+    fn on_cancel(&self) -> OnCancel {
+        OnCancel::default()
+    }
+}
+
+/// What to do with a run whose task is cancelled or past its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCancel {
+    /// Tell it through [`Context::cancelled`]; drop it when it still runs after `grace`.
+    Stop {
+        /// From the telling to the dropping.
+        grace: Duration,
+    },
+    /// Never drop it: it keeps its place in the worker until it ends by itself.
+    Finish,
+}
+
+impl Default for OnCancel {
+    fn default() -> Self {
+        OnCancel::Stop { grace: DEFAULT_GRACE }
+    }
+}
+
+/// Why a run has no output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// For people; holds no secrets and nothing of a body.
+    pub message: String,
+    /// Whether running the task again may help.
+    pub retryable: bool,
+}
+
+impl Error {
+    /// The same task would fail again.
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Error { message: message.into(), retryable: false }
+    }
+
+    /// The same task may succeed later.
+    pub fn retryable(message: impl Into<String>) -> Self {
+        Error { message: message.into(), retryable: true }
+    }
+}
+
+impl From<transport::Error> for Error {
+    fn from(error: transport::Error) -> Self {
+        Error { message: error.to_string(), retryable: error.is_retryable() }
+    }
+}
+
+/// A built-in integration, as configured under `[integrations.NAME]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Config {
+    /// Declarative pulls over HTTP.
+    Http(http::Config),
+    /// Artificial work, for tests and benches.
+    Synthetic(synthetic::Config),
+}
+
+/// Why the configured integrations cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is wrong.
+    #[error("integrations.{integration}.{source}")]
+    Invalid {
+        /// Which integration.
+        integration: IntegrationName,
+        /// Which key, and what would be right.
+        source: Invalid,
+    },
+    /// There are too many.
+    #[error("{count} integrations are configured: at most {MAX_INTEGRATIONS} are served by one worker")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// A configured value that is wrong: the key, what is wrong, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct Invalid {
+    key: String,
+    problem: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Invalid { key: key.into(), problem: problem.into() }
+    }
+
+    /// The same, its key inside `section`.
+    pub(crate) fn within(self, section: &str) -> Self {
+        Invalid { key: format!("{section}.{}", self.key), ..self }
+    }
+}
+
+/// The integrations that a worker serves, by name.
+#[derive(Clone, Default)]
+pub struct Integrations {
+    by_name: BTreeMap<IntegrationName, Arc<dyn Integration>>,
+}
+
+impl Integrations {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The built-in ones that are configured. Templates are compiled and tokens looked up here, so that what is wrong
+    /// shows at boot.
+    pub fn from_config(
+        configs: &BTreeMap<IntegrationName, Config>,
+        telemetry: &Telemetry,
+    ) -> Result<Self, ConfigError> {
+        if configs.len() > MAX_INTEGRATIONS {
+            return Err(ConfigError::TooMany { count: configs.len() });
+        }
+        let mut integrations = Integrations::new();
+        for (name, config) in configs {
+            let invalid = |source| ConfigError::Invalid { integration: name.clone(), source };
+            match config {
+                Config::Http(config) => {
+                    let integration = http::Http::new(name, config, telemetry).map_err(invalid)?;
+                    integrations.insert(name.clone(), integration);
+                }
+                Config::Synthetic(config) => {
+                    integrations.insert(name.clone(), synthetic::Synthetic::new(config).map_err(invalid)?);
+                }
+            }
+        }
+        Ok(integrations)
+    }
+
+    /// With one more; an earlier one of the same name is replaced.
+    #[must_use]
+    pub fn with(mut self, name: IntegrationName, integration: impl Integration) -> Self {
+        self.insert(name, integration);
+        self
+    }
+
+    /// Adds one; an earlier one of the same name is replaced.
+    pub fn insert(&mut self, name: IntegrationName, integration: impl Integration) {
+        self.by_name.insert(name, Arc::new(integration));
+    }
+
+    /// The one called `name`.
+    pub fn get(&self, name: &IntegrationName) -> Option<Arc<dyn Integration>> {
+        self.by_name.get(name).cloned()
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &IntegrationName> {
+        self.by_name.keys()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+}
+
+impl fmt::Debug for Integrations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}

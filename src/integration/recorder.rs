@@ -1,0 +1,137 @@
+//! Keeps a run's transcript while the run goes on.
+//!
+//! The worker holds a clone, so that the transcript survives a run that panics or is dropped. It is bounded: bodies are
+//! cut at `max_body_bytes` each (their whole length is kept); once the transcript holds `max_exchanges` exchanges or
+//! about `max_bytes` in all, further exchanges are counted and left out, and further notes are dropped.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::Invalid;
+use crate::task::Transcript;
+use crate::task::transcript::{Exchange, Message, Note};
+
+/// The most secrets that one run can name, and the longest of them; tokens are few and small.
+const MAX_SECRETS: usize = 256;
+const MAX_SECRET_BYTES: usize = 16 * 1024;
+
+/// The most notes of one run.
+const MAX_NOTES: usize = 1_000;
+
+/// Limits of one run's transcript.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where a body, of a request or of a response, is cut.
+    pub max_body_bytes: usize,
+    /// The whole transcript, about.
+    pub max_bytes: usize,
+    /// HTTP exchanges.
+    pub max_exchanges: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { max_body_bytes: 256 * 1024, max_bytes: 4 * 1024 * 1024, max_exchanges: 1_000 }
+    }
+}
+
+impl Config {
+    /// Checks that the limits fit each other.
+    pub fn check(&self) -> Result<(), Invalid> {
+        if self.max_body_bytes > self.max_bytes {
+            let problem = format!(
+                "{} is more than max_bytes, which is {}: one body must fit the transcript",
+                self.max_body_bytes, self.max_bytes
+            );
+            return Err(Invalid::new("max_body_bytes", problem));
+        }
+        Ok(())
+    }
+}
+
+/// One run's transcript in the making. Clones share it.
+#[derive(Clone)]
+pub struct Recorder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    limits: Config,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    transcript: Transcript,
+    size_bytes: usize,
+}
+
+impl Recorder {
+    /// An empty transcript under these limits.
+    pub fn new(limits: &Config) -> Self {
+        Recorder { inner: Arc::new(Inner { limits: limits.clone(), state: Mutex::default() }) }
+    }
+
+    /// Keeps an exchange, its bodies cut to the limit.
+    pub fn record(&self, mut exchange: Exchange) {
+        let limits = &self.inner.limits;
+        cut(&mut exchange.request, limits.max_body_bytes);
+        if let Some(response) = &mut exchange.response {
+            cut(&mut response.message, limits.max_body_bytes);
+        }
+        let size_bytes = exchange.size_bytes();
+        let mut state = self.inner.state.lock();
+        let fits = state.transcript.exchanges.len() < limits.max_exchanges
+            && state.size_bytes.saturating_add(size_bytes) <= limits.max_bytes;
+        if fits {
+            state.size_bytes += size_bytes;
+            state.transcript.exchanges.push(exchange);
+        } else {
+            state.transcript.exchanges_left_out = state.transcript.exchanges_left_out.saturating_add(1);
+        }
+    }
+
+    /// Keeps a remark, cut to what still fits.
+    pub fn note(&self, text: impl Into<String>) {
+        let mut text = text.into();
+        let mut state = self.inner.state.lock();
+        let room = self.inner.limits.max_bytes.saturating_sub(state.size_bytes);
+        if state.transcript.notes.len() >= MAX_NOTES || room <= size_of::<Note>() {
+            return;
+        }
+        text.truncate(text.floor_char_boundary(room - size_of::<Note>()));
+        state.size_bytes += text.len() + size_of::<Note>();
+        state.transcript.notes.push(Note { at: SystemTime::now(), text });
+    }
+
+    /// Has `value` removed wherever it would be stored.
+    pub fn secret(&self, value: impl Into<String>) {
+        let value = value.into();
+        let mut state = self.inner.state.lock();
+        let secrets = &mut state.transcript.secrets;
+        if value.is_empty() || value.len() > MAX_SECRET_BYTES || secrets.len() >= MAX_SECRETS {
+            return;
+        }
+        if !secrets.contains(&value) {
+            secrets.push(value);
+        }
+    }
+
+    /// The transcript so far; what is recorded later starts an empty one.
+    pub fn take(&self) -> Transcript {
+        std::mem::take(&mut *self.inner.state.lock()).transcript
+    }
+}
+
+/// Cuts a body, into memory of its own so that the whole one is not held by its beginning.
+fn cut(message: &mut Message, max_bytes: usize) {
+    if message.body.len() > max_bytes {
+        message.body_bytes = message.body_bytes.max(message.body.len() as u64);
+        message.body = Bytes::copy_from_slice(&message.body[..max_bytes]);
+    }
+}

@@ -1,0 +1,150 @@
+//! One exchange on its way into the transcript.
+//!
+//! It is recorded when this value is dropped, whatever happened until then: answered, failed, or left in the middle
+//! because the run was dropped (then its error is `cancelled`).
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use metrics::Counter;
+use tokio::time::Instant;
+
+use super::Error;
+use crate::integration::recorder::Recorder;
+use crate::task::transcript::{Exchange, Message, Phases, Response};
+
+/// What an exchange came to, as counted: a class of status codes, or what went wrong.
+const RESULTS: [&str; 9] = ["2xx", "3xx", "4xx", "5xx", "connect", "timeout", "too_large", "broken", "cancelled"];
+
+pub(super) struct Recording<'a> {
+    recorder: &'a Recorder,
+    metrics: &'a Metrics,
+    exchange: Option<Exchange>,
+    result: &'static str,
+    began: Instant,
+    sent: Option<Instant>,
+    answered: Option<Instant>,
+    /// What has been received of the body.
+    pub(super) body: Vec<u8>,
+}
+
+impl<'a> Recording<'a> {
+    pub(super) fn new(recorder: &'a Recorder, metrics: &'a Metrics, request: &reqwest::Request, body: Bytes) -> Self {
+        let exchange = Exchange {
+            started: SystemTime::now(),
+            method: request.method().to_string(),
+            url: request.url().to_string(),
+            request: Message { headers: headers(request.headers()), body_bytes: body.len() as u64, body },
+            response: None,
+            error: None,
+            phases: Phases::default(),
+        };
+        Recording {
+            recorder,
+            metrics,
+            exchange: Some(exchange),
+            result: "cancelled",
+            began: Instant::now(),
+            sent: None,
+            answered: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// A socket is free: the request is sent now.
+    pub(super) fn sent(&mut self) {
+        self.sent = Some(Instant::now());
+    }
+
+    /// The response's headers are here.
+    pub(super) fn answered(&mut self, response: &reqwest::Response) {
+        self.answered = Some(Instant::now());
+        if let Some(exchange) = &mut self.exchange {
+            let message = Message { headers: headers(response.headers()), ..Message::default() };
+            exchange.response = Some(Response { status: response.status().as_u16(), message });
+        }
+    }
+
+    /// The whole body is here.
+    pub(super) fn received(mut self) -> Bytes {
+        let body = Bytes::from(std::mem::take(&mut self.body));
+        if let Some(response) = self.exchange.as_mut().and_then(|exchange| exchange.response.as_mut()) {
+            response.message.body = body.clone();
+            response.message.body_bytes = body.len() as u64;
+            self.result = match response.status {
+                ..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                500.. => "5xx",
+            };
+        }
+        body
+    }
+
+    /// There will be no whole answer.
+    pub(super) fn failed(mut self, error: &Error) {
+        self.result = match error {
+            Error::Connect { .. } => "connect",
+            Error::Timeout { .. } | Error::Deadline { .. } => "timeout",
+            Error::TooLarge { .. } => "too_large",
+            Error::Broken { .. } | Error::Invalid { .. } | Error::Hosts { .. } => "broken",
+        };
+        if let Some(exchange) = &mut self.exchange {
+            exchange.error = Some(error.to_string());
+        }
+    }
+
+    fn phases(&self, now: Instant) -> Phases {
+        let sent = self.sent.unwrap_or(now);
+        let answered = self.answered.unwrap_or(now);
+        Phases {
+            blocked: sent.duration_since(self.began),
+            waiting: answered.saturating_duration_since(sent),
+            receiving: self.answered.map_or(Duration::ZERO, |answered| now.duration_since(answered)),
+        }
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        let phases = self.phases(Instant::now());
+        let Some(mut exchange) = self.exchange.take() else { return };
+        exchange.phases = phases;
+        if self.result == "cancelled" {
+            exchange.error = Some("cancelled".into());
+        }
+        if let Some(response) = exchange.response.as_mut().filter(|_| !self.body.is_empty()) {
+            // The part that came before it went wrong.
+            response.message.body_bytes = self.body.len() as u64;
+            response.message.body = std::mem::take(&mut self.body).into();
+        }
+        self.metrics.count(self.result);
+        self.recorder.record(exchange);
+    }
+}
+
+pub(super) fn headers(map: &reqwest::header::HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+}
+
+/// Exchanges in numbers.
+pub(super) struct Metrics {
+    exchanges: [Counter; RESULTS.len()],
+}
+
+impl Metrics {
+    pub(super) fn new(label: &str) -> Self {
+        const NAME: &str = "weir_http_exchanges_total";
+        metrics::describe_counter!(NAME, "HTTP exchanges of integrations, by status class or by what went wrong.");
+        let exchanges = RESULTS
+            .map(|result| metrics::counter!(NAME, "integration" => label.to_owned(), "result" => result));
+        Metrics { exchanges }
+    }
+
+    fn count(&self, result: &str) {
+        if let Some(position) = RESULTS.iter().position(|known| *known == result) {
+            self.exchanges[position].increment(1);
+        }
+    }
+}
