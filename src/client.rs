@@ -107,7 +107,9 @@ impl SubmitError {
     /// How long to wait before trying again; `None` when that must not be or would not help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            SubmitError::NotStarted(error) if error.retry != Retry::Never => Some(error.retry_after.unwrap_or_default()),
+            SubmitError::NotStarted(error) if error.retry != Retry::Never => {
+                Some(error.retry_after.unwrap_or_default())
+            }
             SubmitError::Unreachable { .. } => Some(Duration::ZERO),
             SubmitError::NotStarted(_) | SubmitError::OutcomeUnknown(_) => None,
         }

@@ -130,7 +130,9 @@ impl Config {
             }
         }
         if self.router.queue_tasks == 0 {
-            return Err(wrong("router.queue_tasks")("0 would refuse every task that has to wait: use at least 1".into()));
+            return Err(wrong("router.queue_tasks")(
+                "0 would refuse every task that has to wait: use at least 1".into(),
+            ));
         }
         Ok(())
     }

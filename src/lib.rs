@@ -1,20 +1,29 @@
 //! weir runs slow, network-bound integrations many at a time in one worker, without letting the parallelism hurt them.
 //!
-//! The modules in reading order; each floor imports only from those below it (`tests/it/tidy.rs` checks that).
+//! The modules in reading order; each floor imports only from those below it (`tests/it/tidy.rs` checks that). For a
+//! tour of two minutes: [`task`], [`gate`], then `worker/service.rs`, `worker/run.rs`, `worker/announce.rs` and
+//! `worker/drain.rs`. ARCHITECTURE.md has the map.
+
+// ── 3 entry: may import anything
+pub mod cli;
+pub mod client;
+pub mod config;
+
+// ── 2 roles: the only places where organs meet
+pub mod worker;
+pub mod router;
+pub mod sandbox;
 
 // ── 1 organs: none imports another
 pub mod gate;
+pub mod integration;
+pub mod payload;
+pub mod registry;
+pub mod settings;
+pub mod admin;
 
 // ── 0 ground: each imports only those listed above it
 pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;
-
-// ── 1 organs: none imports another
-pub mod registry;
-pub mod settings;
-pub mod admin;
-
-// ── 1 organs: none imports another
-pub mod payload;

@@ -44,7 +44,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9400)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
             seed: 1,
             latency: Latency::default(),
             response_bytes: 16 * 1024,

@@ -24,7 +24,7 @@ use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
-use crate::settings::{self, Settings};
+use crate::settings;
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::Level;
@@ -146,10 +146,11 @@ impl Worker {
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
-        let settings = settings::watch(&parts.settings, &telemetry, &loops).await?;
+        let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
         let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
-        let payloads = parts.store.map(|store| Payloads::start(&parts.payloads, store, &telemetry, &loops)).transpose()?;
+        let payloads =
+            parts.store.map(|store| Payloads::start(&parts.payloads, store, &telemetry, &loops)).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
         telemetry.run_upkeep(&loops);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));

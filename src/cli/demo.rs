@@ -43,7 +43,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn compare(args: Args, logs: &Logs) -> anyhow::Result<ExitCode> {
-    let directory = args.directory.unwrap_or_else(|| PathBuf::from(".weir").join(format!("demo-{}", std::process::id())));
+    let directory =
+        args.directory.unwrap_or_else(|| PathBuf::from(".weir").join(format!("demo-{}", std::process::id())));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let directory = directory.canonicalize()?;
     let house = House::open(&directory, args.levels.first().copied().unwrap_or(1), logs).await?;

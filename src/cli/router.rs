@@ -34,7 +34,9 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
     router.admin.listen = args.admin.unwrap_or(router.admin.listen);
     router.pool = args.pool.unwrap_or(router.pool.clone());
     if config.registry.url.is_none() {
-        bail!("registry.url: a router needs the Redis that its workers announce themselves in, such as \"redis://127.0.0.1:6379\"");
+        bail!(
+            "registry.url: a router needs the Redis that its workers announce themselves in, such as \"redis://127.0.0.1:6379\""
+        );
     }
     let logs = start_logs(&config)?;
     block_on(serve(config, &logs))

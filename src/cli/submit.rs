@@ -26,13 +26,15 @@ const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// Flags of `weir submit`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = r#"Each line is a JSON object: "integration" and "input", and if you like "id", "tenant", "priority"
+#[command(
+    after_help = r#"Each line is a JSON object: "integration" and "input", and if you like "id", "tenant", "priority"
 ("interactive" or "batch") and "timeout" ("30s"). Flags give what a line leaves out.
 
 Examples:
   weir submit tasks.jsonl > outcomes.jsonl
   echo '{"integration":"bank","input":{"customer":"c1"}}' | weir submit -
-  weir submit --integration bank --input '{"customer":"c1"}' --priority interactive"#)]
+  weir submit --integration bank --input '{"customer":"c1"}' --priority interactive"#
+)]
 pub(super) struct Args {
     /// The file with the tasks; - for standard input.
     #[arg(value_name = "FILE.jsonl", required_unless_present = "input")]

@@ -16,7 +16,9 @@ use crate::{payload, registry};
 
 /// Flags of `weir worker`; each overrides the configuration.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401")]
+#[command(
+    after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401"
+)]
 pub(super) struct Args {
     /// Where to serve gRPC.
     #[arg(long, value_name = "ADDRESS")]

@@ -3,6 +3,8 @@
 //! In each snapshot, `offered + recovered = stored + spooled + dropped + pending`: a snapshot is taken under the queue's
 //! one lock, so no payload is ever between two columns. Nothing leaves `pending` without a reason.
 
+use std::fmt;
+
 /// Why a payload was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -51,6 +53,20 @@ pub struct Ledger {
     /// The bytes that those hold.
     pub pending_bytes: u64,
     dropped: [u64; Reason::ALL.len()],
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ledger { offered, stored, pending, .. } = self;
+        write!(f, "{offered} offered, {stored} stored, {} dropped", self.dropped_in_all())?;
+        let losses: Vec<_> = Reason::ALL.into_iter().filter(|reason| self.dropped(*reason) > 0).collect();
+        for (index, reason) in losses.iter().enumerate() {
+            let before = if index == 0 { " (" } else { ", " };
+            write!(f, "{before}{} {}", reason.as_str(), self.dropped(*reason))?;
+        }
+        let after = if losses.is_empty() { "" } else { ")" };
+        write!(f, "{after}, {pending} pending")
+    }
 }
 
 impl Ledger {

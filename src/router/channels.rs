@@ -39,7 +39,9 @@ impl Channels {
             return Ok(client.clone());
         }
         if open.len() >= MAX_CHANNELS {
-            return Err(TaskError::no_workers(format!("the router has {MAX_CHANNELS} channels open, as many as may be")));
+            return Err(TaskError::no_workers(format!(
+                "the router has {MAX_CHANNELS} channels open, as many as may be"
+            )));
         }
         let client = TasksClient::new(endpoint(&placement.address)?.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -107,7 +107,8 @@ impl<T> Queue<T> {
         for ((priority, integration), lane) in &self.lanes {
             if let Some(reason) = hopeless(integration) {
                 let agreed = lane.iter().filter(|(_, waiter)| agree(waiter));
-                let place = |ticket: &u64| Place { priority: *priority, integration: integration.clone(), ticket: *ticket };
+                let place =
+                    |ticket: &u64| Place { priority: *priority, integration: integration.clone(), ticket: *ticket };
                 places.extend(agreed.map(|(ticket, _)| (place(ticket), reason.clone())));
             }
         }

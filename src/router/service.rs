@@ -37,7 +37,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    async fn submit(&self, task: proto::Task, call_timeout: Option<std::time::Duration>) -> Result<proto::Outcome, TaskError> {
+    async fn submit(
+        &self,
+        task: proto::Task,
+        call_timeout: Option<std::time::Duration>,
+    ) -> Result<proto::Outcome, TaskError> {
         let arrival = Instant::now();
         let Some(_counted) = self.intake.enter() else {
             return Err(TaskError::draining("the router is draining; submit to another one"));

@@ -116,9 +116,7 @@ impl Announcer {
 
 /// Whether routers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
-    announced.state != now.state
-        || announced.target != now.target
-        || announced.settings_version != now.settings_version
+    announced.state != now.state || announced.target != now.target || announced.settings_version != now.settings_version
 }
 
 fn report(error: &RegistryError) {

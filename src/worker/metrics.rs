@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::task::{FailureCode, IntegrationName, Outcome, PoolName};
 use crate::telemetry::Telemetry;
@@ -11,14 +13,8 @@ use crate::telemetry::Telemetry;
 /// The label `parallelism`: the time-weighted number of tasks in flight over a task's life, in six levels. The bounds
 /// sit between the parallelisms that one compares (1, 10, 30, 100, 300, more), so that a worker that is held at one of
 /// them stays on one level.
-const LEVELS: [(f64, &str); 6] = [
-    (1.5, "1"),
-    (15.0, "2-15"),
-    (50.0, "16-50"),
-    (150.0, "51-150"),
-    (500.0, "151-500"),
-    (f64::INFINITY, "501+"),
-];
+const LEVELS: [(f64, &str); 6] =
+    [(1.5, "1"), (15.0, "2-15"), (50.0, "16-50"), (150.0, "51-150"), (500.0, "151-500"), (f64::INFINITY, "501+")];
 
 /// The metrics of tasks, per integration that the worker serves.
 pub(super) struct Metrics {

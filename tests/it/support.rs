@@ -1,6 +1,4 @@
-//! What the tests stand on.
+//! What the tests stand on: real servers.
 
 pub mod redis;
-//! What several concerns need: real servers.
-
 pub mod s3;

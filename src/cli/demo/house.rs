@@ -113,5 +113,5 @@ fn point_at(config: &mut Config, directory: &Path, bank: &str) -> anyhow::Result
 
 fn write_setting(file: &Path, parallelism: u32) -> anyhow::Result<()> {
     let document = flagd::document(&[("max_parallelism", parallelism.into())]);
-    flagd::write_file(file, &document).with_context(|| format!("cannot write {}", file.display()))
+    crate::settings::file::write_file(file, &document).with_context(|| format!("cannot write {}", file.display()))
 }

@@ -126,7 +126,9 @@ fn resident_bytes() -> u64 {
 
 /// A table for people.
 pub(super) fn table(levels: &[Measured]) -> String {
-    let mut table = "parallelism   tasks/s    gain       p50   p50 ratio   peak memory   payloads stored   dropped   failed\n".to_owned();
+    let mut table =
+        "parallelism   tasks/s    gain       p50   p50 ratio   peak memory   payloads stored   dropped   failed\n"
+            .to_owned();
     let Some(first) = levels.first() else { return table };
     for level in levels {
         let gain = level.per_second / first.per_second;

@@ -76,7 +76,7 @@ impl Answer {
                 let mut line = json!({
                     "task_id": outcome.task,
                     "ok": outcome.result.is_ok(),
-                    "run_id": outcome.run.0,
+                    "run_id": outcome.run.to_string(),
                     "worker": outcome.worker,
                     "attempt": outcome.attempt,
                     "queued_seconds": outcome.timings.queued.as_secs_f64(),
