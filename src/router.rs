@@ -154,13 +154,13 @@ impl Router {
         self.loops.token()
     }
 
-    /// Stops in order; returns once nothing of the router runs any more.
+    /// Stops in order; returns how many of the router's tasks had not ended: 0 when all went well.
     ///
     /// 1. Take no more tasks: refuse them as `DRAINING`, and say so to health checks.
     /// 2. Wait for the tasks that wait or run, at most for `drain_within`.
     /// 3. Stop the server, hard after a while: clients with open streams may never leave by themselves.
     /// 4. Stop following the registry, and the admin port last, so that the drain could be watched.
-    pub async fn drain(self) {
+    pub async fn drain(self) -> usize {
         self.intake.draining.cancel();
         self.server.set_not_serving::<RouterService>().await;
         self.intake.calls.close();
@@ -173,6 +173,7 @@ impl Router {
             }
         }
         tracing::info!("the router has stopped");
+        self.intake.calls.len() + self.serving.running() + self.loops.running()
     }
 }
 

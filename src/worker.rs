@@ -31,6 +31,7 @@ use crate::telemetry::logs::Level;
 use crate::wire::Timeouts;
 use crate::wire::server::{RunningServer, ServeError};
 use announce::{Announcer, Identity};
+pub use drain::Ended;
 use run::Runner;
 use service::{Inner, WorkerService};
 

@@ -121,7 +121,7 @@ impl Dispatcher {
     /// The registry's whole word.
     pub(super) fn replace(&self, snapshot: Snapshot) {
         self.change(|state, now| {
-            state.view.replace(snapshot, now);
+            state.view.replace(snapshot.workers, now);
             state.synced_at = Some(now);
         });
     }

@@ -15,7 +15,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::pick::pick;
-use crate::registry::{Change, Incarnation, Presence, Snapshot, State, TTL};
+use crate::registry::{Change, Incarnation, Presence, State, TTL};
 use crate::task::{IntegrationName, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
@@ -93,13 +93,13 @@ pub(super) struct Census {
 }
 
 impl View {
-    /// Takes over a snapshot. Who is missing from it stays for one more TTL: the registry may have lost its memory, and
+    /// Takes over a snapshot's workers. Who is missing from it stays for one more TTL: the registry may have lost its memory, and
     /// then the next heartbeat of each worker that lives brings it back.
-    pub(super) fn replace(&mut self, snapshot: Snapshot, now: Instant) {
+    pub(super) fn replace(&mut self, workers: Vec<Presence>, now: Instant) {
         for known in self.workers.values_mut() {
             known.missing_since.get_or_insert(now);
         }
-        for presence in snapshot.workers {
+        for presence in workers {
             self.present(presence, now);
         }
         self.stale = false;

@@ -26,9 +26,20 @@ const WITHDRAWN_WITHIN: Duration = Duration::from_secs(3);
 const SERVER_WITHIN: Duration = Duration::from_secs(5);
 const LOOPS_WITHIN: Duration = Duration::from_secs(5);
 
+/// What was left when a worker had stopped; all of it 0 when all went well.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Places in the gate that are still taken: by work that could not be stopped.
+    pub in_flight: u32,
+    /// Tasks and threads that had not ended.
+    pub left_behind: usize,
+    /// What became of the payloads, where they are kept.
+    pub payloads: Option<Ledger>,
+}
+
 impl Worker {
-    /// Stops in order; returns once nothing of the worker runs any more, with what became of the payloads.
-    pub async fn drain(self) -> Option<Ledger> {
+    /// Stops in order; returns when nothing of the worker runs any more, or all that could be waited for is over.
+    pub async fn drain(self) -> Ended {
         let started = Instant::now();
         tracing::info!(in_flight = self.gate.load().in_flight, "draining");
 
@@ -46,17 +57,19 @@ impl Worker {
 
         stop(&self.serving, SERVER_WITHIN).await;
 
-        let ledger = match &self.payloads {
+        let payloads = match &self.payloads {
             Some(payloads) => Some(payloads.flush(self.flush_within).await),
             None => None,
         };
-        if let Some(ledger) = &ledger {
+        if let Some(ledger) = &payloads {
             tracing::info!("payloads: {ledger}");
         }
 
         stop(&self.loops, LOOPS_WITHIN).await;
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "the worker has stopped");
-        ledger
+        let lifecycles = [&self.runs, &self.announcing, &self.serving, &self.loops];
+        let left_behind = lifecycles.iter().map(|lifecycle| lifecycle.running()).sum();
+        Ended { in_flight: self.gate.load().in_flight, left_behind, payloads }
     }
 }
 

@@ -90,11 +90,11 @@ impl House {
     /// Stops everything in order; returns what became of the payloads.
     pub(super) async fn close(self) -> Ledger {
         self.router.drain().await;
-        let ledger = self.worker.drain().await;
+        let ended = self.worker.drain().await;
         if let Err(stragglers) = self.upstream.stop(Duration::from_secs(2)).await {
             tracing::warn!("left behind: {stragglers}");
         }
-        ledger.unwrap_or_default()
+        ended.payloads.unwrap_or_default()
     }
 }
 

@@ -1,1 +1,150 @@
+use tokio::task::JoinSet;
 
+use super::*;
+use crate::registry::{Incarnation, Presence, State as WorkerState};
+use crate::wire::Reason;
+
+fn presence(worker: &str, target: u32) -> Presence {
+    Presence {
+        worker: worker.parse().expect("a worker id"),
+        address: format!("http://{worker}:7401"),
+        incarnation: Incarnation::mint(),
+        pool: "default".parse().expect("a pool"),
+        target,
+        in_flight: 0,
+        state: if target == 0 { WorkerState::Full } else { WorkerState::Open },
+        integrations: vec!["bank".parse().expect("an integration")],
+        settings_version: "start".into(),
+    }
+}
+
+fn dispatcher(capacity: usize, workers: impl IntoIterator<Item = Presence>) -> Dispatcher {
+    let dispatcher = Dispatcher::new(capacity, 1);
+    dispatcher.apply(workers.into_iter().map(Change::Present).collect());
+    dispatcher
+}
+
+fn place(dispatcher: &Dispatcher, priority: Priority, integration: &str) -> Place {
+    dispatcher.place(priority, integration.parse().expect("a name"))
+}
+
+fn reason(answer: Answer) -> Reason {
+    answer.err().expect("it is turned away").reason
+}
+
+fn waiting(dispatcher: &Dispatcher) -> usize {
+    dispatcher.numbers().waiting.iter().map(|(_, waiting)| waiting).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ends_serves_the_next_who_waits_people_first() {
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    let first = place(&dispatcher, Priority::Batch, "bank");
+    let held = dispatcher.reserve(&first, false).await.expect("room");
+
+    let mut waits = JoinSet::new();
+    for (who, priority) in [("batch", Priority::Batch), ("person", Priority::Interactive)] {
+        let (dispatcher, place) = (dispatcher.clone(), place(&dispatcher, priority, "bank"));
+        waits.spawn(async move { (who, dispatcher.reserve(&place, false).await) });
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(waiting(&dispatcher), 2);
+    drop(held);
+    let (who, reservation) = waits.join_next().await.expect("one is served").expect("no panic");
+    assert_eq!(who, "person");
+    drop(reservation);
+    assert_eq!(waits.join_next().await.expect("the other is served").expect("no panic").0, "batch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_turns_away_at_once_and_says_when_to_come_back() {
+    let dispatcher = dispatcher(1, [presence("w1", 0)]);
+    let (first, second) = (place(&dispatcher, Priority::Batch, "bank"), place(&dispatcher, Priority::Batch, "bank"));
+    let waiter = dispatcher.clone();
+    let mut waits = JoinSet::new();
+    waits.spawn(async move { waiter.reserve(&first, false).await.is_ok() });
+    tokio::task::yield_now().await;
+    let error = dispatcher.reserve(&second, false).await.err().expect("full");
+    assert_eq!((error.reason, error.retry_after), (Reason::QueueFull, Some(QUEUE_FULL_RETRY_AFTER)));
+    dispatcher.apply(vec![Change::Present(presence("w2", 1))]);
+    assert!(waits.join_next().await.expect("served").expect("no panic"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_leaves_the_queue_and_takes_no_place() {
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    let held = dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("room");
+    let gone = place(&dispatcher, Priority::Interactive, "bank");
+    let timed_out = tokio::time::timeout(Duration::from_secs(1), dispatcher.reserve(&gone, false)).await;
+    assert!(timed_out.is_err());
+    assert_eq!(waiting(&dispatcher), 0);
+    drop(held);
+    dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("the place is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_patience() {
+    let empty = Dispatcher::new(10, 1);
+    let started = Instant::now();
+    let wait = place(&empty, Priority::Batch, "bank");
+    let ticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            empty.tick();
+        }
+    };
+    let answer = tokio::select! { answer = empty.reserve(&wait, false) => answer, () = ticking => unreachable!() };
+    assert_eq!(reason(answer), Reason::NoWorkers);
+    assert!(started.elapsed() >= NO_WORKERS_PATIENCE);
+
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    let unknown = place(&dispatcher, Priority::Batch, "nobody-has-it");
+    assert_eq!(reason(dispatcher.reserve(&unknown, false).await), Reason::UnknownIntegration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_task_is_served_before_those_who_came_later() {
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    let early = place(&dispatcher, Priority::Batch, "bank");
+    let reservation = dispatcher.reserve(&early, false).await.expect("room");
+    let mut waits = JoinSet::new();
+    let (later, waiter) = (place(&dispatcher, Priority::Batch, "bank"), dispatcher.clone());
+    waits.spawn(async move { ("later", waiter.reserve(&later, false).await) });
+    tokio::task::yield_now().await;
+    reservation.end(Learned::Refused(Reason::WorkerFull), Some(LoadReport { in_flight: 1, target: 1 }));
+    let waiter = dispatcher.clone();
+    waits.spawn(async move { ("early", waiter.reserve(&early, true).await) });
+    tokio::task::yield_now().await;
+    dispatcher.apply(vec![Change::Present(presence("w2", 1))]);
+    assert_eq!(waits.join_next().await.expect("served").expect("no panic").0, "early");
+}
+
+#[tokio::test]
+async fn a_storm_of_calls_and_cancellations_leaves_nothing_behind() {
+    let dispatcher = dispatcher(10_000, [presence("w1", 3), presence("w2", 5)]);
+    let mut calls = JoinSet::new();
+    for number in 0..500u32 {
+        let dispatcher = dispatcher.clone();
+        calls.spawn(async move {
+            let priority = Priority::ALL[number as usize % 2];
+            let place = place(&dispatcher, priority, "bank");
+            let patience = Duration::from_micros(u64::from(number) * 20);
+            let call = async {
+                let reservation = dispatcher.reserve(&place, false).await.expect("a worker");
+                tokio::task::yield_now().await;
+                let learned = if number.is_multiple_of(3) { Learned::Answered } else { Learned::Nothing };
+                reservation.end(learned, None);
+            };
+            if number.is_multiple_of(2) {
+                call.await;
+            } else {
+                let _ = tokio::time::timeout(patience, call).await;
+            }
+        });
+    }
+    while let Some(ended) = calls.join_next().await {
+        ended.expect("no panic");
+    }
+    assert_eq!(waiting(&dispatcher), 0);
+    assert_eq!(dispatcher.numbers().census.in_flight, 0);
+}

@@ -1,1 +1,145 @@
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
+use super::*;
+
+fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence {
+    Presence {
+        worker: worker.parse().expect("a worker id"),
+        address: format!("http://{worker}:7401"),
+        incarnation: Incarnation::mint(),
+        pool: "default".parse().expect("a pool"),
+        target,
+        in_flight,
+        state,
+        integrations: vec!["bank".parse().expect("an integration")],
+        settings_version: "start".into(),
+    }
+}
+
+struct Bench {
+    view: View,
+    random: SmallRng,
+    now: Instant,
+}
+
+impl Bench {
+    fn with(workers: impl IntoIterator<Item = Presence>) -> Self {
+        let (view, random) = (View::default(), SmallRng::seed_from_u64(1));
+        let mut bench = Bench { view, random, now: Instant::now() };
+        for presence in workers {
+            bench.view.apply(Change::Present(presence), bench.now);
+        }
+        bench
+    }
+
+    fn reserve(&mut self) -> Option<Placement> {
+        self.view.reserve(&"bank".parse().expect("an integration"), &mut self.random, self.now)
+    }
+
+    fn release(&mut self, placement: &Placement, learned: Learned, load: Option<(u32, u32)>) {
+        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target });
+        self.view.release(placement, learned, load, self.now);
+    }
+}
+
+#[test]
+fn a_worker_gets_no_more_calls_than_it_has_room_for() {
+    let mut bench = Bench::with([presence("w1", 1, 3, State::Open)]);
+    assert!(bench.reserve().is_some());
+    assert!(bench.reserve().is_some());
+    assert!(bench.reserve().is_none());
+}
+
+#[test]
+fn the_load_on_a_reply_corrects_the_estimate() {
+    let mut bench = Bench::with([presence("w1", 0, 2, State::Open)]);
+    let (first, _second) = (bench.reserve().expect("room"), bench.reserve().expect("room"));
+    bench.release(&first, Learned::Answered, Some((2, 2)));
+    assert!(bench.reserve().is_none(), "someone else's task took the place");
+    let mut bench = Bench::with([presence("w1", 0, 1, State::Open)]);
+    let only = bench.reserve().expect("room");
+    bench.release(&only, Learned::Answered, Some((0, 5)));
+    assert_eq!(std::iter::from_fn(|| bench.reserve()).count(), 5, "its target was raised");
+}
+
+#[test]
+fn an_old_report_of_no_room_is_not_believed_for_ever() {
+    let mut bench = Bench::with([presence("w1", 0, 1, State::Open)]);
+    let placement = bench.reserve().expect("room");
+    bench.release(&placement, Learned::Refused(Reason::WorkerFull), Some((1, 1)));
+    assert!(bench.reserve().is_none());
+    bench.now += REPORT_TRUSTED;
+    assert!(bench.reserve().is_some());
+}
+
+#[test]
+fn full_and_draining_workers_are_left_alone() {
+    let mut bench = Bench::with([presence("full", 3, 3, State::Full), presence("draining", 0, 3, State::Draining)]);
+    bench.now += Duration::from_secs(3600);
+    assert!(bench.reserve().is_none());
+    bench.view.set_stale();
+    assert_eq!(bench.reserve().expect("the last word on it is old").worker.as_str(), "full");
+}
+
+#[test]
+fn an_unreachable_worker_is_suspected_for_longer_each_time() {
+    let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
+    for pause in [SUSPECTED, SUSPECTED * 2, SUSPECTED * 4] {
+        let placement = bench.reserve().expect("trusted again");
+        bench.release(&placement, Learned::Unreachable, None);
+        bench.now += pause - Duration::from_millis(1);
+        assert!(bench.reserve().is_none());
+        bench.now += Duration::from_millis(1);
+    }
+    let placement = bench.reserve().expect("trusted again");
+    bench.release(&placement, Learned::Answered, None);
+    assert_eq!(bench.view.census(bench.now).suspected, 0);
+}
+
+#[test]
+fn a_restarted_worker_replaces_its_former_life_and_late_news_of_that_are_ignored() {
+    let before = presence("w1", 0, 1, State::Open);
+    let after = presence("w1", 0, 1, State::Open);
+    let mut bench = Bench::with([before.clone()]);
+    let old_call = bench.reserve().expect("room");
+    let ended = bench.view.apply(Change::Present(after.clone()), bench.now);
+    assert_eq!(ended.expect("the former life ended").incarnation, before.incarnation);
+    bench.release(&old_call, Learned::Unreachable, None);
+    assert_eq!(bench.view.apply(Change::Gone(before.worker, before.incarnation), bench.now), None);
+    assert_eq!(bench.reserve().expect("room").incarnation, after.incarnation);
+}
+
+#[test]
+fn who_is_missing_from_a_snapshot_stays_for_one_more_ttl() {
+    let (kept, lost) = (presence("kept", 0, 9, State::Open), presence("lost", 0, 9, State::Open));
+    let mut bench = Bench::with([kept.clone(), lost]);
+    bench.view.replace(Vec::new(), bench.now);
+    assert_eq!(bench.view.census(bench.now).workers, 2);
+    bench.now += TTL / 2;
+    bench.view.apply(Change::Present(kept), bench.now);
+    bench.now += TTL / 2;
+    let expired = bench.view.expire_missing(bench.now);
+    assert_eq!(expired.iter().map(|placement| placement.worker.as_str()).collect::<Vec<_>>(), ["lost"]);
+}
+
+#[test]
+fn nothing_expires_while_the_view_is_stale() {
+    let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
+    bench.view.replace(Vec::new(), bench.now);
+    bench.view.set_stale();
+    bench.now += TTL * 10;
+    assert!(bench.view.expire_missing(bench.now).is_empty());
+    assert!(bench.reserve().is_some());
+}
+
+#[test]
+fn it_tells_an_unknown_integration_from_an_empty_pool() {
+    let name = |text: &str| text.parse::<IntegrationName>().expect("a name");
+    let worker = presence("w1", 0, 9, State::Open);
+    let mut bench = Bench::with([worker.clone()]);
+    assert_eq!(bench.view.serves(&name("bank")), Served::Yes);
+    assert_eq!(bench.view.serves(&name("other")), Served::ByNobody);
+    bench.view.apply(Change::Gone(worker.worker, worker.incarnation), bench.now);
+    assert_eq!(bench.view.serves(&name("bank")), Served::NoWorkers);
+}
