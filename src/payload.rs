@@ -1,8 +1,9 @@
 //! The debug record of every task: redacted, encoded and stored, without the task ever waiting for it.
 //!
-//! [`Payloads::offer`] moves a [`Record`] into a bounded queue and returns. Encoder threads of low priority take it from
-//! there: redact, encode, wait for an upload slot, hand over. A loss is never silent: the [`Ledger`] has a column for
-//! each reason. Everything that is pending counts against the queue's bounds, so a slow store costs payloads, not memory.
+//! [`Payloads::offer`] moves a [`Record`] into a bounded queue and returns. Encoder threads of low priority take it
+//! from there: redact, encode, wait for an upload slot, hand over. A loss is never silent: the [`Ledger`] has a column
+//! for each reason. Everything that is pending counts against the queue's bounds, so a slow store costs payloads, not
+//! memory.
 
 pub mod encode;
 mod har;
@@ -25,7 +26,7 @@ pub use self::ledger::{Ledger, Reason};
 use self::queue::Queue;
 pub use self::record::{Record, Redacted};
 pub use self::store::{Object, Store, StoreError, Stored};
-use self::upload::{Encoder, Metrics};
+use self::upload::{Encoder, Metrics, Uploader};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
@@ -149,11 +150,11 @@ impl Payloads {
         config.check()?;
         let limits = queue::Limits { items: config.queue_items, bytes: config.queue_bytes, uploads: config.uploads };
         let queue = Queue::new(limits);
-        let metrics = Arc::new(Metrics::register(telemetry, &queue, limits));
+        let uploader = Arc::new(Uploader::new(store, Metrics::register(telemetry, &queue, limits)));
         abandon_at_stop(&queue, lifecycle);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         for _ in 0..config.encoder_threads.min(cores) {
-            let encoder = Encoder::new(config, &queue, &store, &metrics, lifecycle, Handle::current());
+            let encoder = Encoder::new(config, &queue, &uploader, lifecycle, Handle::current());
             lifecycle.thread("payload encoder", move |_token| encoder.run())?;
         }
         Ok(Payloads { queue: Some(queue) })

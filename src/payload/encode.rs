@@ -1,8 +1,8 @@
 //! The stored form: base64(zlib(JSON)), written in one pass, and read back within bounds.
 //!
-//! The serializer writes a few bytes at a time, and each write enters the compressor: a 64 KiB buffer between them makes
-//! the pipeline 4.6 times faster (226 instead of 49 MB of JSON a second). Level 1 is the default, because levels 2 to 6
-//! cost 1.8 to 4.1 times the time for 22 to 34% fewer bytes, and the time is the tasks' CPU.
+//! The serializer writes a few bytes at a time, and each write enters the compressor: a 64 KiB buffer between them
+//! makes the pipeline 4.6 times faster (226 instead of 49 MB of JSON a second). Level 1 is the default, because levels
+//! 2 to 6 cost 1.8 to 4.1 times the time for 22 to 34% fewer bytes, and the time is the tasks' CPU.
 
 use std::io::{self, BufWriter, Read, Write};
 

@@ -343,7 +343,8 @@ mod tests {
         let entry = &log["entries"][0];
         assert_eq!(entry["startedDateTime"], "2025-08-20T05:00:00.250000Z");
         assert_eq!(entry["time"], 111.0);
-        let timings = json!({"blocked": 1.0, "dns": -1.0, "connect": -1.0, "ssl": -1.0, "send": 0.0, "wait": 100.0, "receive": 10.0});
+        let timings = json!({"blocked": 1.0, "dns": -1.0, "connect": -1.0, "ssl": -1.0,
+            "send": 0.0, "wait": 100.0, "receive": 10.0});
         assert_eq!(entry["timings"], timings);
         assert_eq!(entry["cache"], json!({}));
         for field in ["method", "url", "httpVersion", "cookies", "headers", "queryString", "headersSize", "bodySize"] {

@@ -1,8 +1,9 @@
-//! Where a payload lies: `{prefix}/{shard}/{yyyy}/{mm}/{dd}/{hh}/{integration}/{outcome}/{task id}.{run id}.json.zlib.b64`.
+//! Where a payload lies:
+//! `{prefix}/{shard}/{yyyy}/{mm}/{dd}/{hh}/{integration}/{outcome}/{task id}.{run id}.json.zlib.b64`
 //!
 //! The shard comes first, because S3 takes about 3,500 puts a second per prefix: it is the first hex digit of the task
-//! id's SHA-256, so `printf %s ID | sha256sum` finds it. The hour (UTC) is the run's start, which its run id carries: the
-//! key follows from the outcome alone. A retry has a run id of its own and never overwrites the failure before it.
+//! id's SHA-256, so `printf %s ID | sha256sum` finds it. The hour (UTC) is the run's start, which its run id carries:
+//! the key follows from the outcome alone. A retry has a run id of its own and never overwrites the failure before it.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -33,7 +34,8 @@ fn started(run: RunId) -> Timestamp {
     Timestamp::from_second(i64::try_from(seconds).unwrap_or(0)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Whether `prefix` can start keys in every store: segments of `A-Z a-z 0-9 . _ -` between single slashes, no `.` first.
+/// Whether `prefix` can start keys in every store: segments of `A-Z a-z 0-9 . _ -` between single slashes, no `.`
+/// first.
 pub(super) fn prefix_is_valid(prefix: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let segment = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(allowed);

@@ -1,7 +1,7 @@
 //! The account of what became of every payload.
 //!
-//! In each snapshot, `offered + recovered = stored + spooled + dropped + pending`: a snapshot is taken under the queue's
-//! one lock, so no payload is ever between two columns. Nothing leaves `pending` without a reason.
+//! In each snapshot, `offered + recovered = stored + spooled + dropped + pending`: a snapshot is taken under the
+//! queue's one lock, so no payload is ever between two columns. Nothing leaves `pending` without a reason.
 
 use std::fmt;
 

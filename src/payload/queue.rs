@@ -64,14 +64,15 @@ impl<T> State<T> {
 
     /// Counts a payload's memory anew: an encoded one is smaller.
     fn resize(&mut self, from: u64, to: u64) {
-        if !self.closed_for_good() {
+        if !self.closed {
             self.ledger.pending_bytes = self.ledger.pending_bytes - from + to;
         }
     }
 
-    /// One pending payload is stored, or dropped for a reason. After `abandon` it has been counted already.
+    /// One pending payload is stored, or dropped for a reason. In a closed queue nothing is pending: it was idle when
+    /// it was closed, or all of it has been counted by `abandon`.
     fn settle(&mut self, bytes: u64, result: Result<(), Reason>) {
-        if self.closed_for_good() {
+        if self.closed {
             return;
         }
         self.ledger.pending -= 1;
@@ -95,11 +96,6 @@ impl<T> State<T> {
         self.ledger.pending = 0;
         self.ledger.pending_bytes = 0;
         std::mem::take(&mut self.waiting)
-    }
-
-    /// A closed queue has nothing pending: it was idle when it was closed, or abandoned.
-    fn closed_for_good(&self) -> bool {
-        self.closed
     }
 }
 

@@ -96,8 +96,10 @@ fn body(mask: &Mask, message: &Message) -> Body {
         return Body::Withheld("its charset is not UTF-8, so it could not be searched for credentials");
     }
     if declared_text || is_text(&message.body) {
+        let cut = message.body_bytes > message.body.len() as u64;
+        let text = if cut { mask.without_cut_secret(&text) } else { &text };
         let form = media_type.contains("x-www-form-urlencoded");
-        return Body::Text(if form { mask.form(&text) } else { mask.text(&text).into_owned() });
+        return Body::Text(if form { mask.form(text) } else { mask.text(text).into_owned() });
     }
     // The letters of UTF-16 are the letters of ASCII between zeros.
     match mask.text(&text.replace('\0', "")) {

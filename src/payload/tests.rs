@@ -224,3 +224,27 @@ fn settings_that_cannot_be_right_are_named() {
     assert!(wrong(|it| it.s3.idle_timeout = LONG).contains("s3.idle_timeout is 20s"));
     assert!(wrong(|it| it.s3.operation_timeout = LONG * 10).contains("s3.operation_timeout is 3m 20s"));
 }
+
+#[tokio::test]
+async fn a_store_is_opened_by_the_settings_without_the_network() {
+    let open = async |kind| {
+        let mut config = Config { store: kind, ..Config::default() };
+        config.s3.bucket = "weir".into();
+        let store =
+            tokio::time::timeout(Duration::from_secs(10), store::open(&config)).await.expect("it does not wait");
+        store.map(|store| store.location("k"))
+    };
+    assert_eq!(open(store::Kind::None).await, None);
+    assert_eq!(open(store::Kind::Directory).await.as_deref(), Some("payloads/k"));
+    assert_eq!(open(store::Kind::S3).await.as_deref(), Some("s3://weir/k"));
+}
+
+#[test]
+fn settings_are_read_by_name_and_unknown_ones_are_refused() {
+    let read = |json: &str| serde_json::from_str::<Config>(json);
+    let config = read(r#"{"store": "s3", "flush_within": "5s", "s3": {"bucket": "b", "checksums": "when_required"}}"#);
+    let config = config.expect("good settings");
+    assert_eq!((config.flush_within, config.s3.checksums), (LONG / 4, store::s3::Checksums::WhenRequired));
+    let error = read(r#"{"stores": "s3"}"#).expect_err("unknown").to_string();
+    assert!(error.contains("unknown field `stores`"), "{error}");
+}

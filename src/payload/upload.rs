@@ -1,8 +1,8 @@
 //! From the queue to the store: an encoder thread's loop, and the upload that each payload ends in.
 //!
 //! Encoders run at a low priority, so that they get the processor when the tasks leave some. An encoded payload waits
-//! for its upload slot *in the encoder*, which therefore takes no further one out of the queue: what a slow store cannot
-//! take stays in the queue's bounds.
+//! for its upload slot *in the encoder*, which therefore takes no further one out of the queue: what a slow store
+//! cannot take stays in the queue's bounds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::queue::{Limits, Pending, Queue};
 use super::record::Record;
 use super::redact::redact;
 use super::store::{Object, Store};
-use crate::lifecycle::{Lifecycle, panic_message};
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
 /// A store has limits of its own; this one ends what those do not, such as a hung network file system.
 pub(super) const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// At most one line about failed uploads in this time.
+/// At most one line about lost payloads in this time.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How much an encoder thread steps back behind the tasks' threads (0 not at all, 19 most).
@@ -42,26 +42,24 @@ pub(super) struct Encoder {
     runtime: Handle,
 }
 
-/// What the uploads share.
-struct Uploader {
+/// What all encoders and uploads share.
+pub(super) struct Uploader {
     store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
-    failures: Arc<Mutex<Failures>>,
+    metrics: Metrics,
+    failures: Mutex<Failures>,
 }
 
 impl Encoder {
     pub fn new(
         config: &super::Config,
         queue: &Arc<Queue<Record>>,
-        store: &Arc<dyn Store>,
-        metrics: &Arc<Metrics>,
+        uploader: &Arc<Uploader>,
         lifecycle: &Lifecycle,
         runtime: Handle,
     ) -> Self {
-        let uploader = Uploader { store: store.clone(), metrics: metrics.clone(), failures: metrics.failures.clone() };
         Encoder {
             queue: queue.clone(),
-            uploader: Arc::new(uploader),
+            uploader: uploader.clone(),
             prefix: config.prefix.clone(),
             level: config.zlib_level,
             lifecycle: lifecycle.clone(),
@@ -85,8 +83,9 @@ impl Encoder {
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(&redact(record), self.level)));
         let encoded = match encoded {
             Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return lost(pending, &key, &error.to_string()),
-            Err(panic) => return lost(pending, &key, panic_message(&*panic)),
+            Ok(Err(error)) => return self.uploader.lost(pending, Reason::Encode, &format!("encoding {key}: {error}")),
+            // The panic's message may quote the payload.
+            Err(_) => return self.uploader.lost(pending, Reason::Encode, &format!("encoding {key} panicked")),
         };
         self.uploader.metrics.encoded(&encoded, started.elapsed());
         pending.resize(encoded.body.len() as u64);
@@ -102,6 +101,10 @@ impl Encoder {
 }
 
 impl Uploader {
+    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Self {
+        Uploader { store, metrics, failures: Mutex::default() }
+    }
+
     async fn upload(&self, object: Object, pending: Pending<Record>) {
         let (key, started) = (object.key.clone(), Instant::now());
         let result = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object)).await;
@@ -111,9 +114,15 @@ impl Uploader {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("{} did not answer within {UPLOAD_DEADLINE:?}", self.store.location(&key)),
         };
-        pending.dropped(Reason::Store);
-        if let Some(lost) = self.failures.lock().count(Instant::now()) {
-            tracing::warn!(lost, "payloads are being lost: {reason}");
+        self.lost(pending, Reason::Store, &reason);
+    }
+
+    /// Counts the loss, and logs it if none was logged for a while.
+    fn lost(&self, pending: Pending<Record>, reason: Reason, what: &str) {
+        pending.dropped(reason);
+        let count = self.failures.lock().count(Instant::now());
+        if let Some(lost) = count {
+            tracing::warn!(lost, reason = reason.as_str(), "payloads are being lost: {what}");
         }
     }
 }
@@ -129,11 +138,6 @@ fn object(key: String, encoded: Encoded) -> Object {
     Object { key, body: encoded.body, metadata }
 }
 
-fn lost(pending: Pending<Record>, key: &str, reason: &str) {
-    pending.dropped(Reason::Encode);
-    tracing::error!(key, "a payload was lost, because it could not be encoded: {reason}");
-}
-
 /// Best effort, and on Linux only, where a thread has a priority of its own.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
@@ -142,7 +146,7 @@ fn lower_priority() {
     }
 }
 
-/// Counts failed uploads between two log lines.
+/// Counts lost payloads between two log lines.
 #[derive(Default)]
 struct Failures {
     last_line: Option<Instant>,
@@ -163,7 +167,6 @@ impl Failures {
 
 /// The payload path's metrics. The ledger's are published together, from one snapshot per scrape.
 pub(super) struct Metrics {
-    failures: Arc<Mutex<Failures>>,
     encode_duration: Histogram,
     upload_duration: Histogram,
     json_bytes: Histogram,
@@ -193,7 +196,6 @@ impl Metrics {
         describe_histogram!("weir_payload_json_bytes", Bytes, "A payload's JSON text.");
         describe_histogram!("weir_payload_stored_bytes", Bytes, "A payload as it is stored.");
         Metrics {
-            failures: Arc::default(),
             encode_duration: histogram!("weir_payload_encode_duration_seconds"),
             upload_duration: histogram!("weir_payload_upload_duration_seconds"),
             json_bytes: histogram!("weir_payload_json_bytes"),

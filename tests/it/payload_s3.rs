@@ -122,6 +122,9 @@ async fn a_store_that_is_away_costs_payloads_and_no_hang() {
     config.s3.attempt_timeout = Duration::from_millis(500);
     config.s3.operation_timeout = Duration::from_secs(2);
     let store = connect(&config, SECRET_KEY).await;
+    let error = store.get("k", 10).await.expect_err("nobody listens").to_string();
+    assert!(error.contains("s3://weir/k at http://127.0.0.1") && error.contains("onnection refused"), "{error}");
+    assert!(!error.contains('{'), "{error}");
     let started = Instant::now();
     let (ledger, _) = run(&config, store, 20).await;
     assert_eq!((ledger.stored, ledger.dropped(Reason::Store), ledger.pending), (0, 20, 0), "{ledger:?}");

@@ -1,8 +1,8 @@
 //! Masks credentials in texts of any kind: JSON, nested JSON, forms, URLs, XML, log lines, and all of them cut short.
 //!
-//! It does not parse, because what is cut or malformed holds the same secrets. It looks at each `:`, `=` and `>` for the
-//! name before it, and when that is a credential's, masks the value after it. Quotes inside quotes are told apart by
-//! their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass, linear in the text.
+//! It does not parse, because what is cut or malformed holds the same secrets. It looks at each `:`, `=` and `>` for
+//! the name before it, and when that is a credential's, masks the value after it. Quotes inside quotes are told apart
+//! by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass, linear in the text.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,6 +16,9 @@ pub const PLACEHOLDER: &str = "[redacted]";
 
 /// The most secrets that a transcript may name; each costs a pass over every text.
 const MAX_SECRETS: usize = 64;
+
+/// The shortest start of a secret that tells something about it.
+const MIN_CUT_BYTES: usize = 4;
 
 /// What RFC 3986 lets stand.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -63,6 +66,16 @@ impl Mask {
     pub fn form(&self, form: &str) -> String {
         let pairs: Vec<String> = form.split('&').map(|pair| self.pair(pair)).collect();
         pairs.join("&")
+    }
+
+    /// A text without an end that may be the start of a secret: what a cut leaves of one.
+    pub fn without_cut_secret<'t>(&self, text: &'t str) -> &'t str {
+        let starts = |needle: &&String| {
+            let lengths = (MIN_CUT_BYTES..needle.len()).rev();
+            lengths.filter_map(|length| needle.get(..length)).find(|start| text.ends_with(start)).map(str::len)
+        };
+        let longest = self.needles.iter().filter_map(|needle| starts(&needle)).max().unwrap_or(0);
+        &text[..text.len() - longest]
     }
 
     fn pair(&self, pair: &str) -> String {
@@ -229,7 +242,8 @@ fn plain_name(name: &str) -> Cow<'_, str> {
     Cow::Owned(percent_decode_str(&plain).decode_utf8_lossy().into_owned())
 }
 
-/// The first place from `start` on where `stop` holds, or the end. Stops only ever at ASCII, so at a character's border.
+/// The first place from `start` on where `stop` holds, or the end. Stops only ever at ASCII, so at a character's
+/// border.
 fn find(bytes: &[u8], start: usize, stop: impl Fn(u8) -> bool) -> usize {
     bytes[start..].iter().position(|&byte| stop(byte)).map_or(bytes.len(), |found| start + found)
 }
@@ -346,6 +360,13 @@ mod tests {
         }
         assert_eq!(mask.url("https://b/p%2fq%22%20%c3%a9%2b1/x"), "https://b/[redacted]/x");
         assert!(Mask::new(&vec!["s".to_owned(); MAX_SECRETS + 1]).is_none());
+    }
+
+    #[test]
+    fn what_a_cut_leaves_of_a_secret_is_masked() {
+        let mask = Mask::new(&["CANARY-named".to_owned()]).expect("few secrets");
+        assert_eq!(mask.without_cut_secret("bearer CANARY-na"), "bearer ");
+        assert_eq!(mask.without_cut_secret("CANARY and more"), "CANARY and more");
     }
 
     proptest! {

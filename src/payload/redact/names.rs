@@ -85,8 +85,13 @@ pub(super) const MAX_NAME_BYTES: usize = 128;
 
 /// Whether a field, key or parameter of this name holds a credential. Case and separators do not matter.
 pub(super) fn is_sensitive(name: &str) -> bool {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase()).collect();
-    SENSITIVE_WHOLE.contains(&plain.as_str()) || SENSITIVE_ENDINGS.iter().any(|ending| plain.ends_with(ending))
+    let end = &name.as_bytes()[name.len().saturating_sub(MAX_NAME_BYTES)..];
+    let mut buffer = [0; MAX_NAME_BYTES];
+    let letters = end.iter().filter(|byte| byte.is_ascii_alphanumeric());
+    let length = buffer.iter_mut().zip(letters).map(|(to, from)| *to = from.to_ascii_lowercase()).count();
+    let plain = &buffer[..length];
+    SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
+        || SENSITIVE_ENDINGS.iter().any(|ending| plain.ends_with(ending.as_bytes()))
 }
 
 /// Whether a header's value may be kept.

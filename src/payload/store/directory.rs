@@ -1,7 +1,7 @@
 //! Payloads as files below one directory, the key being the path.
 //!
-//! A file appears whole or not at all: it is written under a temporary name beside its place and renamed. The metadata
-//! is not kept; the file says all of it.
+//! A file appears whole or not at all: it is written under a temporary name beside its place and renamed. A stop in the
+//! middle may leave a hidden `.tmp` file, and never half a payload. The metadata is not kept; the file says all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,10 +81,16 @@ impl Store for Directory {
 
 async fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let temporary = Temporary(directory.join(format!(".{}.tmp", Uuid::now_v7())));
+    let temporary = directory.join(format!(".{}.tmp", Uuid::now_v7()));
     tokio::fs::create_dir_all(directory).await?;
-    tokio::fs::write(&temporary.0, body).await?;
-    tokio::fs::rename(&temporary.0, path).await
+    let written = match tokio::fs::write(&temporary, body).await {
+        Ok(()) => tokio::fs::rename(&temporary, path).await,
+        Err(error) => Err(error),
+    };
+    if written.is_err() {
+        let _ = tokio::fs::remove_file(&temporary).await;
+    }
+    written
 }
 
 /// One byte more than the limit tells that there is more.
@@ -96,15 +102,6 @@ async fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
 
 fn failed(action: &'static str, path: &Path, error: &io::Error) -> StoreError {
     StoreError::Failed { action, location: path.display().to_string(), reason: error.to_string() }
-}
-
-/// Removed on every path, cancellation included; after the rename there is nothing left to remove.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,7 @@ impl S3 {
                 let status = service.raw().status().as_u16();
                 self.refusal(status, service.err().code(), service.err().message())
             }
-            other => DisplayErrorContext(other).to_string().chars().take(MAX_REASON_CHARS).collect(),
+            other => unreached(other),
         };
         StoreError::Failed { action, location, reason }
     }
@@ -214,6 +214,17 @@ impl S3 {
             }
         }
     }
+}
+
+/// The causes of a request that got no answer, outermost first.
+fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    let reason: String = causes.join(": ").chars().take(MAX_REASON_CHARS).collect();
+    if reason.contains("loading credentials") {
+        return format!("no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({reason})");
+    }
+    reason
 }
 
 #[async_trait]
