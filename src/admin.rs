@@ -34,6 +34,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// asks every 15 s or 30 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest life of a connection: one whose peer never reads its response gives its slot back.
+const CONNECTION_LIFE: Duration = Duration::from_secs(600);
+
 /// How long a response may still take after the stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -164,8 +167,9 @@ async fn serve(stream: TcpStream, routes: Router, token: CancellationToken) {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let mut connection =
         pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.into_service())));
+    let serving = tokio::time::timeout(CONNECTION_LIFE, connection.as_mut());
     // A peer that goes away is no concern of ours: nothing is logged.
-    if token.run_until_cancelled(connection.as_mut()).await.is_none() {
+    if !matches!(token.run_until_cancelled(serving).await, Some(Ok(_))) {
         connection.as_mut().graceful_shutdown();
         let _ = tokio::time::timeout(STOP_TIMEOUT, connection).await;
     }

@@ -235,21 +235,6 @@ pub enum RegistryError {
     },
 }
 
-impl RegistryError {
-    /// The label in metrics.
-    fn label(&self) -> &'static str {
-        match self {
-            RegistryError::Config { .. } => "config",
-            RegistryError::Unavailable { .. } => "unavailable",
-            RegistryError::Login { .. } => "login",
-            RegistryError::Version { .. } => "version",
-            RegistryError::Rejected { .. } => "rejected",
-            RegistryError::Lagged => "lagged",
-            RegistryError::Superseded { .. } => "superseded",
-        }
-    }
-}
-
 /// Which registry, and how long to wait for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

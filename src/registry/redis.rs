@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use self::link::{Link, Metrics};
+use self::link::{Link, Metrics, Operation};
 use super::{
     CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, Presence, Registry,
     RegistryError, Snapshot, State, TTL,
@@ -113,7 +113,7 @@ impl RedisRegistry {
             script.key(key);
         });
         script.arg(CHANGES_KEPT);
-        let mut lease = self.requests.lease("position").await?;
+        let mut lease = self.requests.lease(Operation::Position).await?;
         let reply: RedisResult<(String, String, String)> = script.invoke_async(&mut lease.connection).await;
         let (epoch, oldest, latest) = lease.settle(reply)?;
         Ok(Position { epoch: epoch.into(), oldest: stream_id(&oldest), latest: stream_id(&latest) })
@@ -135,7 +135,7 @@ impl RedisRegistry {
         workers.iter().for_each(|worker| {
             request.arg(self.keys.presence(worker));
         });
-        let mut lease = self.requests.lease("snapshot").await?;
+        let mut lease = self.requests.lease(Operation::Snapshot).await?;
         let reply = request.query_async(&mut lease.connection).await;
         lease.settle(reply)
     }
@@ -168,7 +168,7 @@ impl Registry for RedisRegistry {
             .arg(u8::from(changed))
             .arg(CHANGES_KEPT)
             .arg(Incarnation::mint().to_string());
-        let mut lease = self.requests.lease("announce").await?;
+        let mut lease = self.requests.lease(Operation::Announce).await?;
         let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
         match lease.settle(reply)? {
             0 => Err(RegistryError::Superseded { worker: presence.worker.clone() }),
@@ -181,7 +181,7 @@ impl Registry for RedisRegistry {
         let [members, open, changes, _] = self.keys.pool();
         script.key(members).key(open).key(changes).key(self.keys.presence(worker.as_str()));
         script.arg(worker.as_str()).arg(incarnation.to_string()).arg(CHANGES_KEPT);
-        let mut lease = self.requests.lease("withdraw").await?;
+        let mut lease = self.requests.lease(Operation::Withdraw).await?;
         let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
         lease.settle(reply).map(drop)
     }
@@ -192,7 +192,7 @@ impl Registry for RedisRegistry {
         let position = self.position().await?;
         let mut request = cmd("ZRANGE");
         request.arg(&self.keys.members).arg(0).arg(SNAPSHOT_LIMIT - 1);
-        let mut lease = self.requests.lease("snapshot").await?;
+        let mut lease = self.requests.lease(Operation::Snapshot).await?;
         let reply: RedisResult<Vec<String>> = request.query_async(&mut lease.connection).await;
         let members = lease.settle(reply)?;
         let ids: Vec<&str> = members.iter().filter_map(|member| Some(member.split_once('/')?.0)).collect();
@@ -214,7 +214,7 @@ impl Registry for RedisRegistry {
         let wait_ms = CHANGES_WAIT.as_millis() as u64;
         request.arg("COUNT").arg(CHANGES_PER_READ).arg("BLOCK").arg(wait_ms).arg("STREAMS");
         request.arg(&self.keys.changes).arg(format!("{}-{}", after.position.0, after.position.1));
-        let mut lease = self.follow.lease("changes").await?;
+        let mut lease = self.follow.lease(Operation::Changes).await?;
         let reply: RedisResult<Option<StreamReadReply>> = request.query_async(&mut lease.connection).await;
         let entries = lease.settle(reply)?.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
 

@@ -218,6 +218,20 @@ async fn a_hung_server_costs_a_timeout_and_heals() {
 }
 
 #[tokio::test]
+async fn a_primary_that_became_a_replica_is_left() {
+    let server = RedisServer::start();
+    let (registry, telemetry) = registry_at(&server.url());
+    let worker = presence("w1");
+    registry.announce(&worker, true).await.expect("announced");
+    server.ask("REPLICAOF 127.0.0.1 1");
+    let error = registry.announce(&worker, true).await.expect_err("read-only");
+    assert!(matches!(error, RegistryError::Unavailable { .. }), "{error}");
+    server.ask("REPLICAOF NO ONE");
+    registry.announce(&worker, true).await.expect("a primary again");
+    assert!(telemetry.render().contains("weir_registry_reconnects_total 1"));
+}
+
+#[tokio::test]
 async fn a_dropped_call_loses_no_change() {
     let server = RedisServer::start();
     let registry = registry(&server);

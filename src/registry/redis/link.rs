@@ -55,7 +55,7 @@ pub struct Lease<'a> {
     pub connection: MultiplexedConnection,
     link: &'a Link,
     slot: MutexGuard<'a, Slot>,
-    operation: &'static str,
+    operation: Operation,
     started: Instant,
 }
 
@@ -76,7 +76,7 @@ impl Link {
     }
 
     /// Waits for the request before, connects if need be, and hands out the connection.
-    pub async fn lease(&self, operation: &'static str) -> Result<Lease<'_>, RegistryError> {
+    pub async fn lease(&self, operation: Operation) -> Result<Lease<'_>, RegistryError> {
         let mut slot = self.slot.lock().await;
         let started = Instant::now();
         let connection = match slot.connection.take() {
@@ -108,7 +108,7 @@ impl Link {
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let (connection, hello) = match connected {
             Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(self.explain("the connection", &error)),
+            Ok(Err(error)) => return Err(self.explain("the login", &error)),
             Err(_) => {
                 let limit = humantime::format_duration(self.connect_timeout);
                 let reason = format!("no connection within {limit}");
@@ -150,7 +150,7 @@ impl Lease<'_> {
                 if is_plain_reply(&error) {
                     self.slot.connection = Some(self.connection);
                 }
-                Err(metrics.failed(self.operation, self.started, self.link.explain(self.operation, &error)))
+                Err(metrics.failed(self.operation, self.started, self.link.explain(self.operation.as_str(), &error)))
             }
         }
     }
@@ -210,14 +210,55 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// What links count. Operations and results come from the code alone.
+/// What is asked of Redis.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation {
+    /// A worker writes its state.
+    Announce,
+    /// A worker leaves.
+    Withdraw,
+    /// A follower has expired members removed and learns where the changes are.
+    Position,
+    /// A follower reads everyone.
+    Snapshot,
+    /// A follower waits for changes.
+    Changes,
+}
+
+impl Operation {
+    const ALL: [Operation; 5] =
+        [Operation::Announce, Operation::Withdraw, Operation::Position, Operation::Snapshot, Operation::Changes];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Operation::Announce => "announce",
+            Operation::Withdraw => "withdraw",
+            Operation::Position => "position",
+            Operation::Snapshot => "snapshot",
+            Operation::Changes => "changes",
+        }
+    }
+}
+
+/// What links count.
 #[derive(Clone)]
 pub struct Metrics {
-    telemetry: Telemetry,
     connected: Gauge,
     reconnects: Counter,
+    /// By [`Operation`].
+    requests: [Requests; Operation::ALL.len()],
     /// Presences that this version could not read.
     pub unreadable: Counter,
+}
+
+#[derive(Clone)]
+struct Requests {
+    answered: Counter,
+    unavailable: Counter,
+    login: Counter,
+    version: Counter,
+    rejected: Counter,
+    duration: Histogram,
 }
 
 impl Metrics {
@@ -230,32 +271,52 @@ impl Metrics {
             describe_counter!("weir_registry_reconnects_total", "Connections made after one was lost.");
             describe_counter!("weir_registry_unreadable_total", "Presences that could not be read, and were skipped.");
             Metrics {
-                telemetry: telemetry.clone(),
                 connected: gauge!("weir_registry_connected"),
                 reconnects: counter!("weir_registry_reconnects_total"),
+                requests: Operation::ALL.map(Requests::new),
                 unreadable: counter!("weir_registry_unreadable_total"),
             }
         })
     }
 
-    fn answered(&self, operation: &'static str, started: Instant) {
+    fn answered(&self, operation: Operation, started: Instant) {
         self.connected.set(1.0);
-        self.count(operation, "ok", started);
+        let requests = &self.requests[operation as usize];
+        requests.answered.increment(1);
+        requests.duration.record(started.elapsed());
     }
 
-    fn failed(&self, operation: &'static str, started: Instant, error: RegistryError) -> RegistryError {
-        self.connected.set(if matches!(error, RegistryError::Rejected { .. }) { 1.0 } else { 0.0 });
-        self.count(operation, error.label(), started);
+    fn failed(&self, operation: Operation, started: Instant, error: RegistryError) -> RegistryError {
+        let answers = matches!(error, RegistryError::Rejected { .. });
+        self.connected.set(if answers { 1.0 } else { 0.0 });
+        let requests = &self.requests[operation as usize];
+        requests.failed(&error).increment(1);
+        requests.duration.record(started.elapsed());
         error
     }
+}
 
-    fn count(&self, operation: &'static str, result: &'static str, started: Instant) {
-        let (requests, duration): (Counter, Histogram) = self.telemetry.register(|| {
-            let requests = counter!("weir_registry_requests_total", "operation" => operation, "result" => result);
-            (requests, histogram!("weir_registry_request_duration_seconds", "operation" => operation))
-        });
-        requests.increment(1);
-        duration.record(started.elapsed());
+impl Requests {
+    fn new(operation: Operation) -> Self {
+        let operation = operation.as_str();
+        let requests = |result: &'static str| counter!("weir_registry_requests_total", "operation" => operation, "result" => result);
+        Requests {
+            answered: requests("ok"),
+            unavailable: requests("unavailable"),
+            login: requests("login"),
+            version: requests("version"),
+            rejected: requests("rejected"),
+            duration: histogram!("weir_registry_request_duration_seconds", "operation" => operation),
+        }
+    }
+
+    fn failed(&self, error: &RegistryError) -> &Counter {
+        match error {
+            RegistryError::Login { .. } => &self.login,
+            RegistryError::Version { .. } => &self.version,
+            RegistryError::Rejected { .. } => &self.rejected,
+            _ => &self.unavailable,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a server may take to answer its first PING.
+/// How long a server may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ports that are tried; one may be taken between the choice and the start.
@@ -92,10 +92,11 @@ impl RedisServer {
         Ok(String::from_utf8_lossy(&answer[..bytes]).into_owned())
     }
 
+    /// Whether it is this very process that answers: another test's server may have taken the port.
     fn answers(&mut self) -> bool {
-        let start = Instant::now();
+        let (start, process) = (Instant::now(), format!("process_id:{}\r\n", self.child.id()));
         while start.elapsed() < START_TIMEOUT && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            if self.try_ask("PING").is_ok_and(|answer| answer == "+PONG\r\n") {
+            if self.try_ask("INFO server").is_ok_and(|answer| answer.contains(&process)) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(5));
