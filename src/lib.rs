@@ -6,3 +6,9 @@
 pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
+
+// ── 1 organs: none imports another
+pub mod integration;
+
+// ── 2 roles: the only places where organs meet
+pub mod sandbox;

@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use super::Error;
 use super::environment::Environment;
 use super::recorder::Recorder;
 use super::transport::{Client, Transport};
-use super::Error;
 use crate::task::{RunId, Task};
 
 /// One run of one task, as its integration sees it.

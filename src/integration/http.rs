@@ -45,8 +45,7 @@ impl Http {
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         let plan = Plan::compile(config)?;
         let token = Token::find(config.token.as_ref(), |name| std::env::var(name).ok())?;
-        let transport =
-            Transport::new(name.as_str(), &format!("integrations.{name}"), &config.limits(), telemetry)?;
+        let transport = Transport::new(name.as_str(), &format!("integrations.{name}"), &config.limits(), telemetry)?;
         Ok(Http { transport, plan, token })
     }
 
@@ -131,9 +130,10 @@ impl Token {
             Some(TokenSource::File(path)) => match std::fs::metadata(path) {
                 Ok(metadata) if metadata.is_file() => Ok(Token::File(path.clone())),
                 Ok(_) => Err(Invalid::new("token.file", format!("{path:?} is no file: name one with the token"))),
-                Err(error) => {
-                    Err(Invalid::new("token.file", format!("{path:?} cannot be read: {error}; name a file with the token")))
-                }
+                Err(error) => Err(Invalid::new(
+                    "token.file",
+                    format!("{path:?} cannot be read: {error}; name a file with the token"),
+                )),
             },
         }
     }
@@ -160,3 +160,6 @@ async fn read_limited(path: &Path) -> std::io::Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,7 +164,8 @@ fn text(context: &Context, size: usize) -> String {
     let mut random = StdRng::seed_from_u64(hasher.finish());
     let mut text = String::with_capacity(size + 128);
     while text.len() < size {
-        let (id, cents, day): (u64, u32, u8) = (random.random(), random.random_range(0..1_000_000), random.random_range(1..29));
+        let (id, cents, day): (u64, u32, u8) =
+            (random.random(), random.random_range(0..1_000_000), random.random_range(1..29));
         text.push_str(&format!(
             r#"{{"id":"{id:016x}","amount":"{}.{:02}","currency":"EUR","booked":"2026-01-{day:02}"}},"#,
             cents / 100,

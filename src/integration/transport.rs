@@ -17,8 +17,8 @@ use reqwest::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use super::recorder::Recorder;
 use super::Invalid;
+use super::recorder::Recorder;
 use crate::telemetry::Telemetry;
 use recording::Recording;
 use sockets::Sockets;
@@ -129,7 +129,9 @@ pub enum Error {
         target: String,
     },
     /// The answer is too large.
-    #[error("{target}: the answer has more than {limit_bytes} bytes; raise {key}.max_response_bytes if it should be read")]
+    #[error(
+        "{target}: the answer has more than {limit_bytes} bytes; raise {key}.max_response_bytes if it should be read"
+    )]
     TooLarge {
         /// Method and host.
         target: String,
@@ -400,3 +402,6 @@ fn root_cause(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,14 @@ const TRANSACTION_BYTES: usize = 200;
 const CURRENCIES: [&str; 4] = ["EUR", "EUR", "EUR", "CHF"];
 const KINDS: [&str; 3] = ["current", "savings", "card"];
 const PARTIES: [&str; 8] = [
-    "Example Groceries", "Example Railway", "Example Salary", "Example Rent", "Example Energy", "Example Books",
-    "Example Insurance", "Example Coffee",
+    "Example Groceries",
+    "Example Railway",
+    "Example Salary",
+    "Example Rent",
+    "Example Energy",
+    "Example Books",
+    "Example Insurance",
+    "Example Coffee",
 ];
 
 /// A repeatable stream of numbers: SplitMix64 (Steele, Lea, Flood 2014), seeded by FNV-1a over a seed and keys. It is

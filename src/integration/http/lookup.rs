@@ -156,7 +156,9 @@ mod tests {
         for path in ["input", "input.a[0].b", "input[\"a b\"]", "steps.one", "steps['one'].x", "task.id"] {
             assert!(parse(path).is_some(), "{path}");
         }
-        for other in ["", "other", "steps", "task", "input.a | upper", "input[-1]", "input[a]", "input.0", "1", "input."] {
+        for other in
+            ["", "other", "steps", "task", "input.a | upper", "input[-1]", "input[a]", "input.0", "1", "input."]
+        {
             assert!(parse(other).is_none(), "{other}");
         }
     }

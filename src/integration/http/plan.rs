@@ -195,7 +195,10 @@ fn check_base(base_url: &str) -> Result<String, Invalid> {
         }
         Ok(url) => return Ok(url.as_str().trim_end_matches('/').to_owned()),
     };
-    Err(Invalid::new("base_url", format!("{base_url:?} is not valid: {problem}; use one such as \"https://api.bank.example/v1\"")))
+    Err(Invalid::new(
+        "base_url",
+        format!("{base_url:?} is not valid: {problem}; use one such as \"https://api.bank.example/v1\""),
+    ))
 }
 
 fn check_path(source: &str, path: &Template) -> Result<(), String> {

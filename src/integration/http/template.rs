@@ -72,8 +72,8 @@ impl Template {
         while let Some(start) = rest.find("{{") {
             push_text(&mut pieces, &rest[..start])?;
             let inside = &rest[start + 2..];
-            let end = end_of_expression(inside)
-                .ok_or_else(|| format!("{source:?} has a \"{{{{\" without its \"}}}}\""))?;
+            let end =
+                end_of_expression(inside).ok_or_else(|| format!("{source:?} has a \"{{{{\" without its \"}}}}\""))?;
             pieces.push(Piece::Expression(Expression::compile(inside[..end].trim(), steps)?));
             rest = &inside[end + 2..];
         }
@@ -176,7 +176,9 @@ impl Expression {
 fn push_text(pieces: &mut Vec<Piece>, text: &str) -> Result<(), String> {
     for block in ["{%", "{#"] {
         if text.contains(block) {
-            return Err(format!("{text:?} has a {block:?}: only {{{{ expressions }}}} can be used, such as {{{{ a if b else c }}}}"));
+            return Err(format!(
+                "{text:?} has a {block:?}: only {{{{ expressions }}}} can be used, such as {{{{ a if b else c }}}}"
+            ));
         }
     }
     if text.contains("}}") {
@@ -231,7 +233,8 @@ fn check_step(name: &str, source: &str, steps: &[String]) -> Result<(), String> 
     if steps.iter().any(|known| known == name) {
         return Ok(());
     }
-    let earlier = if steps.is_empty() { "there is none".to_owned() } else { format!("use one of {}", steps.join(", ")) };
+    let earlier =
+        if steps.is_empty() { "there is none".to_owned() } else { format!("use one of {}", steps.join(", ")) };
     Err(format!("{{{{ {source} }}}} uses step {name:?}, which is no earlier step: {earlier}"))
 }
 
@@ -348,7 +351,6 @@ mod tests {
                 ("x{{ steps.accounts.more }}", "is null"),
                 ("x{{ input.customer + 1 }}", "cannot be evaluated"),
                 ("x{{ input.nobody | upper }}", "undefined value"),
-                ("x{{ range(100000000) | length }}", "cannot be evaluated"),
             ] {
                 let error = compiled(source).text(scope).expect_err(source);
                 assert!(error.contains(says), "{source}: {error}");
@@ -368,6 +370,7 @@ mod tests {
             ("{{ steps.later | length }}", "use one of accounts"),
             ("{{ env.PATH }}", "use input, steps.NAME"),
             ("{{ task.deadline }}", "use input, steps.NAME"),
+            ("{{ range(100000000) | length }}", "use input, steps.NAME"),
             ("{{ }}", "does not parse"),
         ] {
             let error = Template::compile(source, &["accounts".to_owned()]).expect_err(source);

@@ -137,8 +137,8 @@ impl Metrics {
     pub(super) fn new(label: &str) -> Self {
         const NAME: &str = "weir_http_exchanges_total";
         metrics::describe_counter!(NAME, "HTTP exchanges of integrations, by status class or by what went wrong.");
-        let exchanges = RESULTS
-            .map(|result| metrics::counter!(NAME, "integration" => label.to_owned(), "result" => result));
+        let exchanges =
+            RESULTS.map(|result| metrics::counter!(NAME, "integration" => label.to_owned(), "result" => result));
         Metrics { exchanges }
     }
 
