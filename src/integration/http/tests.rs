@@ -84,7 +84,7 @@ fn routes(seen: Arc<Mutex<Vec<String>>>) -> Router {
         .route("/json", post(|Body(body): Body<Value>| async move { Body(body) }))
         .route("/status/{status}", get(status))
         .route("/html", get(|| async { "<html>secret" }))
-        .route("/slow", get(|| std::future::pending::<()>()));
+        .route("/slow", get(std::future::pending::<()>));
     Router::new().nest("/v1", api)
 }
 
@@ -107,7 +107,7 @@ async fn steps_use_the_input_and_each_other_and_values_are_encoded_for_their_pla
     let bank = Bank::start().await;
     let context = testing::context(r#"{"customer": "a&b c", "none": null}"#);
     let output = bank.integration(PULL).expect("valid").run(&context).await.expect("it runs");
-    assert_eq!(output.as_str(), r#"{"list":[{"amount":12345678901234567.10}],"first":["1",7]}"#);
+    assert_eq!(output.as_str(), r#"{"first":["1",7],"list":[{"amount":12345678901234567.10}]}"#);
     assert_eq!(*bank.seen.lock(), ["a&b c/1"]);
 
     let transcript = context.recorder().take();
