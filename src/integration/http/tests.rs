@@ -67,6 +67,11 @@ fn routes(seen: Arc<Mutex<Vec<String>>>) -> Router {
             None => StatusCode::BAD_REQUEST.into_response(),
         }
     };
+    let slow_seen = seen.clone();
+    let slow = move || async move {
+        slow_seen.lock().push("slow".to_owned());
+        std::future::pending::<()>().await
+    };
     let transactions = move |Path(id): Path<String>| async move {
         seen.lock().push(id);
         ([("content-type", "application/json")], r#"{"transactions":[{"amount":12345678901234567.10}]}"#)
@@ -84,7 +89,7 @@ fn routes(seen: Arc<Mutex<Vec<String>>>) -> Router {
         .route("/json", post(|Body(body): Body<Value>| async move { Body(body) }))
         .route("/status/{status}", get(status))
         .route("/html", get(|| async { "<html>secret" }))
-        .route("/slow", get(std::future::pending::<()>));
+        .route("/slow", get(slow));
     Router::new().nest("/v1", api)
 }
 
@@ -178,11 +183,13 @@ async fn a_cancelled_run_ends_at_once_and_its_exchange_is_recorded() {
     let cancel = CancellationToken::new();
     let context = testing::context_on(&bank.lifecycle, "{}", 1, Arc::new(()), cancel.clone());
     let slow = bank.integration(r#"steps = [{ name = "s", path = "/slow" }]"#).expect("valid");
-    let timer = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let canceller = async {
+        while bank.seen.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
         cancel.cancel();
     };
-    let (result, ()) = tokio::join!(slow.run(&context), timer);
+    let (result, ()) = tokio::join!(slow.run(&context), canceller);
     assert_eq!(result.expect_err("cancelled"), Error::retryable("cancelled"));
     assert_eq!(context.recorder().take().exchanges[0].error.as_deref(), Some("cancelled"));
     drop(slow);
