@@ -98,7 +98,7 @@ impl From<transport::Error> for Error {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Config {
     /// Declarative pulls over HTTP.
-    Http(http::Config),
+    Http(Box<http::Config>),
     /// Artificial work, for tests and benches.
     Synthetic(synthetic::Config),
 }

@@ -124,3 +124,6 @@ impl Sandbox {
         self.clients.reset();
     }
 }
+
+#[cfg(test)]
+mod tests;

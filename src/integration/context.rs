@@ -121,7 +121,7 @@ impl Context {
         let waiting = Counted::new(&environment.metrics.waiting);
         let place = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(Error::retryable("cancelled while waiting for a blocking thread")),
+            () = self.cancel.cancelled() => return Err(Error::retryable("cancelled while waiting for a thread")),
             place = environment.blocking.clone().acquire_owned() => place,
         };
         drop(waiting);
@@ -170,6 +170,7 @@ mod tests {
 
     use super::*;
     use crate::integration::testing;
+    use crate::lifecycle::Lifecycle;
 
     #[tokio::test]
     async fn blocking_work_returns_its_value() {
@@ -226,6 +227,4 @@ mod tests {
         assert_eq!(first, Ok(true));
         assert!(error.retryable && error.message.contains("cancelled"), "{error}");
     }
-
-    use crate::lifecycle::Lifecycle;
 }

@@ -160,3 +160,6 @@ async fn read_limited(path: &Path) -> std::io::Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,55 @@ fn cut(message: &mut Message, max_bytes: usize) {
         message.body = Bytes::copy_from_slice(&message.body[..max_bytes]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::transcript::Phases;
+
+    fn exchange(body_bytes: usize) -> Exchange {
+        Exchange {
+            started: SystemTime::now(),
+            request: Message { body: vec![0; body_bytes].into(), ..Message::default() },
+            method: "POST".into(),
+            url: "http://h/".into(),
+            response: None,
+            error: None,
+            phases: Phases::default(),
+        }
+    }
+
+    #[test]
+    fn bodies_are_cut_and_exchanges_beyond_the_limits_are_counted() {
+        let recorder = Recorder::new(&Config { max_body_bytes: 1_000, max_bytes: 10_000, max_exchanges: 2 });
+        for body_bytes in [5_000, 10, 10] {
+            recorder.record(exchange(body_bytes));
+        }
+        let transcript = recorder.take();
+        assert_eq!((transcript.exchanges.len(), transcript.exchanges_left_out), (2, 1));
+        let request = &transcript.exchanges[0].request;
+        assert_eq!((request.body.len(), request.body_bytes), (1_000, 5_000));
+        assert_eq!(recorder.take().exchanges.len(), 0, "taken is taken");
+    }
+
+    #[test]
+    fn the_whole_transcript_stays_within_its_limit() {
+        let recorder = Recorder::new(&Config { max_body_bytes: 1_000, max_bytes: 10_000, max_exchanges: 1_000 });
+        for _ in 0..100 {
+            recorder.record(exchange(1_000));
+            recorder.note("ü".repeat(3_000));
+        }
+        let transcript = recorder.take();
+        assert!((9_000..=10_000).contains(&transcript.size_bytes()), "{}", transcript.size_bytes());
+        assert!(transcript.exchanges_left_out > 90);
+    }
+
+    #[test]
+    fn secrets_are_kept_once() {
+        let recorder = Recorder::new(&Config::default());
+        for secret in ["a", "a", "", "b"] {
+            recorder.secret(secret);
+        }
+        assert_eq!(recorder.take().secrets, ["a", "b"]);
+    }
+}

@@ -1,6 +1,6 @@
 //! How long the bank takes.
 //!
-//! Log-normal from its median and its 99th percentile: `exp(ln(median) + sigma z)` with `sigma = ln(p99 / median) / 2.326`,
+//! Log-normal from its median and its 99th percentile: `exp(ln(median) + sigma z)`, `sigma = ln(p99 / median) / 2.326`,
 //! 2.326 being the 99th percentile of the standard normal distribution, and `z` standard normal by Box and Muller. The
 //! draw depends on the seed and on what is asked, not on the order of requests.
 

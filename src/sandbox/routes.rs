@@ -1,6 +1,6 @@
 //! The bank's paths.
 //!
-//! `POST /oauth/token`, then with the token: `GET /accounts?customer=…`, `/accounts/{id}`, `/accounts/{id}/transactions`.
+//! `POST /oauth/token`, then with the token `GET /accounts?customer=…`, `/accounts/{id}`, `/accounts/{id}/transactions`.
 //! Beside them, without one: `GET /stats`, and `DELETE /stats` to count from zero. A token is `sandbox.<client id>`.
 
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! A configuration, checked and compiled: what is wrong shows at boot, with its key.
+//!
+//! Names are sent in alphabetical order: a table of a configuration has none of its own, and a request should look the
+//! same after each start.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -148,7 +151,9 @@ impl Node {
                     let node = deeper(value).map_err(|problem| format!("{name}: {problem}"))?;
                     Ok((Value::from(name.as_str()).to_string(), node))
                 });
-                Node::Object(entries.collect::<Result<_, String>>()?)
+                let mut entries = entries.collect::<Result<Vec<_>, String>>()?;
+                entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+                Node::Object(entries)
             }
             literal => Node::Literal(literal.to_string()),
         })
@@ -224,7 +229,9 @@ fn compile_pairs(key: &str, map: &Map<String, Value>, steps: &[String]) -> Resul
             .map(|template| (name.clone(), template))
             .map_err(|problem| Invalid::new(format!("{key}.{name}"), problem))
     };
-    map.iter().map(compile).collect()
+    let mut pairs = map.iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(pairs)
 }
 
 fn pairs(templates: &[(String, Template)], scope: &Scope<'_>) -> Result<String, String> {
