@@ -100,8 +100,9 @@ fn toml(text: &str) -> ::config::File<::config::FileSourceString, ::config::File
 fn compose(source: Result<Source, ::config::ConfigError>) -> Result<Config, ConfigError> {
     let value = |key: String, reason: String| ConfigError::Value { key, reason };
     let source = source.map_err(|error| value("(variables)".into(), error.to_string()))?;
-    let config: Config = serde_path_to_error::deserialize(source)
+    let mut config: Config = serde_path_to_error::deserialize(source)
         .map_err(|error| value(error.path().to_string(), error.into_inner().to_string()))?;
+    config.settings.log_level.clone_from(&config.log.level);
     config.check()?;
     Ok(config)
 }

@@ -43,7 +43,8 @@ pub struct Config {
     pub max_parallelism: u32,
     /// The start value of the setting of this name.
     pub payload_sampling: f64,
-    /// The start value of the setting of this name.
+    /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
+    #[serde(skip)]
     pub log_level: String,
     /// A file of flag definitions to watch. Without one, the start values stay.
     pub file: Option<PathBuf>,
