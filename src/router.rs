@@ -77,6 +77,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The longest that a drain takes, when every step runs into its deadline: what ends the process for good, such as
+    /// systemd's TimeoutStopSec, must wait longer.
+    pub fn stops_within(&self) -> Duration {
+        self.drain_within + SERVER_STOP_WITHIN + LOOPS_STOP_WITHIN
+    }
+}
+
 /// Why a router did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -161,6 +169,8 @@ impl Router {
     /// 3. Stop the server, hard after a while: clients with open streams may never leave by themselves.
     /// 4. Stop following the registry, and the admin port last, so that the drain could be watched.
     pub async fn drain(self) -> usize {
+        let at_most_seconds = self.config.stops_within().as_secs_f64();
+        tracing::info!(under_way = self.intake.calls.len(), at_most_seconds, "draining");
         self.intake.draining.cancel();
         self.server.set_not_serving::<RouterService>().await;
         self.intake.calls.close();

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Worker;
 use super::service::WorkerService;
+use super::{Config, Worker};
 use crate::lifecycle::Lifecycle;
 use crate::payload::Ledger;
 
@@ -37,11 +37,21 @@ pub struct Ended {
     pub payloads: Option<Ledger>,
 }
 
+impl Config {
+    /// The longest that a drain takes, when every step runs into its deadline: what ends the process for good, such as
+    /// systemd's TimeoutStopSec, must wait longer.
+    pub fn stops_within(&self, flush_within: Duration) -> Duration {
+        let tasks = ROUTERS_HEAR_WITHIN + self.drain_within + CANCELLED_WITHIN;
+        tasks + WITHDRAWN_WITHIN + SERVER_WITHIN + flush_within + LOOPS_WITHIN
+    }
+}
+
 impl Worker {
     /// Stops in order; returns when nothing of the worker runs any more, or all that could be waited for is over.
     pub async fn drain(self) -> Ended {
         let started = Instant::now();
-        tracing::info!(in_flight = self.gate.load().in_flight, "draining");
+        let at_most_seconds = self.config.stops_within(self.flush_within).as_secs_f64();
+        tracing::info!(in_flight = self.gate.load().in_flight, at_most_seconds, "draining");
 
         self.gate.drain();
         self.server.set_not_serving::<WorkerService>().await;

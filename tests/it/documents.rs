@@ -1,0 +1,153 @@
+//! What operators read is true: the example configuration, the deploy files, the README.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use serde_json::Value;
+use weir::cli::Cli;
+use weir::config::{self, Config};
+use weir::integration::{self, Integrations, http};
+use weir::settings::{self, flagd};
+use weir::task::FailureCode;
+use weir::telemetry::Telemetry;
+use weir::wire::{Reason, TaskError};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+// ── deploy/weir.example.toml
+
+const EXAMPLE: &str = "deploy/weir.example.toml";
+
+/// A key of the example file, with the comment above it.
+struct Key {
+    path: String,
+    is_commented: bool,
+    comment: String,
+}
+
+/// A line `#key = value` is a key at its default; all other lines with # are prose.
+fn commented_key(line: &str) -> Option<&str> {
+    line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
+}
+
+fn uncommented(text: &str) -> String {
+    text.lines().map(|line| commented_key(line).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn keys_of_example() -> Vec<Key> {
+    let (mut section, mut comment, mut keys) = (String::new(), String::new(), Vec::new());
+    for line in read(EXAMPLE).lines() {
+        let key = commented_key(line).unwrap_or(line).split_once(" = ").map(|(key, _)| key);
+        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = header.to_owned();
+            comment.clear();
+        } else if let Some(key) = key.filter(|key| key.starts_with(|first: char| first.is_ascii_lowercase())) {
+            let is_commented = line.starts_with('#');
+            keys.push(Key { path: format!("{section}.{key}"), is_commented, comment: std::mem::take(&mut comment) });
+        } else if let Some(prose) = line.strip_prefix("# ") {
+            comment.push_str(prose);
+            comment.push(' ');
+        } else if line.is_empty() {
+            comment.clear();
+        }
+    }
+    keys
+}
+
+/// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
+fn values(config: &Config) -> BTreeMap<String, Value> {
+    fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
+        let is_value = [".headers", ".latency", ".result", ".token"].iter().any(|end| path.ends_with(end));
+        match value {
+            Value::Object(table) if !is_value => {
+                for (key, value) in table {
+                    walk(if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, values);
+                }
+            }
+            value => {
+                values.insert(path, value.clone());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(String::new(), &serde_json::to_value(config).expect("it serializes"), &mut found);
+    found
+}
+
+/// The defaults, with one http integration among them.
+fn defaults() -> Config {
+    let mut config = config::from_text("").expect("the defaults are valid");
+    let name = "bank".parse().expect("a name");
+    config.integrations.insert(name, integration::Config::Http(Box::new(http::Config::default())));
+    config
+}
+
+#[test]
+fn the_example_configuration_is_valid_as_it_stands_and_with_every_key_in_use() {
+    let example = read(EXAMPLE);
+    for text in [example.clone(), uncommented(&example)] {
+        let mut config = config::from_text(&text).unwrap_or_else(|error| panic!("{error}"));
+        for integration in config.integrations.values_mut() {
+            if let integration::Config::Http(http) = integration {
+                // The variable that it names is not set here.
+                http.token = None;
+            }
+        }
+        let telemetry = Telemetry::new().expect("a recorder");
+        Integrations::from_config(&config.integrations, &telemetry).expect("its integrations compile");
+    }
+}
+
+#[test]
+fn the_example_configuration_has_every_key() {
+    let expected: BTreeSet<_> = values(&defaults()).into_keys().collect();
+    let listed: BTreeSet<_> = keys_of_example().into_iter().map(|key| key.path).collect();
+    let missing: Vec<_> = expected.difference(&listed).collect();
+    let unknown: Vec<_> = listed.difference(&expected).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:?}; no such key: {unknown:?}");
+}
+
+#[test]
+fn the_example_configuration_states_the_defaults_of_the_code() {
+    let (defaults, all) = (values(&defaults()), config::from_text(&uncommented(&read(EXAMPLE))).expect("valid"));
+    let all = values(&all);
+    let mut wrong = Vec::new();
+    for Key { path, is_commented, comment } in keys_of_example() {
+        let (default, stated) = (&defaults[&path], &all[&path]);
+        let has_none = matches!(default, Value::Null)
+            || [Value::from(""), Value::from(Vec::<Value>::new())].contains(default)
+            || default.as_object().is_some_and(|table| table.is_empty())
+            || path == "integrations.bank.kind";
+        if comment.is_empty() {
+            wrong.push(format!("{path}: say what it is"));
+        } else if has_none {
+            wrong.extend((!comment.contains("No default")).then(|| format!("{path}: say that it has no default")));
+        } else if is_commented && !comment.contains("not fixed") && default != stated {
+            wrong.push(format!("{path}: the default is {default}, the file says {stated}"));
+        } else if !is_commented && !comment.contains(&format!("Default: {default}.")) {
+            wrong.push(format!("{path}: it is in use, so say \"Default: {default}.\""));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_example_settings_take_effect_as_a_whole() {
+    let flags = flagd::evaluate(read("deploy/settings.example.json").as_bytes()).expect("flag definitions");
+    let start = settings::Config::default().start();
+    let (after, rejections) = settings::apply(&flags, &start, &start, "example".into());
+    assert!(rejections.is_empty(), "{rejections:?}");
+    let missing: Vec<_> =
+        settings::TABLE.iter().filter(|spec| !flags.contains_key(spec.key)).map(|spec| spec.key).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(settings::Settings { version: start.version.clone(), ..after }, start, "they are the defaults");
+}
