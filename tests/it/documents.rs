@@ -1,25 +1,23 @@
-//! What operators read is true: the example configuration, the deploy files, the README.
+//! What operators copy works: the example configuration and the deploy files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use serde_json::Value;
 use weir::cli::Cli;
 use weir::config::{self, Config};
 use weir::integration::{self, Integrations, http};
 use weir::settings::{self, flagd};
-use weir::task::FailureCode;
 use weir::telemetry::Telemetry;
-use weir::wire::{Reason, TaskError};
 
-fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn read(name: &str) -> String {
+pub fn read(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -150,4 +148,76 @@ fn the_example_settings_take_effect_as_a_whole() {
         settings::TABLE.iter().filter(|spec| !flags.contains_key(spec.key)).map(|spec| spec.key).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(settings::Settings { version: start.version.clone(), ..after }, start, "they are the defaults");
+}
+
+// ── deploy/systemd
+
+/// What a unit file sets a key to.
+fn unit_value(unit: &str, key: &str) -> String {
+    let text = read(unit);
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{unit} sets no {key}")).to_owned()
+}
+
+const UNITS: [&str; 2] = ["deploy/systemd/weir-worker.service", "deploy/systemd/weir-router.service"];
+
+#[test]
+fn the_units_start_commands_that_there_are() {
+    for unit in UNITS {
+        let command = unit_value(unit, "ExecStart");
+        Cli::try_parse_from(command.split(' ')).unwrap_or_else(|error| panic!("{unit}: {error}"));
+    }
+}
+
+#[test]
+fn the_units_wait_longer_than_a_drain_takes() {
+    let config = config::from_text(&read(EXAMPLE)).expect("valid");
+    let stops = [config.worker.stops_within(config.payloads.flush_within), config.router.stops_within()];
+    for (unit, stops_within) in UNITS.into_iter().zip(stops) {
+        let seconds = unit_value(unit, "TimeoutStopSec").parse().expect("a number of seconds");
+        let margin = Duration::from_secs(5);
+        assert!(Duration::from_secs(seconds) >= stops_within + margin, "{unit}: a drain takes up to {stops_within:?}");
+        assert_eq!(unit_value(unit, "KillSignal"), "SIGTERM");
+        // The comment explains the number.
+        let stated = format!("at most {} s", stops_within.as_secs_f64().ceil());
+        assert!(read(unit).replace("\n# ", " ").contains(&stated), "{unit}: say that it takes {stated}");
+    }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for unit in UNITS {
+        let installed = read(unit).replace("/usr/local/bin/weir", env!("CARGO_BIN_EXE_weir"));
+        let copy = directory.path().join(Path::new(unit).file_name().expect("a name"));
+        std::fs::write(&copy, installed).expect("written");
+        run_checker("systemd-analyze", &["verify", &copy.to_string_lossy()]);
+    }
+}
+
+// ── deploy/prometheus.yml
+
+#[test]
+fn prometheus_takes_its_configuration() {
+    run_checker("promtool", &["check", "config", &path("deploy/prometheus.yml").to_string_lossy()]);
+}
+
+#[test]
+fn prometheus_scrapes_the_ports_of_the_default_configuration() {
+    let (text, config) = (read("deploy/prometheus.yml"), Config::default());
+    for address in [config.worker.admin.listen, config.router.admin.listen] {
+        assert!(text.contains(&format!("targets: [\"{address}\"]")), "{address}");
+    }
+}
+
+/// Runs a program that checks a file, where the machine has it.
+pub fn run_checker(program: &str, arguments: &[&str]) {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&said));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("skipped: there is no {program} here"),
+        Err(error) => panic!("{program}: {error}"),
+    }
 }

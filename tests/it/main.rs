@@ -2,5 +2,6 @@
 
 mod documents;
 mod payload_s3;
+mod readme;
 mod registry_redis;
 mod support;

@@ -1,0 +1,169 @@
+//! The README and the commands' help say what the code does, and what they show parses.
+
+use clap::{CommandFactory, Parser};
+use weir::cli::Cli;
+use weir::settings;
+use weir::task::FailureCode;
+use weir::wire::{Reason, Retry, Started, TaskError};
+
+use crate::documents::read;
+
+/// The rows of README tables whose first cell is `code` in capitals or lower case, without the backticks.
+fn rows() -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    read("README.md").lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+}
+
+fn row(key: &str) -> Vec<String> {
+    rows().into_iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("the README has no row for {key}"))
+}
+
+#[test]
+fn the_settings_table_is_the_codes() {
+    let mut table = "| setting | unit | range | default | what it affects |\n|---|---|---|---|---|\n".to_owned();
+    for spec in settings::TABLE {
+        let (key, unit, range) = (spec.key, spec.unit, spec.expected());
+        table.push_str(&format!("| `{key}` | {unit} | {range} | `{}` | {} |\n", spec.default(), spec.affects));
+    }
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once("a test compares it -->\n").expect("the table's start");
+    let (written, _) = rest.split_once("<!-- /settings -->").expect("the table's end");
+    assert!(written == table, "put this table into the README:\n{table}");
+}
+
+#[test]
+fn the_errors_table_has_each_reason_as_it_is_sent() {
+    for reason in Reason::ALL {
+        let error = example_of(*reason);
+        let code = format!("{:?}", error.to_status().code());
+        let row = row(reason.as_str());
+        // ResourceExhausted is RESOURCE_EXHAUSTED.
+        assert_eq!(row[1].replace('_', "").to_lowercase(), code.to_lowercase(), "{reason}");
+        assert_eq!([row[2].as_str(), row[3].as_str()], [error.started.as_str(), error.retry.as_str()], "{reason}");
+    }
+    let documented = rows().iter().filter(|row| row[0].chars().all(|c| c.is_ascii_uppercase() || c == '_')).count();
+    assert_eq!(documented, Reason::ALL.len(), "a reason is documented that there is not");
+}
+
+fn example_of(reason: Reason) -> TaskError {
+    match reason {
+        Reason::WorkerFull => TaskError::worker_full(""),
+        Reason::Draining => TaskError::draining(""),
+        Reason::StaleIncarnation => TaskError::stale_incarnation(""),
+        Reason::QueueFull => TaskError::queue_full("", Default::default()),
+        Reason::NoWorkers => TaskError::no_workers(""),
+        Reason::UnknownIntegration => TaskError::unknown_integration(""),
+        Reason::InvalidTask => TaskError::invalid(""),
+        Reason::DeadlineTooShort => TaskError::deadline_too_short(""),
+        Reason::OutcomeUnknown => TaskError::outcome_unknown(""),
+        // Nothing makes one yet.
+        Reason::Overloaded => {
+            let (started, retry) = (Started::No, Retry::Elsewhere);
+            TaskError { reason, started, retry, retry_after: None, message: String::new() }
+        }
+    }
+}
+
+#[test]
+fn each_failure_code_is_explained() {
+    for code in FailureCode::ALL {
+        assert_eq!(row(code.as_str()).len(), 3, "{}", code.as_str());
+    }
+}
+
+#[test]
+fn the_python_example_is_the_one_in_the_readme() {
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once("```python\n").expect("a python block");
+    let (shown, _) = rest.split_once("```").expect("its end");
+    assert!(read("examples/submit.py").ends_with(shown), "examples/submit.py and the README differ");
+}
+
+#[test]
+fn each_file_that_a_document_links_to_is_there() {
+    for (document, folder) in [("README.md", ""), ("deploy/README.md", "deploy/")] {
+        for link in read(document).split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let path = crate::documents::path(&format!("{folder}{link}"));
+            assert!(link.starts_with("https://") || path.exists(), "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
+fn each_command_that_a_document_shows_parses() {
+    for document in ["README.md", "deploy/README.md"] {
+        let commands = console(&read(document)).iter().flat_map(|line| weir_commands(line)).collect::<Vec<_>>();
+        assert!(!commands.is_empty(), "{document} shows commands");
+        for command in commands {
+            parse(&command, document);
+        }
+    }
+}
+
+#[test]
+fn each_command_has_a_help_with_an_example_that_parses() {
+    let mut open = vec![Cli::command()];
+    while let Some(command) = open.pop() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples: Vec<_> = help.lines().flat_map(weir_commands).collect();
+        let is_group = command.has_subcommands();
+        assert!(is_group || !examples.is_empty(), "weir {} has no example", command.get_name());
+        for example in examples {
+            parse(&example, command.get_name());
+        }
+        open.extend(command.get_subcommands().cloned());
+    }
+}
+
+fn parse(command: &[String], place: &str) {
+    if let Err(error) = Cli::try_parse_from(command) {
+        panic!("{place}: {command:?}: {error}");
+    }
+}
+
+/// The command lines of the fences marked `console`, continued lines joined.
+fn console(document: &str) -> Vec<String> {
+    let fences = document.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    fences.flat_map(|(fence, _)| fence.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// The runs of weir in a line of shell, as argument lists.
+fn weir_commands(line: &str) -> Vec<Vec<String>> {
+    let line = line.replace("cargo run --release --", "weir");
+    let mut commands = vec![Vec::new()];
+    let (mut word, mut quote, mut in_word, mut skip) = (String::new(), None, false, false);
+    // The space ends the last word.
+    for character in line.chars().chain([' ']) {
+        match (quote, character) {
+            (Some(open), _) if open == character => quote = None,
+            (None, '\'' | '"') => (quote, in_word) = (Some(character), true),
+            (None, ' ' | '|' | '&' | ';' | '(' | ')' | '>') => {
+                if std::mem::take(&mut in_word) && !std::mem::take(&mut skip) {
+                    commands.last_mut().expect("one at least").push(std::mem::take(&mut word));
+                }
+                word.clear();
+                // What a redirection names is no argument.
+                skip |= character == '>';
+                if matches!(character, '|' | '&' | ';' | '(' | ')') {
+                    commands.push(Vec::new());
+                }
+            }
+            _ => {
+                in_word = true;
+                word.push(character);
+            }
+        }
+    }
+    commands.retain(|command| command.first().is_some_and(|program| program == "weir"));
+    commands
+}
+
+#[test]
+fn commands_are_found_in_a_line_of_shell() {
+    let line = r#"  for n in 1; do echo '{"a|b": 1}'; done | weir submit - --timeout "5 s" > out.jsonl & weir demo"#;
+    let expected = [vec!["weir", "submit", "-", "--timeout", "5 s"], vec!["weir", "demo"]];
+    assert_eq!(weir_commands(line), expected);
+    assert!(weir_commands("systemctl start weir-worker").is_empty());
+}
