@@ -9,7 +9,7 @@ use clap::Parser;
 use serde_json::Value;
 use weir::cli::Cli;
 use weir::config::{self, Config};
-use weir::integration::{self, Integrations, http};
+use weir::integration::{self, Integrations};
 use weir::settings::{self, flagd};
 use weir::telemetry::Telemetry;
 
@@ -85,7 +85,7 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
 fn defaults() -> Config {
     let mut config = config::from_text("").expect("the defaults are valid");
     let name = "bank".parse().expect("a name");
-    config.integrations.insert(name, integration::Config::Http(Box::new(http::Config::default())));
+    config.integrations.insert(name, integration::Config::Http(Box::default()));
     config
 }
 
