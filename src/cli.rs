@@ -17,8 +17,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, FILE_VARIABLE};
+use crate::integration::Integrations;
 use crate::lifecycle::panic_message;
 use crate::telemetry::logs::Logs;
+pub use worker::serve_worker;
 
 /// How long blocking threads may take to end when the program does.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
@@ -59,7 +61,7 @@ impl Cli {
         let config = || config::load(self.config.as_deref(), std::env::vars());
         match self.command {
             Command::Demo(args) => demo::run(args),
-            Command::Worker(args) => worker::run(args, config()?),
+            Command::Worker(args) => worker::run(args, config()?, Integrations::new()),
             Command::Router(args) => router::run(args, config()?),
             Command::Submit(args) => submit::run(args),
             Command::Payload(args) => payload::run(args, config),

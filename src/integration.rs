@@ -114,6 +114,12 @@ pub enum ConfigError {
         /// Which key, and what would be right.
         source: Invalid,
     },
+    /// One that is configured has the name of one that the program brings.
+    #[error("integrations.{integration}: the program has an integration of its own with this name: rename one")]
+    Twice {
+        /// Which.
+        integration: IntegrationName,
+    },
     /// There are too many.
     #[error("{count} integrations are configured: at most {MAX_INTEGRATIONS} are served by one worker")]
     TooMany {
@@ -188,6 +194,18 @@ impl Integrations {
     /// Adds one; an earlier one of the same name is replaced.
     pub fn insert(&mut self, name: IntegrationName, integration: impl Integration) {
         self.by_name.insert(name, Arc::new(integration));
+    }
+
+    /// These and `others`, none of which may have a name that is taken.
+    pub fn merge(mut self, others: Integrations) -> Result<Self, ConfigError> {
+        if let Some(integration) = others.names().find(|name| self.by_name.contains_key(*name)) {
+            return Err(ConfigError::Twice { integration: integration.clone() });
+        }
+        self.by_name.extend(others.by_name);
+        match self.len() {
+            count if count > MAX_INTEGRATIONS => Err(ConfigError::TooMany { count }),
+            _ => Ok(self),
+        }
     }
 
     /// The one called `name`.

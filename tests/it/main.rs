@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
 mod payload_s3;
+mod processes;
 mod registry_redis;
 mod support;
