@@ -63,7 +63,7 @@ impl Plan {
             true => s3(directory.path()),
             false => (None, directory.path().join("payloads"), "store = \"directory\"".to_owned()),
         };
-        let configuration = CONFIGURATION.replace("BANK", &bank).replace("STORE", &store);
+        let configuration = CONFIGURATION.replace("$bank", &bank).replace("$store", &store);
         std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
 
         let url = redis.url();
@@ -187,8 +187,8 @@ impl Fleet {
         if let Some(s3) = &mut self.s3 {
             s3.stop();
         }
-        assert_eq!(self.redis.ask("ZCARD weir:{parallel}:members"), ":0\r\n");
-        assert_eq!(self.redis.ask("ZCARD weir:{parallel}:open"), ":0\r\n");
+        assert_eq!(self.redis.ask("ZCARD weir:{default}:members"), ":0\r\n");
+        assert_eq!(self.redis.ask("ZCARD weir:{default}:open"), ":0\r\n");
     }
 }
 
@@ -219,7 +219,7 @@ impl Answers {
 const CONFIGURATION: &str = r#"
 [integrations.bank]
 kind = "http"
-base_url = "BANK"
+base_url = "$bank"
 token = { env = "BANK_TOKEN" }
 max_connections_per_host = 256
 steps = [
@@ -232,5 +232,5 @@ result = { accounts = "{{ steps.accounts.accounts | length }}", transactions = "
 kind = "synthetic"
 
 [payloads]
-STORE
+$store
 "#;
