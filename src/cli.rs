@@ -44,6 +44,9 @@ enum Command {
     /// Shows in under a minute what parallelism buys: a whole weir in one process, against a sandbox bank.
     Demo(demo::Args),
     /// Runs tasks: admits up to N at a time and refuses the rest early.
+    #[command(
+        after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401"
+    )]
     Worker(worker::Args),
     /// Takes tasks from callers and finds workers with room for them.
     Router(router::Args),

@@ -234,3 +234,18 @@ impl fmt::Debug for Integrations {
         f.debug_set().entries(self.names()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_integrations_join_the_configured_ones_and_take_no_name_from_them() {
+        let synthetic = || synthetic::Synthetic::new(&synthetic::Config::default()).expect("valid");
+        let one = |name: &str| Integrations::new().with(name.parse().expect("a name"), synthetic());
+        let both = one("bank").merge(one("spending")).expect("two names");
+        assert_eq!(format!("{both:?}"), r#"{"bank", "spending"}"#);
+        let error = both.merge(one("bank")).expect_err("taken").to_string();
+        assert!(error.starts_with("integrations.bank: "), "{error}");
+    }
+}

@@ -18,9 +18,6 @@ use crate::{payload, registry};
 
 /// Flags of `weir worker`; each overrides the configuration.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401"
-)]
 pub(super) struct Args {
     /// Where to serve gRPC.
     #[arg(long, value_name = "ADDRESS")]
@@ -56,7 +53,7 @@ impl Args {
 
 /// The command line of a worker that is a program of its own.
 #[derive(Debug, Parser)]
-#[command(version, about = "Serves integrations: admits up to N tasks at a time and refuses the rest early")]
+#[command(about = "Serves integrations: admits up to N tasks at a time and refuses the rest early")]
 struct Program {
     /// The configuration file [default: weir.toml, where there is one].
     #[arg(long, short, value_name = "FILE", env = FILE_VARIABLE)]
@@ -68,7 +65,9 @@ struct Program {
 /// The whole `main` of a worker with integrations of its own.
 ///
 /// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
-/// `own` beside what is configured. A name that is both configured and among `own` is an error at the start.
+/// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. One thing
+/// only a program itself can choose is its allocator: weir's own has jemalloc, which keeps memory flat under many
+/// tasks, and the allocator's metrics are jemalloc's.
 ///
 /// ```no_run
 /// # use weir::integration::{Context, Error, Integration, Integrations};

@@ -20,7 +20,7 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// How often a wait looks again.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The program under test: a debug build, unless the full lane names a release build.
+/// The program under test: the one built with the tests, unless a variable names another, such as a distributed one.
 pub fn weir() -> PathBuf {
     std::env::var_os("WEIR_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_weir").into(), PathBuf::from)
 }
