@@ -4,5 +4,6 @@ mod dashboards;
 mod documents;
 mod payload_s3;
 mod readme;
+mod processes;
 mod registry_redis;
 mod support;
