@@ -3,3 +3,5 @@
 mod payload_s3;
 mod registry_redis;
 mod support;
+mod tasks;
+mod tidy;
