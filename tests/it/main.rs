@@ -1,5 +1,11 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
+mod admin;
+mod bad_input;
+mod cli;
+mod ending;
+mod live_settings;
+mod outages;
 mod payload_s3;
 mod registry_redis;
 mod support;

@@ -78,8 +78,7 @@ async fn one_bad_task_does_not_end_a_stream() {
         for n in 0..4 {
             assert!(replies[&format!("{role}-{n}")].is_ok(), "{replies:?}");
         }
-        for (id, reason) in
-            [("a b", "INVALID_TASK"), ("bad-json", "INVALID_TASK"), ("bad-name", "UNKNOWN_INTEGRATION")]
+        for (id, reason) in [("a b", "INVALID_TASK"), ("bad-json", "INVALID_TASK"), ("bad-name", "UNKNOWN_INTEGRATION")]
         {
             let error = replies[id].as_ref().expect_err("it is bad");
             let info = error.get_details_error_info().expect("a rich error");
@@ -236,11 +235,8 @@ async fn health_checks_and_reflection_are_answered_by_both_roles() {
                     )),
                 };
                 let mut client = pb::server_reflection_client::ServerReflectionClient::new(channel.clone());
-                let mut answers = client
-                    .server_reflection_info(stream::iter([question]))
-                    .await
-                    .expect("reflection")
-                    .into_inner();
+                let mut answers =
+                    client.server_reflection_info(stream::iter([question])).await.expect("reflection").into_inner();
                 let answer = answers.message().await.expect("an answer").expect("one").message_response;
                 let Some(pb::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) = answer
                 else {
