@@ -68,9 +68,25 @@ impl Cli {
     }
 }
 
+/// Raises the soft limit on descriptors to the hard one: each task may hold a socket or more, and the usual soft limit
+/// of 1,024 is a leftover of `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the limit on descriptors stays as it is: {error}");
+    }
+}
+
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("weir: {error:#}");
+    // Many errors name their cause themselves; it is not said twice.
+    let text = error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause if text.is_empty() => cause,
+        cause => format!("{text}: {cause}"),
+    });
+    eprintln!("weir: {text}");
     ExitCode::FAILURE
 }
 
@@ -91,6 +107,7 @@ fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
         .thread_name("weir")
         .build()
         .context("cannot start the runtime")?;
+    raise_descriptor_limit();
     let result = runtime.block_on(program);
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
     result

@@ -29,7 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::task::{IntegrationName, Json, Outcome, Priority, Task, TaskId, Tenant};
 use crate::wire::error::{describe, never_connected};
 use crate::wire::proto::tasks_client::TasksClient;
-use crate::wire::{self, MAX_MESSAGE_BYTES, Retry, Started, TaskError};
+use crate::wire::{self, MAX_MESSAGE_BYTES, Reason, Retry, Started, TaskError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -96,6 +96,14 @@ impl SubmitError {
         }
     }
 
+    /// For people; without the reason.
+    pub fn message(&self) -> String {
+        match self {
+            SubmitError::NotStarted(error) | SubmitError::OutcomeUnknown(error) => error.message.clone(),
+            SubmitError::Unreachable { .. } => self.to_string(),
+        }
+    }
+
     /// Whether the task may have run.
     pub fn started(&self) -> Started {
         match self {
@@ -107,6 +115,8 @@ impl SubmitError {
     /// How long to wait before trying again; `None` when that must not be or would not help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
+            // Elsewhere may know it; this server will not learn it while the task waits.
+            SubmitError::NotStarted(error) if error.reason == Reason::UnknownIntegration => None,
             SubmitError::NotStarted(error) if error.retry != Retry::Never => {
                 Some(error.retry_after.unwrap_or_default())
             }
@@ -202,6 +212,7 @@ mod tests {
         let later = SubmitError::NotStarted(TaskError::queue_full("full", Duration::from_secs(3)));
         assert_eq!(later.retry_after(), Some(Duration::from_secs(3)));
         assert_eq!(SubmitError::NotStarted(TaskError::invalid("bad")).retry_after(), None);
+        assert_eq!(SubmitError::NotStarted(TaskError::unknown_integration("what?")).retry_after(), None);
         assert_eq!(SubmitError::OutcomeUnknown(TaskError::outcome_unknown("gone")).retry_after(), None);
     }
 

@@ -100,11 +100,27 @@ fn toml(text: &str) -> ::config::File<::config::FileSourceString, ::config::File
 fn compose(source: Result<Source, ::config::ConfigError>) -> Result<Config, ConfigError> {
     let value = |key: String, reason: String| ConfigError::Value { key, reason };
     let source = source.map_err(|error| value("(variables)".into(), error.to_string()))?;
-    let mut config: Config = serde_path_to_error::deserialize(source)
-        .map_err(|error| value(error.path().to_string(), error.into_inner().to_string()))?;
+    let mut config: Config = serde_path_to_error::deserialize(source.clone()).map_err(|error| {
+        let key = error.path().to_string();
+        let reason = explain(&source, &key, &error.into_inner().to_string());
+        value(key, reason)
+    })?;
     config.settings.log_level.clone_from(&config.log.level);
     config.check()?;
     Ok(config)
+}
+
+/// What is wrong with a value, with the value itself and a form that would be right where the message lacks them.
+fn explain(source: &Source, key: &str, message: &str) -> String {
+    let message = message.split(" for key `").next().unwrap_or(message);
+    let found = source.get_string(key).ok().filter(|found| !message.contains(found.as_str()));
+    let found = found.map(|found| format!("{found:?}: ")).unwrap_or_default();
+    let form = [("socket address", "\"127.0.0.1:7401\""), ("duration", "\"30s\" or \"5m\"")]
+        .into_iter()
+        .find(|(kind, _)| message.contains(kind))
+        .map(|(_, form)| format!("; use a form such as {form}"))
+        .unwrap_or_default();
+    format!("{found}{message}{form}")
 }
 
 impl Config {
@@ -168,13 +184,14 @@ mod tests {
     #[test]
     fn each_mistake_is_named_with_its_key() {
         let cases = [
-            ("[worker]\nlisten = \"nowhere\"", "worker.listen"),
+            ("[worker]\nlisten = \"nowhere\"", "worker.listen: \"nowhere\": invalid socket address"),
+            ("[worker]\nlisten = \"nowhere\"", "use a form such as \"127.0.0.1:7401\""),
             ("[worker]\nlissten = \"127.0.0.1:1\"", "lissten"),
             ("[wroker]\nlisten = \"127.0.0.1:1\"", "wroker"),
             ("[settings]\nmax_parallelism = -1", "max_parallelism"),
             ("[router]\nqueue_tasks = 0", "router.queue_tasks"),
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
-            ("[router]\ndefault_timeout = \"soon\"", "router.default_timeout"),
+            ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
             ("[log]\nlevel = \"loud\"", "log.level"),
             ("[integrations.bank]\nkind = \"smtp\"", "smtp"),
             ("[worker", "cannot read the configuration file"),

@@ -127,6 +127,12 @@ impl Lifecycle {
         self.inner.failed.get().copied()
     }
 
+    /// Waits until one of these lifecycles is cancelled; before anybody stops them that means that one has failed.
+    pub async fn any_cancelled(lifecycles: impl IntoIterator<Item = &Lifecycle>) {
+        let cancelled = lifecycles.into_iter().map(|lifecycle| Box::pin(lifecycle.inner.token.cancelled()));
+        futures_util::future::select_all(cancelled).await;
+    }
+
     /// Cancels the token and waits until all work has ended, at most for `within`.
     pub async fn stop(&self, within: Duration) -> Result<(), Stragglers> {
         self.inner.token.cancel();

@@ -149,9 +149,9 @@ impl Router {
         self.admin.local_addr
     }
 
-    /// Cancelled when a part of the router has failed for good.
-    pub fn failed(&self) -> CancellationToken {
-        self.loops.token()
+    /// Waits until a part of the router has failed for good: drain it then.
+    pub async fn failed(&self) {
+        Lifecycle::any_cancelled([&self.serving, &self.loops]).await;
     }
 
     /// Stops in order; returns how many of the router's tasks had not ended: 0 when all went well.

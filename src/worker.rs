@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Readiness};
 use crate::gate::{self, Gate};
@@ -214,9 +213,9 @@ impl Worker {
         self.payloads.as_ref().map(Payloads::ledger)
     }
 
-    /// Cancelled when a part of the worker has failed for good.
-    pub fn failed(&self) -> CancellationToken {
-        self.loops.token()
+    /// Waits until a part of the worker has failed for good: drain it then.
+    pub async fn failed(&self) {
+        Lifecycle::any_cancelled([&self.runs, &self.serving, &self.announcing, &self.loops]).await;
     }
 }
 

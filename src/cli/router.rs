@@ -49,10 +49,9 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
     logs.register(&telemetry);
     let registry = registry::open(&config.registry, &config.router.pool, &telemetry)?;
     let router = Router::start(config.router, registry, telemetry).await?;
-    let failed = router.failed();
     let has_failed = tokio::select! {
         () = signals.next() => false,
-        () = failed.cancelled() => true,
+        () = router.failed() => true,
     };
     signals.or_exit(router.drain()).await;
     if has_failed {

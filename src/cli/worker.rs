@@ -75,10 +75,9 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
         log_level: logs.level(),
     };
     let worker = Worker::start(config.worker, parts, telemetry).await?;
-    let failed = worker.failed();
     let has_failed = tokio::select! {
         () = signals.next() => false,
-        () = failed.cancelled() => true,
+        () = worker.failed() => true,
     };
     signals.or_exit(worker.drain()).await;
     if has_failed {

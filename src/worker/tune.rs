@@ -29,10 +29,6 @@ pub(super) async fn tune(
         {
             tracing::warn!("the log level stays as it is: {error}");
         }
-        if let Some(before) = before {
-            let (from, to) = (before.max_parallelism, next.max_parallelism);
-            tracing::info!(version = next.version, from, to, "settings applied");
-        }
         applied = Some(next);
         match token.run_until_cancelled(settings.changed()).await {
             Some(Ok(())) => {}

@@ -98,7 +98,7 @@ impl Answer {
                 "error": {
                     "reason": error.reason(),
                     "started": error.started().as_str(),
-                    "message": error.to_string(),
+                    "message": error.message(),
                 },
             }),
             Answer::Unreadable { line, reason } => json!({

@@ -47,7 +47,8 @@ impl fmt::Display for Summary {
         let (failed, lost): (u64, u64) = (self.failures.values().sum(), self.errors.values().sum());
         let (total, seconds) = (self.ok + failed + lost, self.started.elapsed().as_secs_f64());
         let per_second = total as f64 / seconds.max(0.001);
-        write!(f, "{total} tasks in {seconds:.1} s ({per_second:.0}/s): {} ok", self.ok)?;
+        let tasks = if total == 1 { "task" } else { "tasks" };
+        write!(f, "{total} {tasks} in {seconds:.1} s ({per_second:.0}/s): {} ok", self.ok)?;
         write!(f, ", {failed} failed{}, {lost} without outcome{}", Listed(&self.failures), Listed(&self.errors))?;
         let mut took = self.took.clone();
         took.sort_unstable();
