@@ -10,7 +10,7 @@ use weir::client::{Client, SubmitError};
 use weir::task::{FailureCode, Json};
 use weir::wire::{MAX_INPUT_BYTES, MAX_MESSAGE_BYTES, Reason, proto};
 
-use crate::support::calls::{assert_rejected, exchange, http_get, message, plain_client, refusal};
+use crate::support::calls::{Sender, assert_rejected, exchange, http_get, message, plain_client, refusal};
 use crate::support::house::{House, LONG, held, synthetic};
 
 /// Whoever is refused must not wait for it.
@@ -53,7 +53,8 @@ async fn each_bad_task_is_refused_by_both_roles_with_what_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_input_is_taken() {
     let house = House::start().await;
-    let input = format!("{:<MAX_INPUT_BYTES$}", r#"{"do":"noop"}"#);
+    let input = r#"{"do":"noop"}"#;
+    let input = input.to_owned() + &" ".repeat(MAX_INPUT_BYTES - input.len());
     for (n, url) in house.urls().iter().enumerate() {
         let task = message(&format!("t-{n}"), "synthetic", &input);
         let outcome = plain_client(url).await.submit(task).await.expect("an outcome").into_inner();
@@ -165,7 +166,7 @@ async fn garbage_on_a_port_costs_its_connection_and_nothing_else() {
     let admin = [house.router_admin(), house.worker(0).admin_address()];
     for address in grpc.into_iter().chain(admin) {
         for bytes in &garbage {
-            let answer = exchange(address, bytes).await;
+            let answer = exchange(address, bytes, Sender::Ends).await;
             assert!(!answer.contains("panic"), "{answer}");
         }
     }

@@ -203,6 +203,8 @@ async fn a_wrong_configuration_is_refused_with_its_key() {
 async fn a_role_stops_in_order_at_the_first_signal() {
     let mut router = weir();
     router.args(["router", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).stderr(Stdio::piped());
+    // Nobody is there, which is no reason not to start, and none not to stop.
+    router.env("WEIR_REGISTRY__URL", "redis://127.0.0.1:9");
     let mut child = router.spawn().expect("the program starts");
     let mut log = tokio::io::BufReader::new(child.stderr.take().expect("piped"));
     let mut line = String::new();

@@ -41,7 +41,7 @@ async fn until_healed(house: &House, workers: usize) {
     eventually("the view is fresh", || house.router_metric("weir_router_view_stale") == 0.0).await;
     house.until_known(workers).await;
     let members = format!(":{workers}\r\n");
-    eventually("the workers are announced", || house.redis.ask("ZCARD weir:{parallel}:members") == members).await;
+    eventually("the workers are announced", || house.redis.ask("ZCARD weir:{default}:members") == members).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,19 +61,28 @@ pub struct Response {
 
 pub async fn http_get(address: SocketAddr, path: &str) -> Response {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let text = exchange(address, request.as_bytes()).await;
+    let text = exchange(address, request.as_bytes(), Sender::StaysOpen).await;
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     Response { status, head: head.into(), body: body.into() }
 }
 
-/// Sends bytes, ends the sending, and reads what comes until the other side ends, too.
-pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+/// What a sender does when it has sent all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    StaysOpen,
+    Ends,
+}
+
+/// Sends bytes and reads what comes until the other side ends.
+pub async fn exchange(address: SocketAddr, bytes: &[u8], sender: Sender) -> String {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         // Whoever gets nonsense may hang up at any time.
         let _ = stream.write_all(bytes).await;
-        let _ = stream.shutdown().await;
+        if sender == Sender::Ends {
+            let _ = stream.shutdown().await;
+        }
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
