@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::json;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use weir::client::Client;
 use weir::gate::State;
 use weir::task::{Failure, FailureCode, Outcome};
 use weir::wire::{MAX_OUTPUT_BYTES, Reason};
 
-use crate::support::calls::{message, plain_client, refusal, typed};
+use crate::support::calls::{channel, message, plain_client, refusal, typed};
 use crate::support::house::{House, Plan, answer, eventually, held, submission, synthetic};
 
 fn failure(outcome: Outcome) -> Failure {
@@ -210,4 +213,25 @@ async fn what_does_not_end_in_time_is_cancelled_and_answered_at_a_drain() {
     let outcome = answer(caller).await.expect("an outcome, not a broken call");
     assert_eq!(failure(outcome).code, FailureCode::Cancelled);
     house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_never_ends_does_not_keep_a_stopped_server_alive() {
+    let house = House::start().await;
+    let mut watches = Vec::new();
+    for url in house.urls() {
+        let request = HealthCheckRequest { service: "weir.v1.Tasks".into() };
+        let watch = HealthClient::new(channel(&url).await).watch(request).await.expect("a watch").into_inner();
+        watches.push(watch);
+    }
+    for watch in &mut watches {
+        let first = watch.message().await.expect("it is open").expect("an answer");
+        assert_eq!(first.status(), ServingStatus::Serving);
+    }
+    house.close().await;
+    for mut watch in watches {
+        let last = watch.message().await.expect("it is told").expect("before the end");
+        assert_eq!(last.status(), ServingStatus::NotServing);
+        assert!(!matches!(watch.message().await, Ok(Some(_))), "the connection has ended");
+    }
 }
