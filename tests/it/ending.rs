@@ -168,7 +168,7 @@ async fn a_lower_n_ends_nothing_and_a_higher_one_serves_those_who_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_caller_notices_that_a_worker_drains_and_another_one_joins() {
-    const TASKS: usize = 600;
+    const TASKS: usize = 400;
     let mut house = Plan { workers: 2, max_parallelism: 8, ..Plan::default() }.start().await;
     let (client, done) = (house.client.clone(), AtomicUsize::new(0));
     let load = load(&client, TASKS, &done);
