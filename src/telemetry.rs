@@ -10,6 +10,7 @@ pub mod process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Gauge;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use parking_lot::Mutex;
 
@@ -78,6 +79,23 @@ impl Telemetry {
                 handle.run_upkeep();
             }
         });
+    }
+}
+
+/// Counts one thing in a gauge while it lives.
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 

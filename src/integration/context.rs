@@ -8,7 +8,6 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::Gauge;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -18,6 +17,7 @@ use super::environment::Environment;
 use super::recorder::Recorder;
 use super::transport::{Client, Transport};
 use crate::task::{RunId, Task};
+use crate::telemetry::Counted;
 
 /// One run of one task, as its integration sees it.
 pub struct Context {
@@ -143,22 +143,6 @@ impl Context {
 
 fn stopping() -> Error {
     Error::retryable("the worker is stopping: blocking work is no longer started")
-}
-
-/// Counts in a gauge while it lives.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.increment(1.0);
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
 }
 
 #[cfg(test)]

@@ -18,9 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::har::Document;
 use super::record::Redacted;
-
-/// Names the document's layout; the number goes up when a reader must know.
-pub const SCHEMA: &str = "weir.payload.v1";
+use super::record::SCHEMA;
 
 /// What `encoding` says in an object's metadata.
 pub const ENCODING: &str = "json+zlib+base64";

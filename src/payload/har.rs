@@ -11,8 +11,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
-use super::encode::SCHEMA;
-use super::record::{Body, Redacted, RedactedExchange, RedactedMessage, header};
+use super::record::{Body, Redacted, RedactedExchange, RedactedMessage, SCHEMA, header};
 use crate::task::{Json, Priority};
 
 /// The whole document, borrowing from the redacted record.

@@ -10,6 +10,9 @@ use bytes::Bytes;
 use crate::task::transcript::Phases;
 use crate::task::{Json, Outcome, PoolName, Task, Transcript};
 
+/// Names the document's layout; the number goes up when a reader must know.
+pub const SCHEMA: &str = "weir.payload.v1";
+
 /// The memory that a record takes beside its texts and bodies, about.
 const RECORD_BYTES: usize = 1024;
 

@@ -4,10 +4,14 @@ pub mod directory;
 pub mod s3;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+/// A store has limits of its own; this one ends what those do not, such as a hung network file system.
+pub(super) const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Which store is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,18 +13,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::encode::{ENCODING, Encoded, SCHEMA, encode};
+use super::encode::{ENCODING, Encoded, encode};
 use super::key::key;
 use super::ledger::Reason;
 use super::queue::{Limits, Pending, Queue};
-use super::record::Record;
+use super::record::{Record, SCHEMA};
 use super::redact::redact;
-use super::store::{Object, Store};
+use super::store::{Object, Store, UPLOAD_DEADLINE};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
-
-/// A store has limits of its own; this one ends what those do not, such as a hung network file system.
-pub(super) const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// At most one line about lost payloads in this time.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);

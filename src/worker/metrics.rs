@@ -6,9 +6,10 @@ use std::time::Duration;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use tokio::time::Instant;
 
 use crate::task::{FailureCode, IntegrationName, Outcome, PoolName};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Counted, Telemetry};
 
 /// The label `parallelism`: the time-weighted number of tasks in flight over a task's life, in six levels. The bounds
 /// sit between the parallelisms that one compares (1, 10, 30, 100, 300, more), so that a worker that is held at one of
@@ -57,8 +58,7 @@ impl Metrics {
 
     /// Counts a run as overdue while the guard lives.
     pub(super) fn overdue(&self) -> Overdue {
-        self.overdue.increment(1.0);
-        Overdue { gauge: self.overdue.clone(), since: tokio::time::Instant::now() }
+        Overdue { _counted: Counted::new(&self.overdue), since: Instant::now() }
     }
 }
 
@@ -81,19 +81,13 @@ impl OfIntegration {
 
 /// A run that has been answered for and has not stopped.
 pub(super) struct Overdue {
-    gauge: Gauge,
-    since: tokio::time::Instant,
+    _counted: Counted,
+    since: Instant,
 }
 
 impl Overdue {
     pub(super) fn lasted(&self) -> Duration {
         self.since.elapsed()
-    }
-}
-
-impl Drop for Overdue {
-    fn drop(&mut self) {
-        self.gauge.decrement(1.0);
     }
 }
 

@@ -23,6 +23,10 @@ const SAMPLE: Duration = Duration::from_millis(50);
 /// How long payloads may take to be stored after the last task of a level.
 const SETTLE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Whose data is pulled, over and over: few enough that each level, the first too, pulls for all of them. The bank
+/// answers each as it did before, so the levels differ in nothing but their parallelism.
+const CUSTOMERS: u64 = 12;
+
 /// One in so many tasks is interactive.
 const INTERACTIVE: u64 = 10;
 
@@ -97,9 +101,9 @@ impl Level {
     }
 }
 
-/// The same tasks in the same order at each level: the bank answers each as it did before.
+/// The same tasks in the same order at each level.
 fn task(number: u64) -> anyhow::Result<Submission> {
-    let input = Json::of(&serde_json::json!({"customer": format!("c{}", number % 1000)}))?;
+    let input = Json::of(&serde_json::json!({"customer": format!("c{}", number % CUSTOMERS)}))?;
     let id = uuid::Uuid::now_v7().to_string();
     let mut submission = Submission::new(id.parse()?, "refresh".parse()?, input);
     if number.is_multiple_of(INTERACTIVE) {

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::telemetry::Counted;
+
 /// Hosts that one transport talks to at the same time. Those that nobody talks to are forgotten when there are more.
 const MAX_HOSTS: usize = 1_024;
 
@@ -110,22 +112,6 @@ impl Metrics {
             busy: gauge!("weir_http_sockets_busy", "integration" => label.to_owned()),
             waiting: gauge!("weir_http_sockets_waiting", "integration" => label.to_owned()),
         }
-    }
-}
-
-/// Counts in a gauge while it lives.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.increment(1.0);
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
     }
 }
 

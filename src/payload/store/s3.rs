@@ -19,8 +19,7 @@ use aws_smithy_http_client::tls;
 use serde::{Deserialize, Serialize};
 
 use super::super::ConfigError;
-use super::super::upload::UPLOAD_DEADLINE;
-use super::{Object, Store, StoreError, Stored, check_key};
+use super::{Object, Store, StoreError, Stored, UPLOAD_DEADLINE, check_key};
 
 /// Attempts of one request, the first included.
 const ATTEMPTS: u32 = 3;
