@@ -2,8 +2,16 @@
 
 mod dashboards;
 mod documents;
+mod admin;
+mod bad_input;
+mod cli;
+mod ending;
+mod live_settings;
+mod outages;
 mod payload_s3;
 mod readme;
 mod processes;
 mod registry_redis;
 mod support;
+mod tasks;
+mod tidy;
