@@ -4,6 +4,7 @@
 //! which cancels the task there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -22,6 +23,11 @@ use crate::wire::{self, TaskError, Timeouts, proto};
 /// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further.
 const TASKS_PER_STREAM: usize = 1024;
 
+/// How long after a task's deadline its worker's answer is still waited for. The worker answers shortly before the
+/// deadline; where either process is short of CPU the answer is a little late, and still tells more than "outcome
+/// unknown". Half of what weir's client adds in its turn.
+const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+
 /// Submits tasks to workers.
 #[derive(Clone)]
 pub(super) struct RouterService {
@@ -37,11 +43,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    async fn submit(
-        &self,
-        task: proto::Task,
-        call_timeout: Option<std::time::Duration>,
-    ) -> Result<proto::Outcome, TaskError> {
+    async fn submit(&self, task: proto::Task, call_timeout: Option<Duration>) -> Result<proto::Outcome, TaskError> {
         let arrival = Instant::now();
         let Some(_counted) = self.intake.enter() else {
             return Err(TaskError::draining("the router is draining; submit to another one"));
@@ -88,7 +90,7 @@ impl Inner {
         let incarnation = Some(reservation.placement().incarnation.0);
         Call { attempt, incarnation }.write(request.metadata_mut());
 
-        let answer = timeout_at(task.deadline, client.submit(request)).await;
+        let answer = timeout_at(task.deadline + ANSWER_MARGIN, client.submit(request)).await;
         given_up.disarm();
         let (result, learned, load) = match answer {
             Ok(Ok(response)) => {
