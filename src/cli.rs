@@ -17,8 +17,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, FILE_VARIABLE};
+use crate::integration::Integrations;
 use crate::lifecycle::panic_message;
 use crate::telemetry::logs::Logs;
+pub use worker::serve_worker;
 
 /// How long blocking threads may take to end when the program does.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
@@ -42,6 +44,9 @@ enum Command {
     /// Shows in under a minute what parallelism buys: a whole weir in one process, against a sandbox bank.
     Demo(demo::Args),
     /// Runs tasks: admits up to N at a time and refuses the rest early.
+    #[command(
+        after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401"
+    )]
     Worker(worker::Args),
     /// Takes tasks from callers and finds workers with room for them.
     Router(router::Args),
@@ -59,7 +64,7 @@ impl Cli {
         let config = || config::load(self.config.as_deref(), std::env::vars());
         match self.command {
             Command::Demo(args) => demo::run(args),
-            Command::Worker(args) => worker::run(args, config()?),
+            Command::Worker(args) => worker::run(args, config()?, Integrations::new()),
             Command::Router(args) => router::run(args, config()?),
             Command::Submit(args) => submit::run(args),
             Command::Payload(args) => payload::run(args, config),
@@ -80,14 +85,16 @@ fn raise_descriptor_limit() {
 
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    // Many errors name their cause themselves; it is not said twice.
-    let text = error.chain().fold(String::new(), |text, cause| match cause.to_string() {
-        cause if text.contains(&cause) => text,
-        cause if text.is_empty() => cause,
-        cause => format!("{text}: {cause}"),
-    });
-    eprintln!("weir: {text}");
+    eprintln!("weir: {}", with_causes(error));
     ExitCode::FAILURE
+}
+
+/// An error and its causes in one line. Many errors name their cause in their own text: it is not said twice.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Starts the logger, and has panics logged like everything else.
@@ -142,5 +149,18 @@ impl Signals {
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_named_once() {
+        let named = anyhow::anyhow!("the port is taken").context("worker.listen: the port is taken; use another");
+        assert_eq!(with_causes(&named), "worker.listen: the port is taken; use another");
+        let unnamed = anyhow::anyhow!("permission denied").context("cannot write it").context("no metrics");
+        assert_eq!(with_causes(&unnamed), "no metrics: cannot write it: permission denied");
     }
 }

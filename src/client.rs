@@ -29,7 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::task::{IntegrationName, Json, Outcome, Priority, Task, TaskId, Tenant};
 use crate::wire::error::{describe, never_connected};
 use crate::wire::proto::tasks_client::TasksClient;
-use crate::wire::{self, MAX_MESSAGE_BYTES, Reason, Retry, Started, TaskError};
+use crate::wire::{self, MAX_INPUT_BYTES, MAX_MESSAGE_BYTES, Reason, Retry, Started, TaskError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -164,6 +164,7 @@ impl Client {
 
     /// Submits one task and waits for its outcome; tries again, within the task's timeout, what never started.
     pub async fn submit(&self, submission: &Submission) -> Result<Outcome, SubmitError> {
+        check_size(&submission.input)?;
         let deadline = Instant::now() + submission.timeout;
         let mut backoff = BACKOFF_FIRST;
         loop {
@@ -201,6 +202,17 @@ impl Client {
             Err(_) => Err(unknown(format!("{} did not answer within the task's timeout", self.endpoint))),
         }
     }
+}
+
+/// What no server takes is not sent: a message over the transport's limit breaks the call, and then nobody could tell
+/// whether the task has started.
+fn check_size(input: &Json) -> Result<(), SubmitError> {
+    let bytes = input.as_str().len();
+    if bytes <= MAX_INPUT_BYTES {
+        return Ok(());
+    }
+    let message = format!("input is {bytes} bytes long: at most {MAX_INPUT_BYTES} are taken");
+    Err(SubmitError::NotStarted(TaskError::invalid(message)))
 }
 
 #[cfg(test)]

@@ -114,6 +114,12 @@ pub enum ConfigError {
         /// Which key, and what would be right.
         source: Invalid,
     },
+    /// One that is configured has the name of one that the program brings.
+    #[error("integrations.{integration}: the program has an integration of its own with this name: rename one")]
+    Twice {
+        /// Which.
+        integration: IntegrationName,
+    },
     /// There are too many.
     #[error("{count} integrations are configured: at most {MAX_INTEGRATIONS} are served by one worker")]
     TooMany {
@@ -190,6 +196,18 @@ impl Integrations {
         self.by_name.insert(name, Arc::new(integration));
     }
 
+    /// These and `others`, none of which may have a name that is taken.
+    pub fn merge(mut self, others: Integrations) -> Result<Self, ConfigError> {
+        if let Some(integration) = others.names().find(|name| self.by_name.contains_key(*name)) {
+            return Err(ConfigError::Twice { integration: integration.clone() });
+        }
+        self.by_name.extend(others.by_name);
+        match self.len() {
+            count if count > MAX_INTEGRATIONS => Err(ConfigError::TooMany { count }),
+            _ => Ok(self),
+        }
+    }
+
     /// The one called `name`.
     pub fn get(&self, name: &IntegrationName) -> Option<Arc<dyn Integration>> {
         self.by_name.get(name).cloned()
@@ -214,5 +232,20 @@ impl Integrations {
 impl fmt::Debug for Integrations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_integrations_join_the_configured_ones_and_take_no_name_from_them() {
+        let synthetic = || synthetic::Synthetic::new(&synthetic::Config::default()).expect("valid");
+        let one = |name: &str| Integrations::new().with(name.parse().expect("a name"), synthetic());
+        let both = one("bank").merge(one("spending")).expect("two names");
+        assert_eq!(format!("{both:?}"), r#"{"bank", "spending"}"#);
+        let error = both.merge(one("bank")).expect_err("taken").to_string();
+        assert!(error.starts_with("integrations.bank: "), "{error}");
     }
 }

@@ -267,7 +267,7 @@ impl Config {
                 return Err(RegistryError::Config { key, reason });
             }
         }
-        self.url.as_ref().map_or(Ok(()), redis::check_url)
+        self.url.as_ref().map_or(Ok(()), self::redis::check_url)
     }
 }
 
@@ -277,7 +277,7 @@ impl Config {
 pub fn open(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Arc<dyn Registry>, RegistryError> {
     config.check()?;
     Ok(match &config.url {
-        Some(_) => Arc::new(redis::RedisRegistry::new(config, pool, telemetry)?),
+        Some(_) => Arc::new(self::redis::RedisRegistry::new(config, pool, telemetry)?),
         None => Arc::new(memory::MemoryRegistry::new()),
     })
 }

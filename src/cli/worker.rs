@@ -1,12 +1,14 @@
-//! `weir worker`.
+//! `weir worker`, and the same for a program with integrations of its own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use clap::Parser;
 
-use super::{Signals, block_on, start_logs};
-use crate::config::Config;
+use super::{Signals, block_on, fail, start_logs};
+use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::Integrations;
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::logs::Logs;
@@ -16,9 +18,6 @@ use crate::{payload, registry};
 
 /// Flags of `weir worker`; each overrides the configuration.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  weir worker --config weir.toml --listen 0.0.0.0:7401 --advertise http://10.0.0.7:7401"
-)]
 pub(super) struct Args {
     /// Where to serve gRPC.
     #[arg(long, value_name = "ADDRESS")]
@@ -52,13 +51,57 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
-    args.override_in(&mut config);
-    let logs = start_logs(&config)?;
-    block_on(serve(config, &logs))
+/// The command line of a worker that is a program of its own.
+#[derive(Debug, Parser)]
+#[command(about = "Serves integrations: admits up to N tasks at a time and refuses the rest early")]
+struct Program {
+    /// The configuration file [default: weir.toml, where there is one].
+    #[arg(long, short, value_name = "FILE", env = FILE_VARIABLE)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    args: Args,
 }
 
-async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
+/// The whole `main` of a worker with integrations of its own.
+///
+/// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
+/// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. One thing
+/// only a program itself can choose is its allocator: weir's own has jemalloc, which keeps memory flat under many
+/// tasks, and the allocator's metrics are jemalloc's.
+///
+/// ```no_run
+/// # use weir::integration::{Context, Error, Integration, Integrations};
+/// # use weir::task::Json;
+/// struct Greeting;
+///
+/// #[async_trait::async_trait]
+/// impl Integration for Greeting {
+///     async fn run(&self, context: &Context) -> Result<Json, Error> {
+///         let name: String = context.input()?;
+///         Json::of(&format!("hello {name}")).map_err(|error| Error::permanent(error.to_string()))
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     weir::cli::serve_worker(Integrations::new().with("greeting".parse().expect("a name"), Greeting))
+/// }
+/// ```
+pub fn serve_worker(own: Integrations) -> ExitCode {
+    let Program { config, args } = Program::parse();
+    // Fails only where the program has chosen a provider already, and then that one serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = config::load(config.as_deref(), std::env::vars());
+    config.map_err(anyhow::Error::from).and_then(|config| run(args, config, own)).unwrap_or_else(|error| fail(&error))
+}
+
+/// Runs a worker to its end; `own` is served beside the configured integrations.
+pub(super) fn run(args: Args, mut config: Config, own: Integrations) -> anyhow::Result<ExitCode> {
+    args.override_in(&mut config);
+    let logs = start_logs(&config)?;
+    block_on(serve(config, own, &logs))
+}
+
+async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let telemetry = Telemetry::new()?;
     process::register(&telemetry);
@@ -67,7 +110,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
         tracing::warn!("no registry.url is configured: no router will find this worker");
     }
     let parts = Parts {
-        integrations: Integrations::from_config(&config.integrations, &telemetry)?,
+        integrations: Integrations::from_config(&config.integrations, &telemetry)?.merge(own)?,
         registry: registry::open(&config.registry, &config.worker.pool, &telemetry)?,
         store: payload::store::open(&config.payloads).await,
         payloads: config.payloads,

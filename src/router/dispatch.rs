@@ -130,6 +130,7 @@ impl Dispatcher {
     pub(super) fn apply(&self, changes: Vec<Change>) -> Vec<Placement> {
         self.change(|state, now| {
             state.synced_at = Some(now);
+            state.view.set_fresh();
             changes.into_iter().filter_map(|change| state.view.apply(change, now)).collect()
         })
     }

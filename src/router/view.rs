@@ -102,7 +102,7 @@ impl View {
         for presence in workers {
             self.present(presence, now);
         }
-        self.stale = false;
+        self.set_fresh();
     }
 
     /// Applies one change. Returns the placement that is no more, if the change ended one.
@@ -173,6 +173,11 @@ impl View {
     /// The registry cannot be reached.
     pub(super) fn set_stale(&mut self) {
         self.stale = true;
+    }
+
+    /// The registry answers again, and nothing that it said in between was missed.
+    pub(super) fn set_fresh(&mut self) {
+        self.stale = false;
     }
 
     /// Whether the registry cannot be reached.

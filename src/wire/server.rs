@@ -1,17 +1,22 @@
 //! The gRPC server that both roles run: their `Tasks` service, health checks and reflection, with every limit set.
 
+mod connection;
+
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
 use super::proto::tasks_server::{Tasks, TasksServer};
 use super::{DESCRIPTORS, MAX_MESSAGE_BYTES};
 use crate::lifecycle::Lifecycle;
+use connection::Connection;
 
 /// Calls at once on one connection: as many as the largest N, for a router has one connection to each worker.
 const MAX_CONCURRENT_STREAMS: u32 = 100_000;
@@ -30,6 +35,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept: without one, a process that is out of descriptors spins.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// How long connections may take to end by themselves once the server stops. Less than the roles wait for the server.
+const CONNECTIONS_END_WITHIN: Duration = Duration::from_secs(3);
+
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -46,7 +54,8 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// A running server. It stops, after the calls that are under way, when its lifecycle stops.
+/// A running server. When its lifecycle stops, it stops after the calls that are under way; connections that do not end
+/// soon are ended.
 pub struct RunningServer {
     /// Where it listens; with the port that the system chose when port 0 was asked for.
     pub local_address: SocketAddr,
@@ -83,7 +92,20 @@ impl RunningServer {
 
         let token = lifecycle.token();
         lifecycle.spawn("grpc server", async move {
-            let served = router.serve_with_incoming_shutdown(incoming(listener), token.cancelled()).await;
+            let end = CancellationToken::new();
+            let incoming = incoming(listener, end.clone());
+            let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, token.cancelled()));
+            let late = async {
+                token.cancelled().await;
+                tokio::time::sleep(CONNECTIONS_END_WITHIN).await;
+            };
+            let served = tokio::select! {
+                served = &mut serving => served,
+                () = late => {
+                    end.cancel();
+                    serving.await
+                }
+            };
             if let Err(error) = served {
                 tracing::error!("the gRPC server ended: {error}");
             }
@@ -99,14 +121,14 @@ impl RunningServer {
 
 /// Connections, with small writes sent at once: tonic's plain listener stream leaves Nagle's algorithm on, which adds
 /// 40 ms to a call.
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, |listener| async {
+fn incoming(listener: TcpListener, end: CancellationToken) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, end), |(listener, end)| async {
         loop {
             match listener.accept().await {
-                Ok((connection, _)) => {
+                Ok((socket, _)) => {
                     // Fails only for a connection that is gone already; the server will notice.
-                    let _ = connection.set_nodelay(true);
-                    return Some((Ok(connection), listener));
+                    let _ = socket.set_nodelay(true);
+                    return Some((Ok(Connection::new(socket, &end)), (listener, end)));
                 }
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");

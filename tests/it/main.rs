@@ -1,8 +1,17 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
+mod admin;
+mod bad_input;
+mod cli;
 mod dashboards;
 mod documents;
+mod ending;
+mod live_settings;
+mod outages;
 mod payload_s3;
+mod processes;
 mod readme;
 mod registry_redis;
 mod support;
+mod tasks;
+mod tidy;

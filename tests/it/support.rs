@@ -1,4 +1,9 @@
-//! What the tests stand on: real servers.
+//! What the tests stand on: real servers, a whole weir on them, and the means to speak to it past its own client.
 
+pub mod calls;
+pub mod fleet;
+pub mod house;
+pub mod processes;
 pub mod redis;
 pub mod s3;
+pub mod valve;

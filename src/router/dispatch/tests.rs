@@ -148,3 +148,12 @@ async fn a_storm_of_calls_and_cancellations_leaves_nothing_behind() {
     assert_eq!(waiting(&dispatcher), 0);
     assert_eq!(dispatcher.numbers().census.in_flight, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_view_is_fresh_again_when_the_registry_answers_even_if_nothing_has_changed() {
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    dispatcher.set_stale();
+    assert!(dispatcher.numbers().stale);
+    dispatcher.apply(Vec::new());
+    assert!(!dispatcher.numbers().stale);
+}

@@ -3,11 +3,15 @@
 //! A house must be closed: that drains everything in order and proves that nothing leaked. Dropping an open one fails
 //! the test.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tempfile::TempDir;
-use weir::client::{Client, Submission};
+use tokio::task::JoinHandle;
+use weir::client::{Client, Submission, SubmitError};
 use weir::config::{self, Config};
 use weir::gate::Load;
 use weir::integration::Integrations;
@@ -18,24 +22,30 @@ use weir::registry;
 use weir::router::Router;
 use weir::sandbox::Sandbox;
 use weir::settings::{file, flagd};
-use weir::task::Json;
-use weir::telemetry::Telemetry;
+use weir::task::{Json, Outcome};
 use weir::telemetry::logs::Level;
+use weir::telemetry::{Telemetry, process};
 use weir::worker::{Parts, Worker};
 
+use super::calls::metric;
 use super::redis::RedisServer;
 use super::s3::{ACCESS_KEY, S3Server, SECRET_KEY};
+use super::valve::{Held, Stubborn, Valve};
 
 /// Long enough for anything on a busy machine; nothing waits for it when all is well.
 pub const LONG: Duration = Duration::from_secs(30);
 
-/// What a test may want different. The text is TOML, added to the house's own.
+/// What a test may want different.
 pub struct Plan {
     pub workers: usize,
     pub max_parallelism: u32,
     pub queue_tasks: usize,
     pub sandbox_latency: Duration,
     pub drain_within: Duration,
+    /// Whether Redis runs when the roles start.
+    pub redis_at_start: bool,
+    /// What the workers sign their uploads with.
+    pub s3_secret: &'static str,
 }
 
 impl Default for Plan {
@@ -46,20 +56,29 @@ impl Default for Plan {
             queue_tasks: 1000,
             sandbox_latency: Duration::from_millis(5),
             drain_within: LONG,
+            redis_at_start: true,
+            s3_secret: SECRET_KEY,
         }
     }
 }
+
+/// What a submitted task came to.
+pub type Answer = Result<Outcome, SubmitError>;
 
 pub struct House {
     pub redis: RedisServer,
     pub s3: S3Server,
     pub sandbox: Sandbox,
     pub client: Client,
+    /// Holds the tasks of the integrations `held` and `stubborn` until the test lets them go.
+    pub valve: Valve,
     router: Option<Router>,
     workers: Vec<Option<Worker>>,
+    callers: Lifecycle,
     upstream: Lifecycle,
     directory: TempDir,
     config: Config,
+    s3_secret: &'static str,
     telemetries: Vec<Telemetry>,
     router_telemetry: Telemetry,
 }
@@ -69,14 +88,25 @@ impl House {
         Plan::default().start().await
     }
 
-    /// Starts one more worker; returns its index.
+    /// Starts one more worker; returns its index. The sandbox counts its requests under `worker-{index}`.
     pub async fn add_worker(&mut self) -> usize {
+        let index = self.workers.len();
         let telemetry = Telemetry::new().expect("a recorder");
+        process::register(&telemetry);
         let mut config = self.config.clone();
-        let settings = self.settings_file(self.workers.len());
-        config.settings.file = Some(settings);
+        config.settings.file = Some(self.settings_file(index));
+        let token = self.directory.path().join(format!("token-{index}"));
+        std::fs::write(&token, format!("sandbox.worker-{index}")).expect("written");
+        for integration in config.integrations.values_mut() {
+            if let weir::integration::Config::Http(http) = integration {
+                http.token = Some(weir::integration::http::TokenSource::File(token.clone()));
+            }
+        }
         let integrations = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");
-        let credentials = Credentials::fixed(ACCESS_KEY, SECRET_KEY);
+        let integrations = integrations
+            .with("held".parse().expect("a name"), Held(self.valve.clone()))
+            .with("stubborn".parse().expect("a name"), Stubborn(self.valve.clone()));
+        let credentials = Credentials::fixed(ACCESS_KEY, self.s3_secret);
         let store = S3::connect_with(&config.payloads.s3, config.payloads.uploads, Some(credentials)).await;
         let parts = Parts {
             integrations,
@@ -89,7 +119,7 @@ impl House {
         let worker = Worker::start(config.worker, parts, telemetry.clone()).await.expect("a worker");
         self.workers.push(Some(worker));
         self.telemetries.push(telemetry);
-        self.workers.len() - 1
+        index
     }
 
     pub fn worker(&self, index: usize) -> &Worker {
@@ -104,20 +134,28 @@ impl House {
         self.worker(index).ledger().expect("payloads are kept")
     }
 
+    /// Submits through the router in the background; aborting the handle is a caller that goes away.
+    pub fn submit(&self, submission: Submission) -> JoinHandle<Option<Answer>> {
+        let client = self.client.clone();
+        self.callers.spawn("caller", async move { client.submit(&submission).await })
+    }
+
+    /// The same, past the router.
+    pub fn submit_to_worker(&self, index: usize, submission: Submission) -> JoinHandle<Option<Answer>> {
+        let client = Client::new(&self.worker_url(index)).expect("an address");
+        self.callers.spawn("caller", async move { client.submit(&submission).await })
+    }
+
     /// Stops one worker in order and proves that it left nothing behind.
     pub async fn stop_worker(&mut self, index: usize) -> Ledger {
-        let ended = self.workers[index].take().expect("it runs").drain().await;
-        assert_eq!((ended.in_flight, ended.left_behind), (0, 0), "a worker left something behind");
-        let ledger = ended.payloads.expect("payloads are kept");
-        assert!(ledger.balanced() && ledger.pending == 0, "payloads are unaccounted for: {ledger}");
-        ledger
+        stop(self.workers[index].take().expect("it runs")).await
     }
 
     pub fn router_url(&self) -> String {
         format!("http://{}", self.router.as_ref().expect("it runs").address())
     }
 
-    pub fn router_admin(&self) -> std::net::SocketAddr {
+    pub fn router_admin(&self) -> SocketAddr {
         self.router.as_ref().expect("it runs").admin_address()
     }
 
@@ -125,16 +163,45 @@ impl House {
         format!("http://{}", self.worker(index).address())
     }
 
-    pub fn worker_metrics(&self, index: usize) -> String {
-        self.telemetries[index].render()
+    /// Both roles' gRPC addresses, for what must hold at each.
+    pub fn urls(&self) -> [String; 2] {
+        [self.router_url(), self.worker_url(0)]
     }
 
-    pub fn router_metrics(&self) -> String {
-        self.router_telemetry.render()
+    pub fn worker_metric(&self, index: usize, series: &str) -> f64 {
+        metric(&self.telemetries[index].render(), series)
+    }
+
+    pub fn router_metric(&self, series: &str) -> f64 {
+        metric(&self.router_telemetry.render(), series)
+    }
+
+    /// Waits until the router knows this many workers, and nobody else.
+    pub async fn until_known(&self, workers: usize) {
+        let known = || self.router_metric("weir_router_workers{state=\"known\"}") == workers as f64;
+        eventually("the router knows all workers", known).await;
+    }
+
+    /// Waits until this many tasks of a class wait in the router.
+    pub async fn until_waiting(&self, priority: &str, tasks: usize) {
+        let series = format!("weir_router_queue_tasks{{priority=\"{priority}\"}}");
+        eventually("the tasks wait in the router", || self.router_metric(&series) == tasks as f64).await;
+    }
+
+    /// Waits until this many tasks hold a place in a worker.
+    pub async fn until_in_flight(&self, index: usize, tasks: u32) {
+        let load = || self.load(index).in_flight;
+        eventually("the tasks hold their places", || load() == tasks).await;
+    }
+
+    /// Waits until this many payloads of a worker have come to their end.
+    pub async fn until_payloads_ended(&self, index: usize, payloads: u64) {
+        let ended = || (self.ledger(index).offered, self.ledger(index).pending) == (payloads, 0);
+        eventually("all payloads are stored or lost", ended).await;
     }
 
     /// Where a worker's settings are watched.
-    pub fn settings_file(&self, index: usize) -> std::path::PathBuf {
+    pub fn settings_file(&self, index: usize) -> PathBuf {
         self.directory.path().join(format!("settings-{index}.json"))
     }
 
@@ -142,9 +209,14 @@ impl House {
         file::write_file(&self.settings_file(index), &flagd::document(flags)).expect("written");
     }
 
+    /// Below it lie the stored payloads, by their keys.
+    pub fn bucket(&self) -> PathBuf {
+        self.directory.path().join("s3/weir")
+    }
+
     /// The keys of all stored payloads.
     pub fn stored_keys(&self) -> Vec<String> {
-        let bucket = self.directory.path().join("s3/weir");
+        let bucket = self.bucket();
         let mut keys = Vec::new();
         let mut folders = vec![bucket.clone()];
         while let Some(folder) = folders.pop() {
@@ -160,33 +232,39 @@ impl House {
         keys
     }
 
-    /// The JSON of a stored payload, read through the store.
-    pub async fn payload(&self, key: &str) -> serde_json::Value {
+    /// The text of a stored payload, read through the store.
+    pub async fn payload(&self, key: &str) -> String {
         let credentials = Credentials::fixed(ACCESS_KEY, SECRET_KEY);
         let store = S3::connect_with(&self.config.payloads.s3, 1, Some(credentials)).await;
         let stored = store.get(key, 1 << 24).await.expect("it is there");
-        let json = weir::payload::decode(&stored.body, Default::default()).expect("it decodes");
-        serde_json::from_str(&json).expect("it is JSON")
+        weir::payload::decode(&stored.body, Default::default()).expect("it decodes")
     }
 
-    /// Drains everything in order; returns the workers' ledgers, added up where it matters.
+    /// Drains everything in order and proves that nothing is left; returns the ledgers of the workers that still ran.
     pub async fn close(mut self) -> Vec<Ledger> {
+        self.callers.wait(LONG).await.expect("each caller has an answer");
         let router = self.router.take().expect("it runs");
         assert_eq!(router.drain().await, 0, "the router left something behind");
-        let mut ledgers = Vec::new();
-        for index in 0..self.workers.len() {
-            if self.workers[index].is_some() {
-                ledgers.push(self.stop_worker(index).await);
-            }
-        }
+        let ledgers = join_all(self.workers.iter_mut().filter_map(Option::take).map(stop)).await;
         self.upstream.stop(LONG).await.expect("the sandbox ends");
+        assert_eq!(self.sandbox.stats().all.in_flight, 0, "a request outlived its task");
         self.s3.stop().await;
         ledgers
     }
 }
 
+async fn stop(worker: Worker) -> Ledger {
+    let ended = worker.drain().await;
+    assert_eq!((ended.in_flight, ended.left_behind), (0, 0), "a worker left something behind");
+    let ledger = ended.payloads.expect("payloads are kept");
+    assert!(ledger.balanced() && ledger.pending == 0, "payloads are unaccounted for: {ledger}");
+    ledger
+}
+
 impl Drop for House {
     fn drop(&mut self) {
+        // The runtime of a failed test waits for its blocking threads.
+        self.valve.open();
         if self.router.is_some() && !std::thread::panicking() {
             panic!("close the house: only that proves that nothing leaked");
         }
@@ -199,8 +277,11 @@ impl Plan {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().join("s3");
         std::fs::create_dir_all(root.join("weir")).expect("a bucket");
-        let (redis, s3) = (RedisServer::start(), S3Server::start(&root).await);
-        let upstream = Lifecycle::new();
+        let (mut redis, s3) = (RedisServer::start(), S3Server::start(&root).await);
+        if !self.redis_at_start {
+            redis.kill();
+        }
+        let (callers, upstream) = (Lifecycle::new(), Lifecycle::new());
         let mut config = config::from_text(CONFIGURATION).expect("the house's configuration is valid");
         config.sandbox.latency = weir::sandbox::Latency::Fixed(self.sandbox_latency);
         let sandbox = Sandbox::start(config.sandbox.clone(), &upstream).await.expect("a sandbox");
@@ -209,32 +290,62 @@ impl Plan {
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue_tasks = self.queue_tasks;
         config.worker.drain_within = self.drain_within;
-        let token = directory.path().join("token");
-        std::fs::write(&token, "sandbox.tests").expect("written");
         for integration in config.integrations.values_mut() {
             if let weir::integration::Config::Http(http) = integration {
                 http.base_url = format!("http://{}", sandbox.local_addr);
-                http.token = Some(weir::integration::http::TokenSource::File(token.clone()));
             }
         }
 
         let router_telemetry = Telemetry::new().expect("a recorder");
+        process::register(&router_telemetry);
         let registry = registry::open(&config.registry, &config.router.pool, &router_telemetry).expect("a registry");
         let router = Router::start(config.router.clone(), registry, router_telemetry.clone()).await.expect("a router");
         let client = Client::new(&format!("http://{}", router.address())).expect("an address");
-        let (router, workers, telemetries) = (Some(router), Vec::new(), Vec::new());
-        let mut house =
-            House { redis, s3, sandbox, client, router, workers, upstream, directory, config, telemetries, router_telemetry };
+        let mut house = House {
+            redis,
+            s3,
+            sandbox,
+            client,
+            valve: Valve::default(),
+            router: Some(router),
+            workers: Vec::new(),
+            callers,
+            upstream,
+            directory,
+            config,
+            s3_secret: self.s3_secret,
+            telemetries: Vec::new(),
+            router_telemetry,
+        };
         for _ in 0..self.workers {
             house.add_worker().await;
+        }
+        if self.redis_at_start {
+            house.until_known(self.workers).await;
         }
         house
     }
 }
 
+/// What a caller in the background was told.
+pub async fn answer(caller: JoinHandle<Option<Answer>>) -> Answer {
+    let told = tokio::time::timeout(LONG, caller).await.expect("an answer in time");
+    told.expect("it was not aborted").expect("it did not panic")
+}
+
+/// Submits all at once and returns what came of each, in order.
+pub async fn submit_all(client: &Client, submissions: Vec<Submission>) -> Vec<Answer> {
+    join_all(submissions.iter().map(|submission| client.submit(submission))).await
+}
+
 /// A task for the synthetic integration.
 pub fn synthetic(id: &str, input: serde_json::Value) -> Submission {
     submission(id, "synthetic", input)
+}
+
+/// A task that runs until the house's valve lets it go.
+pub fn held(id: &str) -> Submission {
+    submission(id, "held", serde_json::Value::Null)
 }
 
 /// A pull from the sandbox bank.

@@ -1,0 +1,164 @@
+//! What weir stands on goes away: Redis is a hint, and the store never holds up a task.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::json;
+use weir::client::{Client, SubmitError};
+use weir::payload::Reason as Loss;
+use weir::wire::Reason;
+
+use crate::support::calls::http_get;
+use crate::support::house::{House, LONG, Plan, eventually, pull, submit_all, synthetic};
+
+/// Submits tasks and does something in the middle of it. No task may be lost or fail.
+async fn under_load(house: &mut House, tasks: usize, disturb: impl AsyncFnOnce(&mut House, &AtomicUsize)) {
+    let (client, done) = (house.client.clone(), AtomicUsize::new(0));
+    let load = stream::iter(0..tasks)
+        .map(|n| {
+            let (client, done) = (&client, &done);
+            async move {
+                let sleeps = synthetic(&format!("t-{n}"), json!({"do": "sleep", "ms": 30}));
+                let outcome = client.submit(&sleeps).await.unwrap_or_else(|error| panic!("t-{n} was lost: {error}"));
+                outcome.result.unwrap_or_else(|failure| panic!("t-{n} failed: {failure}"));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        .buffer_unordered(12)
+        .for_each(|()| async {});
+    tokio::join!(load, disturb(house, &done));
+    assert_eq!(done.load(Ordering::Relaxed), tasks);
+}
+
+async fn until_done(done: &AtomicUsize, tasks: usize) {
+    eventually("the load goes on", || done.load(Ordering::Relaxed) >= tasks).await;
+}
+
+/// Waits until the router follows the registry again, and the workers are in it.
+async fn until_healed(house: &House, workers: usize) {
+    eventually("the view is fresh", || house.router_metric("weir_router_view_stale") == 0.0).await;
+    house.until_known(workers).await;
+    let members = format!(":{workers}\r\n");
+    eventually("the workers are announced", || house.redis.ask("ZCARD weir:{default}:members") == members).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_starts_and_serves_without_redis_and_the_router_heals_when_it_is_there() {
+    let mut house = Plan { redis_at_start: false, ..Plan::default() }.start().await;
+    assert_eq!(http_get(house.worker(0).admin_address(), "/ready").await.status, 200);
+    let direct = Client::new(&house.worker_url(0)).expect("an address");
+    let outcome = direct.submit(&pull("direct")).await.expect("an outcome");
+    assert!(outcome.result.is_ok());
+
+    let ready = http_get(house.router_admin(), "/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("registry"), "{}", ready.body);
+    assert_eq!(http_get(house.router_admin(), "/live").await.status, 200);
+    let mut hurried = pull("hurried");
+    hurried.timeout = Duration::from_millis(300);
+    match house.client.submit(&hurried).await {
+        Err(SubmitError::NotStarted(error)) => assert_eq!(error.reason, Reason::DeadlineTooShort, "{error}"),
+        other => panic!("nobody can have run it: {other:?}"),
+    }
+
+    // A caller that waits is served as soon as the registry is there.
+    let patient = house.submit(pull("patient"));
+    house.redis.start_again();
+    let outcome = crate::support::house::answer(patient).await.expect("an outcome");
+    assert!(outcome.result.is_ok());
+    until_healed(&house, 1).await;
+    assert_eq!(http_get(house.router_admin(), "/ready").await.status, 200);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_when_redis_dies_under_load_and_comes_back_empty() {
+    let mut house = Plan { workers: 2, max_parallelism: 8, ..Plan::default() }.start().await;
+    under_load(&mut house, 1_500, async |house, done| {
+        until_done(done, 100).await;
+        house.redis.kill();
+        eventually("the router notices", || house.router_metric("weir_router_view_stale") == 1.0).await;
+        until_done(done, done.load(Ordering::Relaxed) + 300).await;
+        assert_eq!(house.router_metric("weir_router_workers{state=\"known\"}"), 2.0);
+        for address in [house.router_admin(), house.worker(0).admin_address()] {
+            assert_eq!(http_get(address, "/ready").await.status, 200);
+        }
+        house.redis.start_again();
+    })
+    .await;
+    until_healed(&house, 2).await;
+    house.client.submit(&pull("after")).await.expect("an outcome");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_when_redis_is_emptied_under_load() {
+    let mut house = Plan { workers: 2, max_parallelism: 8, ..Plan::default() }.start().await;
+    under_load(&mut house, 600, async |house, done| {
+        for round in 1..=3 {
+            until_done(done, round * 100).await;
+            house.redis.flush();
+        }
+    })
+    .await;
+    until_healed(&house, 2).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_when_redis_hangs_under_load() {
+    let mut house = Plan { workers: 2, max_parallelism: 8, ..Plan::default() }.start().await;
+    under_load(&mut house, 2_000, async |house, done| {
+        until_done(done, 100).await;
+        house.redis.pause();
+        eventually("the router notices", || house.router_metric("weir_router_view_stale") == 1.0).await;
+        until_done(done, done.load(Ordering::Relaxed) + 300).await;
+        house.redis.resume();
+    })
+    .await;
+    until_healed(&house, 2).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_while_redis_hangs_stops_all_the_same() {
+    let mut house = Plan { workers: 2, ..Plan::default() }.start().await;
+    house.redis.pause();
+    let began = Instant::now();
+    house.stop_worker(0).await;
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+    house.redis.resume();
+    let outcome = house.client.submit(&pull("after")).await.expect("an outcome");
+    assert_eq!(&outcome.worker, house.worker(1).id());
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_do_not_notice_that_the_store_is_away_and_each_loss_is_counted() {
+    const TASKS: u64 = 40;
+    let house = Plan { max_parallelism: 8, ..Plan::default() }.start().await;
+    house.s3.stop().await;
+    let began = Instant::now();
+    let answers = submit_all(&house.client, (0..TASKS).map(|n| pull(&format!("t-{n}"))).collect()).await;
+    assert!(answers.into_iter().all(|answer| answer.is_ok_and(|outcome| outcome.result.is_ok())));
+    assert!(began.elapsed() < Duration::from_secs(10), "the tasks waited for the store: {:?}", began.elapsed());
+    house.until_payloads_ended(0, TASKS).await;
+    let ledger = house.ledger(0);
+    assert_eq!((ledger.stored, ledger.dropped(Loss::Store)), (0, TASKS), "{ledger}");
+    assert_eq!(house.worker_metric(0, "weir_payloads_dropped_total{reason=\"store\"}"), TASKS as f64);
+    assert_eq!(http_get(house.worker(0).admin_address(), "/ready").await.status, 200);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_for_the_store_is_a_counted_loss() {
+    let house = Plan { s3_secret: "not-the-secret", ..Plan::default() }.start().await;
+    let answers = submit_all(&house.client, (0..5).map(|n| pull(&format!("t-{n}"))).collect()).await;
+    assert!(answers.into_iter().all(|answer| answer.is_ok_and(|outcome| outcome.result.is_ok())));
+    house.until_payloads_ended(0, 5).await;
+    assert_eq!(house.ledger(0).dropped(Loss::Store), 5);
+    assert!(house.stored_keys().is_empty());
+    house.close().await;
+}

@@ -1,0 +1,181 @@
+//! The programs as they run in production: each a process of its own, configured by file, variables and flags.
+//!
+//! Servers take port 0 and say in their logs where they are. Each process is a group of its own, which is ended by its
+//! id when the value is dropped; what it wrote lies in the fleet's directory and is shown when a wait fails.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use serde_json::Value;
+
+/// Long enough for anything on a busy machine; nothing waits for it when all is well.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// How often a wait looks again.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The program under test: the one built with the tests, unless a variable names another, such as a distributed one.
+pub fn weir() -> PathBuf {
+    std::env::var_os("WEIR_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_weir").into(), PathBuf::from)
+}
+
+/// An example that was built beside the tests, or that a variable names.
+pub fn example(name: &str, variable: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("examples").join(name);
+    let path = std::env::var_os(variable).map_or(built, PathBuf::from);
+    assert!(path.exists(), "{} is missing: run cargo build --examples first", path.display());
+    path
+}
+
+/// Waits until something is there, and fails with what was awaited when it never comes.
+pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The body of an answer of 200, or nothing.
+pub fn try_get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(LONG)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+/// The same, where it must be there.
+pub fn get(address: SocketAddr, path: &str) -> String {
+    try_get(address, path).unwrap_or_else(|| panic!("http://{address}{path} answers"))
+}
+
+/// The sum over all series of a metric that carry `label`; an empty label matches each.
+pub fn metric(metrics: &str, name: &str, label: &str) -> f64 {
+    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let values = metrics.lines().filter(of_name).filter(|line| line.contains(label));
+    let values: Vec<f64> = values.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
+    assert!(!values.is_empty(), "there is no {name} with {label}");
+    values.iter().sum()
+}
+
+/// A running program.
+pub struct Process {
+    name: String,
+    child: Child,
+    out: PathBuf,
+    log: PathBuf,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts `program`; what it writes goes to files in `directory` that are named after `name`. It gets no variable
+    /// of the test's own except `PATH`.
+    pub fn start(
+        name: &str,
+        directory: &Path,
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        let (out, log) = (directory.join(format!("{name}.out")), directory.join(format!("{name}.log")));
+        let file = |path| File::create(path).expect("a file in the fleet's directory");
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(variables.iter().copied()).current_dir(directory).process_group(0);
+        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log));
+        let child = command.spawn().unwrap_or_else(|error| panic!("{} starts: {error}", program.display()));
+        Process { name: name.to_owned(), child, out, log, ended: false }
+    }
+
+    /// What it has written to stdout.
+    pub fn out(&self) -> String {
+        std::fs::read_to_string(&self.out).expect("its output")
+    }
+
+    /// How many whole lines it has written to stdout.
+    pub fn lines_out(&self) -> usize {
+        std::fs::read(&self.out).expect("its output").iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// What it has written to stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("its log")
+    }
+
+    /// Its log lines of a level.
+    pub fn logged(&self, levels: &[&str]) -> Vec<String> {
+        let of_level = |line: &&str| levels.iter().any(|level| line.contains(&format!(r#""level":"{level}""#)));
+        self.log().lines().filter(of_level).map(str::to_owned).collect()
+    }
+
+    /// Waits for a log line with this message.
+    pub fn wait_for_log(&mut self, message: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = lines.into_iter().find(|line| line["message"] == message) {
+                return line;
+            }
+            let ended = self.child.try_wait().expect("its state");
+            let name = &self.name;
+            assert!(ended.is_none() && started.elapsed() < LONG, "{name} never said {message:?} ({ended:?}):\n{log}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        assert!(!self.ended, "{} has ended", self.name);
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Waits for its end; nothing of its group may be left. The code is `None` when a signal ended it.
+    pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
+        let started = Instant::now();
+        let group = Pid::from_child(&self.child);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                break status;
+            }
+            let (name, log) = (&self.name, self.log());
+            assert!(started.elapsed() < within, "{name} did not end within {within:?}:\n{log}");
+            std::thread::sleep(LOOK);
+        };
+        self.ended = true;
+        assert!(test_kill_process_group(group).is_err(), "{} left processes behind", self.name);
+        status.code()
+    }
+
+    /// Asks it to stop in order, which must succeed.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.exit_code(LONG), Some(0), "{}:\n{}", self.name, self.log());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It may have ended in this moment; its id is its own until it has been waited for.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("── {} said at the end:\n{}", self.name, lines[lines.len().saturating_sub(20)..].join("\n"));
+        }
+    }
+}
