@@ -73,12 +73,24 @@ fn each_failure_code_is_explained() {
     }
 }
 
+/// What the README has between a fence and its end.
+fn fenced(language: &str) -> String {
+    let (readme, fence) = (read("README.md"), format!("```{language}\n"));
+    let (_, rest) = readme.split_once(&fence).unwrap_or_else(|| panic!("the README has no {fence}"));
+    rest.split_once("```").expect("it ends").0.to_owned()
+}
+
 #[test]
 fn the_python_example_is_the_one_in_the_readme() {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once("```python\n").expect("a python block");
-    let (shown, _) = rest.split_once("```").expect("its end");
-    assert!(read("examples/submit.py").ends_with(shown), "examples/submit.py and the README differ");
+    assert!(read("examples/submit.py").ends_with(&fenced("python")), "examples/submit.py and the README differ");
+}
+
+#[test]
+fn the_rust_example_is_the_one_that_the_documentation_tests_compile() {
+    let documentation = read("src/cli/worker.rs");
+    let lines = documentation.lines().filter_map(|line| line.strip_prefix("///"));
+    let code: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    assert!(code.join("\n").contains(fenced("rust").trim_end()), "src/cli/worker.rs and the README differ");
 }
 
 #[test]
