@@ -1,6 +1,6 @@
 //! Declarative pulls over HTTP: a base URL, a token, and steps with templated path, query and body.
 //!
-//! Each step's answer must be JSON; later steps and the result use it by name ([`template`]). What a template fills in
+//! Each step's answer must be JSON; later steps and the result use it by name (`template.rs`). What a template fills in
 //! is encoded for its place, so that an input cannot lead a request elsewhere. Messages name step, method, configured
 //! path and status, never what was sent or answered.
 

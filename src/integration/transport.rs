@@ -1,6 +1,6 @@
 //! HTTP for integrations: a client with a limit on everything, which records what is said.
 //!
-//! HTTP/1.1 over a pool of connections, with a cap per host ([`sockets`]), timeouts on connecting and on the whole
+//! HTTP/1.1 over a pool of connections, with a cap per host (`sockets.rs`), timeouts on connecting and on the whole
 //! exchange, and a cap on what is read of a response. The task's deadline ends an exchange if it comes first. Redirects
 //! are not followed: credentials must not travel to a host that nobody configured. No proxy is read from the
 //! environment, nothing is sent twice.
