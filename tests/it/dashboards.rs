@@ -1,21 +1,20 @@
 //! What dashboards and documents ask for is there: each metric and label, as a real worker and a real router show them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::documents::{path, read, run_checker};
+use crate::support::processes::{LONG, Process, get, weir};
 use crate::support::redis::RedisServer;
 
 const DASHBOARD: &str = "dashboards/weir.json";
 
-/// Long enough for anything on a busy machine; nothing waits for it when all is well.
-const LONG: Duration = Duration::from_secs(20);
+/// The payload of the one task is stored a moment after its answer; what is still missing then is missing.
+const ALL_THERE_WITHIN: Duration = Duration::from_secs(20);
 
 /// Labels that Prometheus adds to what it scrapes.
 const ADDED: [&str; 2] = ["instance", "job"];
@@ -122,7 +121,7 @@ type Metrics = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
 fn each_metric_and_label_that_a_dashboard_or_document_names_exists() {
-    let running = Running::start();
+    let mut running = Running::start();
     let wanted: Vec<_> = queries(&dashboard());
     let named: BTreeSet<_> = ["README.md", "deploy/README.md", "deploy/weir.example.toml"]
         .iter()
@@ -137,10 +136,10 @@ fn each_metric_and_label_that_a_dashboard_or_document_names_exists() {
         if missing.is_empty() {
             break;
         }
-        // The payload of the one task is stored a moment after its answer.
-        assert!(start.elapsed() < LONG, "{missing:#?}");
+        assert!(start.elapsed() < ALL_THERE_WITHIN, "{missing:#?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+    running.stop();
 }
 
 /// Names of weir's metrics in a text.
@@ -221,8 +220,8 @@ struct Running {
 }
 
 struct Role {
-    child: Child,
-    grpc: String,
+    process: Process,
+    listen: String,
     admin: SocketAddr,
 }
 
@@ -231,15 +230,15 @@ impl Running {
         let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
         std::fs::write(directory.path().join("weir.toml"), CONFIGURATION).expect("written");
         std::fs::copy(path("deploy/settings.example.json"), directory.path().join("settings.json")).expect("copied");
-        let weir = |arguments: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-            command.args(arguments).current_dir(&directory).env("WEIR_REGISTRY__URL", redis.url());
-            command
+        let url = redis.url();
+        let start = |name, arguments: &[&str]| {
+            Process::start(name, directory.path(), &weir(), arguments, &[("WEIR_REGISTRY__URL", &url)])
         };
-        let roles: Vec<_> = ["worker", "router"].map(|role| Role::start(weir(&[role]))).into();
-        let input = ["--integration", "synthetic", "--input", r#"{"do": "noop"}"#];
-        let submitted = weir(&["submit", "--to", &roles[1].grpc]).args(input).output().expect("it runs");
-        assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stdout));
+        let roles: Vec<_> = ["worker", "router"].map(|name| Role::of(start(name, &[name]), name)).into();
+        let to = format!("http://{}", roles[1].listen);
+        let task = ["--integration", "synthetic", "--input", r#"{"do": "noop"}"#];
+        let mut submit = start("submit", &[&["submit", "--to", &to], &task[..]].concat());
+        assert_eq!(submit.exit_code(LONG), Some(0), "{}", submit.out());
         Running { roles, _redis: redis, _directory: directory }
     }
 
@@ -260,40 +259,18 @@ impl Running {
         }
         metrics
     }
+
+    fn stop(&mut self) {
+        self.roles.iter_mut().rev().for_each(|role| role.process.stop());
+    }
 }
 
 impl Role {
-    /// Starts a process, and reads from its log where it serves.
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let mut said = Vec::new();
-        let serves = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let fields: Value = serde_json::from_str(&line).unwrap_or_default();
-            said.push(line);
-            fields["admin"].is_string().then_some(fields)
-        });
-        let serves = serves.unwrap_or_else(|| panic!("it ended: {said:#?}"));
-        // Nobody reads on: at this level it writes nothing more that matters, and never waits for its log.
+    fn of(mut process: Process, name: &str) -> Self {
+        let serves = process.wait_for_log(&format!("the {name} serves"));
         let admin = text(&serves, "admin").parse().expect("an address");
-        Role { child, grpc: format!("http://{}", text(&serves, "listen")), admin }
+        Role { process, listen: text(&serves, "listen"), admin }
     }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut response = String::new();
-    stream.read_to_string(&mut response).expect("answered");
-    response
 }
 
 const CONFIGURATION: &str = r#"

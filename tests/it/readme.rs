@@ -6,7 +6,7 @@ use weir::settings;
 use weir::task::FailureCode;
 use weir::wire::{Reason, Retry, Started, TaskError};
 
-use crate::documents::read;
+use crate::documents::{path, read};
 
 /// The rows of README tables whose first cell is `code` in capitals or lower case, without the backticks.
 fn rows() -> Vec<Vec<String>> {
@@ -73,22 +73,45 @@ fn each_failure_code_is_explained() {
     }
 }
 
-#[test]
-fn the_python_example_is_the_one_in_the_readme() {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once("```python\n").expect("a python block");
-    let (shown, _) = rest.split_once("```").expect("its end");
-    assert!(read("examples/submit.py").ends_with(shown), "examples/submit.py and the README differ");
+/// What the README has between a fence and its end.
+fn fenced(language: &str) -> String {
+    let (readme, fence) = (read("README.md"), format!("```{language}\n"));
+    let (_, rest) = readme.split_once(&fence).unwrap_or_else(|| panic!("the README has no {fence}"));
+    rest.split_once("```").expect("it ends").0.to_owned()
 }
 
 #[test]
-fn each_file_that_a_document_links_to_is_there() {
+fn the_python_example_is_the_one_in_the_readme() {
+    assert!(read("examples/submit.py").ends_with(&fenced("python")), "examples/submit.py and the README differ");
+}
+
+#[test]
+fn the_rust_example_is_the_one_that_the_documentation_tests_compile() {
+    let documentation = read("src/cli/worker.rs");
+    let lines = documentation.lines().filter_map(|line| line.strip_prefix("///"));
+    let code: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    assert!(code.join("\n").contains(fenced("rust").trim_end()), "src/cli/worker.rs and the README differ");
+}
+
+#[test]
+fn each_link_of_a_document_leads_somewhere() {
     for (document, folder) in [("README.md", ""), ("deploy/README.md", "deploy/")] {
-        for link in read(document).split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-            let path = crate::documents::path(&format!("{folder}{link}"));
-            assert!(link.starts_with("https://") || path.exists(), "{document} links to {link}");
+        let text = read(document);
+        let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let leads_somewhere = match link.strip_prefix('#') {
+                Some(heading) => headings.iter().any(|known| known == heading),
+                None => link.starts_with("https://") || path(&format!("{folder}{link}")).exists(),
+            };
+            assert!(leads_somewhere, "{document} links to {link}");
         }
     }
+}
+
+/// What a heading is called in a link: `## See it` is `see-it`.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
 }
 
 #[test]
