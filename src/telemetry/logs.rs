@@ -7,7 +7,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -70,7 +70,7 @@ pub enum LogsError {
 /// Changes the level of the running logger.
 #[derive(Clone)]
 pub struct Level {
-    handle: Option<reload::Handle<EnvFilter, Registry>>,
+    handle: Option<reload::Handle<Targets, Registry>>,
 }
 
 impl Logs {
@@ -132,19 +132,16 @@ pub fn check(level: &str) -> Result<(), LogsError> {
     parse(level).map(drop)
 }
 
-fn parse(level: &str) -> Result<EnvFilter, LogsError> {
+fn parse(level: &str) -> Result<Targets, LogsError> {
     let invalid = |reason: String| LogsError::Level { level: level.to_owned(), reason };
     if level.trim().is_empty() {
         return Err(invalid("it is empty".into()));
     }
     // A bare word would be read as a target of that name, which logs nothing at all.
-    for directive in level.split(',').filter(|directive| !directive.contains(['=', '['])) {
-        directive
-            .trim()
-            .parse::<tracing_subscriber::filter::LevelFilter>()
-            .map_err(|_| invalid(format!("{:?} is no level", directive.trim())))?;
+    for directive in level.split(',').map(str::trim).filter(|directive| !directive.contains('=')) {
+        directive.parse::<LevelFilter>().map_err(|_| invalid(format!("{directive:?} is no level")))?;
     }
-    EnvFilter::builder().parse(level).map_err(|error| invalid(error.to_string()))
+    level.parse().map_err(|error: tracing_subscriber::filter::ParseError| invalid(error.to_string()))
 }
 
 #[cfg(test)]
@@ -156,7 +153,7 @@ mod tests {
         for good in ["info", "off", "warn,weir::router=debug", "weir=trace"] {
             check(good).expect(good);
         }
-        for bad in ["", "loud", "info,verbose", "weir=loud"] {
+        for bad in ["", "loud", "info,verbose", "weir=loud", "weir[span]"] {
             let error = check(bad).expect_err(bad).to_string();
             assert!(error.contains("use a level such as"), "{error}");
         }
