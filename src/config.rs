@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ::config::Config as Source;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::task::IntegrationName;
 use crate::telemetry::logs;
@@ -21,6 +22,9 @@ pub const DEFAULT_FILE: &str = "weir.toml";
 pub const FILE_VARIABLE: &str = "WEIR_CONFIG";
 
 const PREFIX: &str = "WEIR_";
+
+/// Between the levels of a key in a variable's name.
+const LEVELS: &str = "__";
 
 /// All sections.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -78,14 +82,21 @@ pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String
         alone.map_err(|error| unreadable(path, error.to_string()))?;
         builder = builder.add_source(toml(&text));
     }
-    let variables: HashMap<String, String> =
-        variables.filter(|(name, _)| name.starts_with(PREFIX) && name != FILE_VARIABLE).collect();
-    let variables = ::config::Environment::with_prefix("WEIR")
-        .prefix_separator("_")
-        .separator("__")
-        .try_parsing(true)
-        .source(Some(variables));
-    compose(builder.add_source(variables).build())
+    let variables = variables.filter(|(name, _)| name.starts_with(PREFIX) && name != FILE_VARIABLE);
+    let (texts, others): (HashMap<_, _>, HashMap<_, _>) = variables.partition(|(name, _)| is_text(name));
+    let source = |variables, parse| {
+        let environment = ::config::Environment::with_prefix("WEIR").prefix_separator("_").separator(LEVELS);
+        environment.try_parsing(parse).source(Some(variables))
+    };
+    compose(builder.add_source(source(texts, false)).add_source(source(others, true)).build())
+}
+
+/// Whether the key that a variable names holds a text, as far as its default tells: `WEIR_WORKER__ID=0` is no number.
+fn is_text(variable: &str) -> bool {
+    let path = variable.trim_start_matches(PREFIX).to_lowercase();
+    let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    let value = path.split(LEVELS).try_fold(&defaults, |value, key| value.get(key));
+    matches!(value, Some(Value::String(_) | Value::Null))
 }
 
 /// Reads a configuration from a TOML text alone.
@@ -100,7 +111,9 @@ fn toml(text: &str) -> ::config::File<::config::FileSourceString, ::config::File
 fn compose(source: Result<Source, ::config::ConfigError>) -> Result<Config, ConfigError> {
     let value = |key: String, reason: String| ConfigError::Value { key, reason };
     let source = source.map_err(|error| value("(variables)".into(), error.to_string()))?;
-    let mut config: Config = serde_path_to_error::deserialize(source.clone()).map_err(|error| {
+    // By way of JSON, whose types are strict: the source itself would take 1.5 for 2, and true for 1.
+    let tree: Value = source.clone().try_deserialize().map_err(|error| value("(all)".into(), error.to_string()))?;
+    let mut config: Config = serde_path_to_error::deserialize(&tree).map_err(|error| {
         let key = error.path().to_string();
         let reason = explain(&source, &key, &error.into_inner().to_string());
         value(key, reason)
@@ -172,6 +185,7 @@ mod tests {
         let variables = [
             ("WEIR_WORKER__LISTEN", "127.0.0.1:2"),
             ("WEIR_SETTINGS__MAX_PARALLELISM", "7"),
+            ("WEIR_WORKER__ID", "0"),
             ("WEIR_CONFIG", "ignored"),
             ("HOME", "/"),
         ];
@@ -179,6 +193,7 @@ mod tests {
         assert_eq!(config.worker.listen.port(), 2);
         assert_eq!(config.worker.pool.as_str(), "parallel");
         assert_eq!(config.settings.max_parallelism, 7);
+        assert_eq!(config.worker.id.expect("set").as_str(), "0");
     }
 
     #[test]
@@ -188,7 +203,10 @@ mod tests {
             ("[worker]\nlisten = \"nowhere\"", "use a form such as \"127.0.0.1:7401\""),
             ("[worker]\nlissten = \"127.0.0.1:1\"", "lissten"),
             ("[wroker]\nlisten = \"127.0.0.1:1\"", "wroker"),
-            ("[settings]\nmax_parallelism = -1", "max_parallelism"),
+            ("[settings]\nmax_parallelism = -1", "settings.max_parallelism"),
+            ("[settings]\nmax_parallelism = 1.5", "settings.max_parallelism"),
+            ("[settings]\nmax_parallelism = true", "settings.max_parallelism"),
+            ("[settings]\nmax_parallelism = \"7\"", "settings.max_parallelism"),
             ("[router]\nqueue_tasks = 0", "router.queue_tasks"),
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
             ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
@@ -200,6 +218,8 @@ mod tests {
             let error = load_text(text, &[]).expect_err(text).to_string();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
+        let error = load_text("", &[("WEIR_SETTINGS__MAX_PARALLELISM", "1.5")]).expect_err("no integer").to_string();
+        assert!(error.contains("settings.max_parallelism") && error.contains("1.5"), "{error}");
         let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
         assert!(error.contains("lissten"), "{error}");
     }

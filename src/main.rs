@@ -6,6 +6,7 @@ use clap::Parser;
 
 use weir::cli::{Cli, fail};
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

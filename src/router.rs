@@ -139,7 +139,8 @@ impl Router {
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
         let metrics = Metrics::new(&telemetry);
-        let inner = Inner { dispatcher, channels, metrics, timeouts, intake: intake.clone() };
+        let inner =
+            Inner { dispatcher, channels, metrics, timeouts, intake: intake.clone(), queue_tasks: config.queue_tasks };
         let server = RunningServer::start(config.listen, RouterService { inner: Arc::new(inner) }, &serving).await?;
         tracing::info!(
             listen = %server.local_address, admin = %admin.local_addr, pool = %config.pool, "the router serves"

@@ -4,6 +4,8 @@
 //! (the demo, the tests) keep their numbers apart. A component registers its handles once, in a struct of its own, and
 //! the hot path touches only those handles.
 
+#[cfg(feature = "jemalloc")]
+mod allocator;
 pub mod logs;
 pub mod process;
 

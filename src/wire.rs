@@ -148,8 +148,7 @@ pub fn outcome_in(outcome: proto::Outcome) -> Result<Outcome, String> {
         }),
     };
     let timings = outcome.timings.unwrap_or_default();
-    let duration =
-        |field: Option<prost_types::Duration>| field.and_then(|value| value.try_into().ok()).unwrap_or_default();
+    let duration = |field: Option<prost_types::Duration>| field.and_then(|it| duration_in(it).ok()).unwrap_or_default();
     Ok(Outcome {
         task: outcome.task_id.parse().map_err(|error| format!("{error}"))?,
         run: RunId(outcome.run_id.parse().map_err(|error| format!("run id {:?}: {error}", outcome.run_id))?),
@@ -174,13 +173,17 @@ fn failure_code_in(code: proto::FailureCode) -> Option<FailureCode> {
     FailureCode::ALL.into_iter().find(|known| failure_code_out(*known) == code)
 }
 
+/// The protocol's durations may be negative and need not be in normal form; a timeout must be both. The conversion that
+/// comes with the type overflows on extreme values.
 fn duration_in(duration: prost_types::Duration) -> Result<Duration, TaskError> {
-    Duration::try_from(duration).map_err(|_| {
-        let (seconds, nanos) = (duration.seconds, duration.nanos);
-        TaskError::deadline_too_short(format!(
-            "timeout of {seconds} s and {nanos} ns is not positive: give the task time to run"
-        ))
-    })
+    const NANOS_PER_SECOND: u32 = 1_000_000_000;
+    let prost_types::Duration { seconds, nanos } = duration;
+    match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < NANOS_PER_SECOND => Ok(Duration::new(seconds, nanos)),
+        _ => Err(TaskError::deadline_too_short(format!(
+            "timeout of {seconds} s and {nanos} ns is not a positive duration: give the task time to run"
+        ))),
+    }
 }
 
 /// Durations beyond the protocol's 10,000 years cannot come up: every timeout has a maximum.
@@ -240,9 +243,9 @@ mod tests {
             assert_eq!((error.reason, error.started), (Reason::InvalidTask, Started::No));
             assert!(error.message.contains(expected), "{}", error.message);
         }
-        for timeout in [prost_types::Duration { seconds: -1, nanos: 0 }, prost_types::Duration { seconds: 0, nanos: 0 }]
-        {
-            let error = refusal(proto::Task { timeout: Some(timeout), ..message() });
+        for timeout in [(-1, 0), (0, 0), (0, -1), (0, 1_000_000_000), (i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
+            let timeout = Some(prost_types::Duration { seconds: timeout.0, nanos: timeout.1 });
+            let error = refusal(proto::Task { timeout, ..message() });
             assert_eq!(error.reason, Reason::DeadlineTooShort);
         }
     }

@@ -237,10 +237,18 @@ fn generated_id(incarnation: Incarnation) -> WorkerId {
     named.unwrap_or_else(|_| format!("worker-{unique}").parse().expect("hex digits behind a letter are a worker id"))
 }
 
+fn reachable(host: url::Host<&str>) -> bool {
+    match host {
+        url::Host::Domain(_) => true,
+        url::Host::Ipv4(ip) => !ip.is_unspecified(),
+        url::Host::Ipv6(ip) => !ip.is_unspecified(),
+    }
+}
+
 fn advertised(config: &Config, local: SocketAddr) -> Result<String, StartError> {
     match &config.advertise {
         Some(address) => match url::Url::parse(address) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => Ok(address.clone()),
+            Ok(url) if url.scheme() == "http" && url.host().is_some_and(reachable) => Ok(address.clone()),
             _ => Err(StartError::Advertise(format!(
                 "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
             ))),

@@ -111,7 +111,7 @@ async fn submit_all(
         let answer = answer?;
         summary.count(&answer);
         bar.inc(1);
-        let written = serde_json::to_writer(&mut stdout, &answer.json()).map_err(io::Error::from);
+        let written = serde_json::to_writer(&mut stdout, &answer).map_err(io::Error::from);
         match written.and_then(|()| stdout.write_all(b"\n")) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => bail!("nobody reads the outcomes any more"),

@@ -66,8 +66,8 @@ struct Program {
 ///
 /// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
 /// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. One thing
-/// only a program itself can choose is its allocator: weir's own has jemalloc, which keeps memory flat under many
-/// tasks, and the allocator's metrics are jemalloc's.
+/// only a program itself can choose is its allocator: with the feature `jemalloc`, weir's own has that, which keeps
+/// memory flat under many tasks, and the allocator's metrics are jemalloc's.
 ///
 /// ```no_run
 /// # use weir::integration::{Context, Error, Integration, Integrations};

@@ -23,6 +23,9 @@ use crate::wire::metadata::LoadReport;
 /// How long tasks wait for a first worker before they are told that there is none: long enough for a restart.
 const NO_WORKERS_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What callers are told when there is no worker.
+pub(super) const NO_WORKERS: &str = "the router knows no worker that is alive";
+
 /// What callers are told to wait when the queue is full.
 const QUEUE_FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -148,7 +151,7 @@ impl Dispatcher {
             let hopeless = |integration: &IntegrationName| match view.serves(integration) {
                 Served::Yes => None,
                 Served::ByNobody => Some(unknown_integration(integration)),
-                Served::NoWorkers => Some(TaskError::no_workers("the router knows no worker that is alive")),
+                Served::NoWorkers => Some(TaskError::no_workers(NO_WORKERS)),
             };
             let impatient = |waiter: &Waiter| now.duration_since(waiter.since) >= NO_WORKERS_PATIENCE;
             (expired, queue.give_up(hopeless, impatient))
@@ -158,6 +161,11 @@ impl Dispatcher {
             let _ = waiter.answer.send(Err(error));
         }
         expired
+    }
+
+    /// Whether the pool is empty, as far as this router knows.
+    pub(super) fn has_no_workers(&self) -> bool {
+        self.state.lock().view.is_empty()
     }
 
     /// Whether the registry has been heard at least once.

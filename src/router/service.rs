@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::channels::Channels;
-use super::dispatch::{Dispatcher, Reservation};
+use super::dispatch::{Dispatcher, NO_WORKERS, Reservation};
 use super::metrics::Metrics;
 use super::retry::{Failed, pause_after};
 use super::view::Learned;
@@ -20,7 +20,8 @@ use crate::task::Task;
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
 use crate::wire::{self, TaskError, Timeouts, proto};
 
-/// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further.
+/// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further. Never more than
+/// the queue holds, so that one stream alone is held back and not turned away.
 const TASKS_PER_STREAM: usize = 1024;
 
 /// How long after a task's deadline the worker's answer is still waited for. A worker ends a task before its deadline,
@@ -40,6 +41,7 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     pub(super) timeouts: Timeouts,
     pub(super) intake: super::Intake,
+    pub(super) queue_tasks: usize,
 }
 
 impl Inner {
@@ -63,16 +65,13 @@ impl Inner {
         loop {
             let reservation = match timeout_at(task.deadline, self.dispatcher.reserve(&place, attempts > 0)).await {
                 Ok(reserved) => reserved?,
+                Err(_) if self.dispatcher.has_no_workers() => return Err(TaskError::no_workers(NO_WORKERS)),
                 Err(_) => return Err(waited_in_vain(arrival, attempts, last_refusal)),
             };
             attempts += 1;
-            let queued = arrival.elapsed();
-            match self.call(task, reservation, attempts).await {
-                Ok(mut outcome) => {
-                    let timings = outcome.timings.get_or_insert_default();
-                    timings.queued = queued.try_into().ok();
-                    return Ok(outcome);
-                }
+            let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
+            match self.call(task, reservation, call).await {
+                Ok(outcome) => return Ok(outcome),
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Refused(error)) => last_refusal = Some(error.message),
                 Err(Failed::Unsent(reason)) => last_refusal = Some(reason),
@@ -82,13 +81,13 @@ impl Inner {
     }
 
     /// One call to one worker.
-    async fn call(&self, task: &Task, reservation: Reservation, attempt: u32) -> Result<proto::Outcome, Failed> {
+    async fn call(&self, task: &Task, reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
         let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
         let given_up = GivenUp { metrics: &self.metrics, armed: true };
         let remaining = task.deadline.saturating_duration_since(Instant::now());
         let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
         let incarnation = Some(reservation.placement().incarnation.0);
-        Call { attempt, incarnation }.write(request.metadata_mut());
+        Call { incarnation, ..call }.write(request.metadata_mut());
 
         let answer = timeout_at(task.deadline + ANSWER_MARGIN, client.submit(request)).await;
         given_up.disarm();
@@ -115,7 +114,7 @@ impl Inner {
         self.metrics.attempt(result.as_ref().map_or_else(Failed::label, |_| "answered"));
         if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
             let worker = &reservation.placement().worker;
-            tracing::debug!(task = %task.id, %worker, attempt, "a call to a worker failed: {failed:?}");
+            tracing::debug!(task = %task.id, %worker, attempt = call.attempt, "a call to a worker failed: {failed:?}");
         }
         reservation.end(learned, load);
         result
@@ -176,6 +175,7 @@ impl proto::tasks_server::Tasks for RouterService {
                 result.inspect_err(|error| service.metrics.error(error))
             }
         };
-        Ok(Response::new(wire::stream::reply_to_each(request.into_inner(), TASKS_PER_STREAM, submit).boxed()))
+        let at_once = TASKS_PER_STREAM.min(self.inner.queue_tasks);
+        Ok(Response::new(wire::stream::reply_to_each(request.into_inner(), at_once, submit).boxed()))
     }
 }

@@ -224,6 +224,11 @@ impl View {
         known.learn(learned, now);
     }
 
+    /// Whether nobody is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
     /// Whether anyone runs an integration.
     pub(super) fn serves(&self, integration: &IntegrationName) -> Served {
         match (self.serving.contains_key(integration), self.workers.is_empty()) {

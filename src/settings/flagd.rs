@@ -19,6 +19,9 @@ pub type Evaluated = Result<Option<Value>, String>;
 
 /// Every flag of the document, or why it is none.
 pub fn evaluate(document: &[u8]) -> Result<BTreeMap<String, Evaluated>, String> {
+    // Some editors put it there, and it means nothing.
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+    let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
     let document: Value = serde_json::from_slice(document).map_err(|error| format!("it is not JSON: {error}"))?;
     let flags = document.get("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")?;
     let flags = flags.as_object().ok_or("\"flags\" is not an object; use {\"flags\": {…}}")?;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 const ATTEMPT: &str = "weir-attempt";
 const INCARNATION: &str = "weir-incarnation";
+const QUEUED: &str = "weir-queued-us";
 const LOAD: &str = "weir-load";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
@@ -18,6 +19,8 @@ pub struct Call {
     pub attempt: u32,
     /// The life of the worker that the call is meant for; none when a caller speaks to the worker directly.
     pub incarnation: Option<Uuid>,
+    /// How long the task has waited in the router; in microseconds on the wire.
+    pub queued: Duration,
 }
 
 impl Call {
@@ -27,12 +30,14 @@ impl Call {
         Call {
             attempt: text(ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1),
             incarnation: text(INCARNATION).and_then(|text| text.parse().ok()),
+            queued: Duration::from_micros(text(QUEUED).and_then(|text| text.parse().ok()).unwrap_or_default()),
         }
     }
 
     /// Adds it to a call's metadata.
     pub fn write(self, metadata: &mut MetadataMap) {
         metadata.insert(ATTEMPT, MetadataValue::from(self.attempt));
+        metadata.insert(QUEUED, MetadataValue::from(self.queued.as_micros() as u64));
         if let Some(incarnation) = self.incarnation
             && let Ok(value) = incarnation.to_string().parse()
         {
@@ -92,8 +97,8 @@ mod tests {
     #[test]
     fn calls_and_loads_survive_the_wire() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(Call::read(&metadata), Call { attempt: 1, incarnation: None });
-        let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()) };
+        assert_eq!(Call::read(&metadata), Call { attempt: 1, incarnation: None, queued: Duration::ZERO });
+        let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()), queued: Duration::from_millis(7) };
         call.write(&mut metadata);
         assert_eq!(Call::read(&metadata), call);
         let load = LoadReport { in_flight: 7, target: 30 };

@@ -26,8 +26,8 @@ use crate::wire::MAX_OUTPUT_BYTES;
 /// After this long beyond its deadline a run that has not stopped is logged, once.
 const OVERDUE_LOGGED_AFTER: Duration = Duration::from_secs(5);
 
-/// The part of a panic's message that is kept.
-const PANIC_MESSAGE_CHARS: usize = 500;
+/// The part of a failure's message that is kept: an error of a parser may quote the whole of what it was given.
+const MESSAGE_CHARS: usize = 1_000;
 
 /// What all runs of a worker share.
 pub(super) struct Runner {
@@ -46,6 +46,8 @@ pub(super) struct Admitted {
     pub(super) integration: Arc<dyn Integration>,
     pub(super) permit: Permit,
     pub(super) attempt: u32,
+    /// How long the router had it wait.
+    pub(super) queued: Duration,
 }
 
 /// A run that is under way. Dropping it cancels the run.
@@ -99,7 +101,7 @@ impl Runner {
     }
 
     async fn drive(self: Arc<Self>, admitted: Admitted, answer: oneshot::Sender<Outcome>, cancel: CancellationToken) {
-        let Admitted { task, integration, permit, attempt } = admitted;
+        let Admitted { task, integration, permit, attempt, queued } = admitted;
         let (run, started) = (RunId::mint(), Instant::now());
         let recorder = self.environment.recorder();
         let hold = Arc::new(Hold { permit, task: task.clone(), overdue: OnceLock::new(), logged: OnceLock::new() });
@@ -118,10 +120,10 @@ impl Runner {
         let outcome = Outcome {
             task: task.id.clone(),
             run,
-            result: result_of(end, &task),
+            result: result_of(end, &task).map_err(Failure::brief),
             worker: self.worker.clone(),
             attempt,
-            timings: Timings { queued: Duration::ZERO, ran: started.elapsed() },
+            timings: Timings { queued, ran: started.elapsed() },
         };
         self.metrics.ended(&task.integration, &outcome, hold.permit.mean_in_flight());
 
@@ -156,8 +158,8 @@ impl Runner {
 async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returned {
     let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
     caught.map_err(|panic| {
-        let message: String = panic_message(&*panic).chars().take(PANIC_MESSAGE_CHARS).collect();
-        Failure { code: FailureCode::Panic, message: format!("the integration panicked: {message}"), retryable: false }
+        let message = format!("the integration panicked: {}", panic_message(&*panic));
+        Failure { code: FailureCode::Panic, message, retryable: false }
     })
 }
 
@@ -190,6 +192,17 @@ impl Hold {
 fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
         tracing::warn!("an integration panicked while it was dropped: {}", panic_message(&*panic));
+    }
+}
+
+impl Failure {
+    /// The same with a message of bounded length.
+    fn brief(mut self) -> Self {
+        if let Some((end, _)) = self.message.char_indices().nth(MESSAGE_CHARS) {
+            self.message.truncate(end);
+            self.message.push('…');
+        }
+        self
     }
 }
 

@@ -54,7 +54,7 @@ impl Inner {
             Refused::Full { .. } => TaskError::worker_full(format!("the worker is full: {refused}")),
             Refused::Draining => TaskError::draining(refused),
         })?;
-        let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt });
+        let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });
         let outcome = run.outcome().await;
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
     }

@@ -154,7 +154,11 @@ fn names_in(document: &str) -> BTreeSet<String> {
 fn missing(query: &Query, metrics: &Metrics) -> Option<String> {
     let mut all_labels: BTreeSet<&str> = ADDED.into();
     let asked = Asked::of(&query.expression);
+    let without_allocator = !cfg!(feature = "jemalloc");
     for (metric, labels) in &asked.selectors {
+        if without_allocator && metric.starts_with("weir_allocator_") {
+            continue;
+        }
         let Some(known) = metrics.get(metric) else {
             return Some(format!("{}: there is no metric {metric}", query.panel));
         };

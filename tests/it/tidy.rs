@@ -26,7 +26,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main.rs"]),
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
-    ("tikv_jemalloc", &["telemetry/process.rs", "main.rs"]),
+    ("tikv_jemalloc", &["telemetry/allocator.rs", "main.rs"]),
     ("tracing_subscriber", &["telemetry/logs.rs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),
 ];

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::client::{Submission, SubmitError};
@@ -68,45 +69,46 @@ impl Answer {
     pub(super) fn unreadable(line: usize, reason: String) -> Self {
         Answer::Unreadable { line, reason }
     }
+}
 
-    /// The line to print.
-    pub(super) fn json(&self) -> Value {
+/// The line to print. An output goes into it as the text that it is: there is JSON that no tree can hold.
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut line = serializer.serialize_map(None)?;
         match self {
             Answer::Outcome { outcome, took } => {
-                let mut line = json!({
-                    "task_id": outcome.task,
-                    "ok": outcome.result.is_ok(),
-                    "run_id": outcome.run.to_string(),
-                    "worker": outcome.worker,
-                    "attempt": outcome.attempt,
-                    "queued_seconds": outcome.timings.queued.as_secs_f64(),
-                    "ran_seconds": outcome.timings.ran.as_secs_f64(),
-                    "took_seconds": took.as_secs_f64(),
-                });
+                line.serialize_entry("task_id", &outcome.task)?;
+                line.serialize_entry("ok", &outcome.result.is_ok())?;
+                line.serialize_entry("run_id", &outcome.run.to_string())?;
+                line.serialize_entry("worker", &outcome.worker)?;
+                line.serialize_entry("attempt", &outcome.attempt)?;
+                line.serialize_entry("queued_seconds", &outcome.timings.queued.as_secs_f64())?;
+                line.serialize_entry("ran_seconds", &outcome.timings.ran.as_secs_f64())?;
+                line.serialize_entry("took_seconds", &took.as_secs_f64())?;
                 match &outcome.result {
-                    Ok(output) => line["output"] = json!(output),
+                    Ok(output) => line.serialize_entry("output", output)?,
                     Err(failure) => {
                         let (code, message, retryable) = (failure.code.as_str(), &failure.message, failure.retryable);
-                        line["failure"] = json!({"code": code, "message": message, "retryable": retryable});
+                        let failure = json!({"code": code, "message": message, "retryable": retryable});
+                        line.serialize_entry("failure", &failure)?;
                     }
                 }
-                line
             }
-            Answer::Error { task, error } => json!({
-                "task_id": task,
-                "ok": false,
-                "error": {
-                    "reason": error.reason(),
-                    "started": error.started().as_str(),
-                    "message": error.message(),
-                },
-            }),
-            Answer::Unreadable { line, reason } => json!({
-                "line": line,
-                "ok": false,
-                "error": {"reason": Reason::InvalidTask.as_str(), "started": "no", "message": reason},
-            }),
+            Answer::Error { task, error } => {
+                line.serialize_entry("task_id", task)?;
+                line.serialize_entry("ok", &false)?;
+                let (reason, started) = (error.reason(), error.started().as_str());
+                let error = json!({"reason": reason, "started": started, "message": error.message()});
+                line.serialize_entry("error", &error)?;
+            }
+            Answer::Unreadable { line: number, reason } => {
+                line.serialize_entry("line", number)?;
+                line.serialize_entry("ok", &false)?;
+                let invalid = Reason::InvalidTask.as_str();
+                line.serialize_entry("error", &json!({"reason": invalid, "started": "no", "message": reason}))?;
+            }
         }
+        line.end()
     }
 }
 
@@ -125,6 +127,23 @@ mod tests {
         assert_eq!(submission.input.as_str(), r#"{"a": 1.50}"#);
         assert_eq!((submission.priority, submission.timeout), (Priority::Interactive, Duration::from_secs(5)));
         assert_eq!(submission.tenant.as_str(), "default");
+    }
+
+    #[test]
+    fn an_output_is_printed_as_it_came_whatever_it_is() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for output in ["1e400", "12345678901234567890123.0", r#""\ud800""#, &deep] {
+            let outcome = Outcome {
+                task: "t".parse().expect("an id"),
+                run: crate::task::RunId::mint(),
+                result: Ok(Json::parse(output.into()).expect("JSON")),
+                worker: "w".parse().expect("an id"),
+                attempt: 1,
+                timings: Default::default(),
+            };
+            let line = serde_json::to_string(&Answer::outcome(outcome, Duration::ZERO)).expect("it can be written");
+            assert!(line.ends_with(&format!("\"output\":{output}}}")), "{line:.200}");
+        }
     }
 
     #[test]

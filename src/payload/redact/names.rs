@@ -30,8 +30,10 @@ const SENSITIVE_ENDINGS: &[&str] = &[
 ];
 
 /// Names that are credentials only when they stand alone. `cvv` and the like: PCI DSS forbids to keep them in any form.
-const SENSITIVE_WHOLE: &[&str] =
-    &["auth", "pass", "pin", "otp", "totp", "tan", "cvv", "cvv2", "cvc", "cvc2", "csc", "sid", "sig", "jwt", "bearer"];
+const SENSITIVE_WHOLE: &[&str] = &[
+    "auth", "key", "pass", "pin", "otp", "totp", "tan", "cvv", "cvv2", "cvc", "cvc2", "csc", "sid", "sig", "jwt",
+    "bearer",
+];
 
 /// Headers whose values are kept. All others keep their name only.
 const KEPT_HEADERS: &[&str] = &[
