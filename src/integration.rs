@@ -21,7 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::task::{IntegrationName, Json};
+use crate::lifecycle::Lifecycle;
+use crate::task::{FailureReason, IntegrationName, Json, Remedy};
 use crate::telemetry::Telemetry;
 
 pub use context::Context;
@@ -40,6 +41,12 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 pub trait Integration: Send + Sync + 'static {
     /// Runs one task.
     async fn run(&self, context: &Context) -> Result<Json, Error>;
+
+    /// Starts what goes on between tasks: processes that wait for work, a token that is renewed. Called once, before the
+    /// first task; the worker stops `background` after the last one, and what runs on it must then end by itself.
+    fn start(&self, background: &Lifecycle) {
+        let _ = background;
+    }
 
     /// What to do with a run whose task is cancelled or past its deadline.
     fn on_cancel(&self) -> OnCancel {
@@ -71,25 +78,49 @@ impl Default for OnCancel {
 pub struct Error {
     /// For people; holds no secrets and nothing of a body.
     pub message: String,
-    /// Whether running the task again may help.
-    pub retryable: bool,
+    /// What may help.
+    pub remedy: Remedy,
+    /// A word of its own for what went wrong, for programs to act on.
+    pub reason: Option<FailureReason>,
 }
 
 impl Error {
     /// The same task would fail again.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Error { message: message.into(), retryable: false }
+        Error { message: message.into(), remedy: Remedy::None, reason: None }
     }
 
     /// The same task may succeed later.
     pub fn retryable(message: impl Into<String>) -> Self {
-        Error { message: message.into(), retryable: true }
+        Error { message: message.into(), remedy: Remedy::Retry, reason: None }
+    }
+
+    /// The person that the task is about must act first: log in again, renew a consent.
+    pub fn user_action(message: impl Into<String>) -> Self {
+        Error { message: message.into(), remedy: Remedy::UserAction, reason: None }
+    }
+
+    /// With a word for what went wrong.
+    #[must_use]
+    pub fn because(mut self, reason: FailureReason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// The same, its message saying where it happened.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
     }
 }
 
 impl From<transport::Error> for Error {
     fn from(error: transport::Error) -> Self {
-        Error { message: error.to_string(), retryable: error.is_retryable() }
+        match error.is_retryable() {
+            true => Error::retryable(error.to_string()),
+            false => Error::permanent(error.to_string()),
+        }
     }
 }
 
@@ -206,6 +237,11 @@ impl Integrations {
             count if count > MAX_INTEGRATIONS => Err(ConfigError::TooMany { count }),
             _ => Ok(self),
         }
+    }
+
+    /// Starts what each of them has going on between tasks.
+    pub fn start(&self, background: &Lifecycle) {
+        self.by_name.values().for_each(|integration| integration.start(background));
     }
 
     /// The one called `name`.

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use name::{IntegrationName, InvalidName, PoolName, TaskId, Tenant, WorkerId};
+pub use name::{FailureReason, IntegrationName, InvalidName, PoolName, TaskId, Tenant, WorkerId};
 pub use transcript::Transcript;
 
 /// One unit of work.
@@ -103,8 +103,43 @@ pub struct Failure {
     pub code: FailureCode,
     /// For people; holds no secrets.
     pub message: String,
-    /// Whether running the task again may help, as far as the integration knows.
-    pub retryable: bool,
+    /// What may help, as far as the integration knows.
+    pub remedy: Remedy,
+    /// The integration's own word for it, where it has one.
+    pub reason: Option<FailureReason>,
+}
+
+impl Failure {
+    /// One that only weir's own code names: without a reason of the integration's.
+    pub fn new(code: FailureCode, message: impl Into<String>, remedy: Remedy) -> Self {
+        Failure { code, message: message.into(), remedy, reason: None }
+    }
+}
+
+/// What may help against a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// Nothing: the same task would fail again.
+    None,
+    /// Running the task again, later.
+    Retry,
+    /// The person that the task is about must act first: log in again, renew a consent.
+    UserAction,
+}
+
+impl Remedy {
+    /// Each of them.
+    pub const ALL: [Remedy; 3] = [Remedy::None, Remedy::Retry, Remedy::UserAction];
+
+    /// The name used in payloads and the CLI's output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Remedy::None => "none",
+            Remedy::Retry => "retry",
+            Remedy::UserAction => "user_action",
+        }
+    }
 }
 
 /// The closed set of ways in which a started task fails.

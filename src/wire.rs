@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::task::{Failure, FailureCode, Json, Outcome, Priority, RunId, Task, Tenant, Timings, WorkerId};
+use crate::task::{Failure, FailureCode, Json, Outcome, Priority, Remedy, RunId, Task, Tenant, Timings, WorkerId};
 pub use error::{Reason, Retry, Started, TaskError};
 
 /// The code generated from `proto/weir/v1`.
@@ -119,7 +119,8 @@ pub fn outcome_out(outcome: &Outcome) -> proto::Outcome {
         Err(failure) => proto::outcome::Result::Failure(proto::Failure {
             code: failure_code_out(failure.code).into(),
             message: failure.message.clone(),
-            retryable: failure.retryable,
+            remedy: remedy_out(failure.remedy).into(),
+            reason: failure.reason.clone().map(String::from).unwrap_or_default(),
         }),
     };
     proto::Outcome {
@@ -143,8 +144,12 @@ pub fn outcome_in(outcome: proto::Outcome) -> Result<Outcome, String> {
         }
         proto::outcome::Result::Failure(failure) => Err(Failure {
             code: failure_code_in(failure.code()).ok_or(format!("failure code {} is not known", failure.code))?,
+            remedy: remedy_in(failure.remedy()),
+            reason: match failure.reason.as_str() {
+                "" => None,
+                reason => Some(reason.parse().map_err(|error| format!("{error}"))?),
+            },
             message: failure.message,
-            retryable: failure.retryable,
         }),
     };
     let timings = outcome.timings.unwrap_or_default();
@@ -171,6 +176,19 @@ fn failure_code_out(code: FailureCode) -> proto::FailureCode {
 
 fn failure_code_in(code: proto::FailureCode) -> Option<FailureCode> {
     FailureCode::ALL.into_iter().find(|known| failure_code_out(*known) == code)
+}
+
+fn remedy_out(remedy: Remedy) -> proto::Remedy {
+    match remedy {
+        Remedy::None => proto::Remedy::None,
+        Remedy::Retry => proto::Remedy::Retry,
+        Remedy::UserAction => proto::Remedy::UserAction,
+    }
+}
+
+/// What a newer server knows and this client does not is nothing that it could act on.
+fn remedy_in(remedy: proto::Remedy) -> Remedy {
+    Remedy::ALL.into_iter().find(|known| remedy_out(*known) == remedy).unwrap_or(Remedy::None)
 }
 
 /// The protocol's durations may be negative and need not be in normal form; a timeout must be both. The conversion that
@@ -254,7 +272,11 @@ mod tests {
     fn outcomes_survive_the_wire() {
         for result in [
             Ok(Json::of(&[1, 2]).expect("json")),
-            Err(Failure { code: FailureCode::Deadline, message: "late".into(), retryable: true }),
+            Err(Failure::new(FailureCode::Deadline, "late", Remedy::Retry)),
+            Err(Failure {
+                reason: Some("consent_expired".parse().expect("a reason")),
+                ..Failure::new(FailureCode::Integration, "log in again", Remedy::UserAction)
+            }),
         ] {
             let outcome = Outcome {
                 task: "t1".parse().expect("id"),

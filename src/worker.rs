@@ -130,6 +130,7 @@ pub struct Worker {
     payloads: Option<Payloads>,
     flush_within: Duration,
     runs: Lifecycle,
+    background: Lifecycle,
     serving: Lifecycle,
     announcing: Lifecycle,
     loops: Lifecycle,
@@ -141,7 +142,7 @@ impl Worker {
         if parts.integrations.is_empty() {
             return Err(StartError::NoIntegrations);
         }
-        let (runs, serving) = (Lifecycle::new(), Lifecycle::new());
+        let (runs, background, serving) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
@@ -155,6 +156,7 @@ impl Worker {
         telemetry.run_upkeep(&loops);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
+        parts.integrations.start(&background);
         let runner = Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -185,7 +187,20 @@ impl Worker {
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         let flush_within = parts.payloads.flush_within;
-        Ok(Worker { config, id, server, admin, gate, payloads, flush_within, runs, serving, announcing, loops })
+        Ok(Worker {
+            config,
+            id,
+            server,
+            admin,
+            gate,
+            payloads,
+            flush_within,
+            runs,
+            background,
+            serving,
+            announcing,
+            loops,
+        })
     }
 
     /// Its name in the registry.
@@ -215,7 +230,7 @@ impl Worker {
 
     /// Waits until a part of the worker has failed for good: drain it then.
     pub async fn failed(&self) {
-        Lifecycle::any_cancelled([&self.runs, &self.serving, &self.announcing, &self.loops]).await;
+        Lifecycle::any_cancelled([&self.runs, &self.background, &self.serving, &self.announcing, &self.loops]).await;
     }
 }
 

@@ -155,6 +155,7 @@ mod tests {
     use super::*;
     use crate::integration::testing;
     use crate::lifecycle::Lifecycle;
+    use crate::task::Remedy;
 
     #[tokio::test]
     async fn blocking_work_returns_its_value() {
@@ -209,6 +210,6 @@ mod tests {
         };
         let (first, error) = tokio::join!(first, second);
         assert_eq!(first, Ok(true));
-        assert!(error.retryable && error.message.contains("cancelled"), "{error}");
+        assert!(error.remedy == Remedy::Retry && error.message.contains("cancelled"), "{error}");
     }
 }

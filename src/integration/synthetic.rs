@@ -185,6 +185,7 @@ mod tests {
     use super::*;
     use crate::integration::testing;
     use crate::lifecycle::Lifecycle;
+    use crate::task::Remedy;
 
     async fn run(input: &str) -> Result<Json, Error> {
         Synthetic(()).run(&testing::context(input)).await
@@ -203,7 +204,7 @@ mod tests {
             assert_eq!(run(good).await.expect(good).as_str(), "{}");
         }
         assert_eq!(run(r#"{"do": "noop", "output_bytes": 3}"#).await.expect("output").as_str(), r#"{"filler":"xxx"}"#);
-        assert!(!run(r#"{"do": "fail"}"#).await.expect_err("told to").retryable);
+        assert_eq!(run(r#"{"do": "fail"}"#).await.expect_err("told to").remedy, Remedy::None);
     }
 
     #[tokio::test]
@@ -216,7 +217,7 @@ mod tests {
             (r"[]", "the input does not fit"),
         ] {
             let error = run(bad).await.expect_err(bad);
-            assert!(!error.retryable && error.message.contains(says), "{error}");
+            assert!(error.remedy == Remedy::None && error.message.contains(says), "{error}");
         }
     }
 

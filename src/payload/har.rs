@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
 use super::record::{Body, Redacted, RedactedExchange, RedactedMessage, SCHEMA, header};
-use crate::task::{Json, Priority};
+use crate::task::{FailureReason, Json, Priority, Remedy};
 
 /// The whole document, borrowing from the redacted record.
 #[derive(Serialize)]
@@ -47,7 +47,13 @@ struct OutcomePart<'r> {
 #[serde(rename_all = "lowercase")]
 enum ResultPart<'r> {
     Ok(&'r Json),
-    Failure { code: &'static str, message: &'r str, retryable: bool },
+    Failure {
+        code: &'static str,
+        message: &'r str,
+        remedy: Remedy,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'r FailureReason>,
+    },
 }
 
 #[derive(Serialize)]
@@ -177,7 +183,8 @@ impl<'r> Document<'r> {
             Err(failure) => ResultPart::Failure {
                 code: failure.code.as_str(),
                 message: &failure.message,
-                retryable: failure.retryable,
+                remedy: failure.remedy,
+                reason: failure.reason.as_ref(),
             },
         };
         Document {

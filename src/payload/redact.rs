@@ -121,6 +121,7 @@ mod tests {
     use super::super::encode::{Limits, decode, encode};
     use super::super::tests::{message as plain_message, record};
     use super::*;
+    use crate::task::Remedy;
     use crate::task::transcript::{Note, Response};
 
     /// Encodes the record with secrets planted and proves that none of them is left.
@@ -174,7 +175,7 @@ mod tests {
     fn a_failures_message_is_redacted() {
         let mut record = record("t-1");
         let message = "refused: token=CANARY".to_owned();
-        record.outcome.result = Err(Failure { code: crate::task::FailureCode::Integration, message, retryable: true });
+        record.outcome.result = Err(Failure::new(crate::task::FailureCode::Integration, message, Remedy::Retry));
         assert!(stored(record).contains(r#""message":"refused: token=[redacted]""#));
     }
 

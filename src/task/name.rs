@@ -126,6 +126,11 @@ name!(
     PoolName, "pool", 64, Alphabet::Lowercase
 );
 
+name!(
+    /// An integration's own word for why it failed, such as `consent_expired`, for programs to act on.
+    FailureReason, "failure reason", 64, Alphabet::Lowercase
+);
+
 impl Default for Tenant {
     fn default() -> Self {
         Tenant("default".into())

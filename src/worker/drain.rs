@@ -5,10 +5,11 @@
 //!    a call that a router has just sent must find a server that refuses it, not a closed port.
 //! 3. Wait for the tasks in flight, at most for `drain_within`; then cancel the rest and give them [`CANCELLED_WITHIN`]
 //!    to stop. Each is answered.
-//! 4. Withdraw from the registry. The presence stood until here, as draining, because the worker still lived.
-//! 5. Stop the gRPC server, hard after [`SERVER_WITHIN`]: clients with open streams may never leave by themselves.
-//! 6. Flush the payloads, at most for `payloads.flush_within`; the rest is counted as dropped.
-//! 7. Stop the loops and threads that are left, and the admin port with them: the drain could be watched to its end.
+//! 4. Stop what integrations have going on between tasks: nobody needs it any more.
+//! 5. Withdraw from the registry. The presence stood until here, as draining, because the worker still lived.
+//! 6. Stop the gRPC server, hard after [`SERVER_WITHIN`]: clients with open streams may never leave by themselves.
+//! 7. Flush the payloads, at most for `payloads.flush_within`; the rest is counted as dropped.
+//! 8. Stop the loops and threads that are left, and the admin port with them: the drain could be watched to its end.
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::payload::Ledger;
 /// Routers hear of a change within 100 ms when all is well; this is five times that.
 const ROUTERS_HEAR_WITHIN: Duration = Duration::from_millis(500);
 const CANCELLED_WITHIN: Duration = Duration::from_secs(5);
+const BACKGROUND_WITHIN: Duration = Duration::from_secs(5);
 const WITHDRAWN_WITHIN: Duration = Duration::from_secs(3);
 const SERVER_WITHIN: Duration = Duration::from_secs(5);
 const LOOPS_WITHIN: Duration = Duration::from_secs(5);
@@ -42,7 +44,7 @@ impl Config {
     /// systemd's TimeoutStopSec, must wait longer.
     pub fn stops_within(&self, flush_within: Duration) -> Duration {
         let tasks = ROUTERS_HEAR_WITHIN + self.drain_within + CANCELLED_WITHIN;
-        tasks + WITHDRAWN_WITHIN + SERVER_WITHIN + flush_within + LOOPS_WITHIN
+        tasks + BACKGROUND_WITHIN + WITHDRAWN_WITHIN + SERVER_WITHIN + flush_within + LOOPS_WITHIN
     }
 }
 
@@ -63,6 +65,8 @@ impl Worker {
             stop(&self.runs, CANCELLED_WITHIN).await;
         }
 
+        stop(&self.background, BACKGROUND_WITHIN).await;
+
         stop(&self.announcing, WITHDRAWN_WITHIN).await;
 
         stop(&self.serving, SERVER_WITHIN).await;
@@ -77,7 +81,7 @@ impl Worker {
 
         stop(&self.loops, LOOPS_WITHIN).await;
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "the worker has stopped");
-        let lifecycles = [&self.runs, &self.announcing, &self.serving, &self.loops];
+        let lifecycles = [&self.runs, &self.background, &self.announcing, &self.serving, &self.loops];
         let left_behind = lifecycles.iter().map(|lifecycle| lifecycle.running()).sum();
         Ended { in_flight: self.gate.load().in_flight, left_behind, payloads }
     }

@@ -20,7 +20,7 @@ use crate::integration::{self, Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
 use crate::payload::{Payloads, Record};
 use crate::settings::Settings;
-use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, RunId, Task, Timings, Transcript, WorkerId};
+use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
 use crate::wire::MAX_OUTPUT_BYTES;
 
 /// After this long beyond its deadline a run that has not stopped is logged, once.
@@ -159,7 +159,7 @@ async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returne
     let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
     caught.map_err(|panic| {
         let message = format!("the integration panicked: {}", panic_message(&*panic));
-        Failure { code: FailureCode::Panic, message, retryable: false }
+        Failure::new(FailureCode::Panic, message, Remedy::None)
     })
 }
 
@@ -207,16 +207,18 @@ impl Failure {
 }
 
 fn result_of(end: End, task: &Task) -> Result<Json, Failure> {
-    let failure = |code, message: String, retryable| Err(Failure { code, message, retryable });
+    let failure = |code, message: String, remedy| Err(Failure::new(code, message, remedy));
     match end {
-        End::Cancelled => failure(FailureCode::Cancelled, "the task was cancelled while it ran".into(), true),
-        End::DeadlinePassed => failure(FailureCode::Deadline, "the task ran into its deadline".into(), true),
+        End::Cancelled => failure(FailureCode::Cancelled, "the task was cancelled while it ran".into(), Remedy::Retry),
+        End::DeadlinePassed => failure(FailureCode::Deadline, "the task ran into its deadline".into(), Remedy::Retry),
         End::Returned(Err(panic)) => Err(panic),
-        End::Returned(Ok(Err(error))) => failure(FailureCode::Integration, error.message, error.retryable),
+        End::Returned(Ok(Err(integration::Error { message, remedy, reason }))) => {
+            Err(Failure { code: FailureCode::Integration, message, remedy, reason })
+        }
         End::Returned(Ok(Ok(output))) if output.as_str().len() > MAX_OUTPUT_BYTES => {
             let (size, integration) = (output.as_str().len(), &task.integration);
             let message = format!("the output of {integration} has {size} bytes, at most {MAX_OUTPUT_BYTES} are sent");
-            failure(FailureCode::OutputTooLarge, message, false)
+            failure(FailureCode::OutputTooLarge, message, Remedy::None)
         }
         End::Returned(Ok(Ok(output))) => Ok(output),
     }

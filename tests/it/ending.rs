@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use weir::client::Client;
 use weir::gate::State;
-use weir::task::{Failure, FailureCode, Outcome};
+use weir::task::{Failure, FailureCode, Outcome, Remedy};
 use weir::wire::{MAX_OUTPUT_BYTES, Reason};
 
 use crate::support::calls::{channel, message, plain_client, refusal, typed};
@@ -32,7 +32,7 @@ async fn a_task_is_answered_at_its_deadline_and_its_place_is_free_once_it_has_st
     let took = began.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&took), "answered after {took:?}");
     let failure = failure(outcome);
-    assert_eq!((failure.code, failure.retryable), (FailureCode::Deadline, true));
+    assert_eq!((failure.code, failure.remedy), (FailureCode::Deadline, Remedy::Retry));
     house.until_in_flight(0, 0).await;
     house.until_payloads_ended(0, 1).await;
     assert!(house.stored_keys()[0].contains("/held/deadline/late."), "{:?}", house.stored_keys());
@@ -81,7 +81,7 @@ async fn a_panic_is_an_outcome_and_the_worker_lives_on() {
     let house = Plan { max_parallelism: 1, ..Plan::default() }.start().await;
     let panics = synthetic("panics", json!({"do": "panic"}));
     let failure = failure(house.client.submit(&panics).await.expect("an outcome"));
-    assert_eq!((failure.code, failure.retryable), (FailureCode::Panic, false));
+    assert_eq!((failure.code, failure.remedy), (FailureCode::Panic, Remedy::None));
     assert!(failure.message.contains("told to panic"), "{failure}");
     let after = house.client.submit(&synthetic("after", json!({"do": "noop"}))).await.expect("an outcome");
     assert!(after.result.is_ok());
@@ -134,7 +134,7 @@ async fn an_output_is_sent_up_to_its_limit_and_is_a_failure_beyond() {
     assert_eq!(outcome.result.expect("it fits").as_str().len(), MAX_OUTPUT_BYTES);
     let too_large = synthetic("too-large", json!({"do": "noop", "output_bytes": largest + 1}));
     let failure = failure(house.client.submit(&too_large).await.expect("an outcome"));
-    assert_eq!((failure.code, failure.retryable), (FailureCode::OutputTooLarge, false));
+    assert_eq!((failure.code, failure.remedy), (FailureCode::OutputTooLarge, Remedy::None));
     assert!(failure.message.contains(&(MAX_OUTPUT_BYTES + 1).to_string()), "{failure}");
     house.close().await;
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::client::{Submission, SubmitError};
-use crate::task::{IntegrationName, Json, Outcome, Priority, TaskId, Tenant};
+use crate::task::{Failure, IntegrationName, Json, Outcome, Priority, TaskId, Tenant};
 use crate::wire::Reason;
 
 /// What stands for what a line leaves out.
@@ -88,8 +88,11 @@ impl Serialize for Answer {
                 match &outcome.result {
                     Ok(output) => line.serialize_entry("output", output)?,
                     Err(failure) => {
-                        let (code, message, retryable) = (failure.code.as_str(), &failure.message, failure.retryable);
-                        let failure = json!({"code": code, "message": message, "retryable": retryable});
+                        let Failure { code, message, remedy, reason } = failure;
+                        let mut failure = json!({"code": code.as_str(), "message": message, "remedy": remedy});
+                        if let Some(reason) = reason {
+                            failure["reason"] = reason.as_str().into();
+                        }
                         line.serialize_entry("failure", &failure)?;
                     }
                 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::integration::{Config as AnyConfig, Integrations, testing};
 use crate::lifecycle::Lifecycle;
+use crate::task::Remedy;
 
 struct Bank {
     lifecycle: Lifecycle,
@@ -146,12 +147,12 @@ async fn error_statuses_are_named_and_typed_without_the_body() {
         [(400, false), (401, false), (404, false), (408, true), (429, true), (500, true), (503, true)]
     {
         let error = bank.run(status, &format!(r#"{{"status": {code}}}"#)).await.expect_err("an error status");
-        assert_eq!(error.retryable, retryable, "{code}");
+        assert_eq!(error.remedy == Remedy::Retry, retryable, "{code}");
         assert_eq!(error.message, format!("step s: GET /status/{{{{ input.status }}}} answered with status {code}"));
     }
     std::fs::write(bank.token.path(), "another").expect("written");
     let error = bank.run(PULL, r#"{"customer": "c", "none": null}"#).await.expect_err("unauthorized");
-    assert!(error.message.contains("status 401") && !error.retryable, "{error}");
+    assert!(error.message.contains("status 401") && error.remedy == Remedy::None, "{error}");
     bank.stop().await;
 }
 
@@ -242,15 +243,6 @@ fn a_wrong_configuration_is_refused_with_key_value_and_what_would_be_right() {
         assert!(error.contains(says), "{says:?} is not in {error:?}");
         assert!(!error.contains("u:p"), "{error}");
     }
-}
-
-#[test]
-fn tokens_from_the_environment_are_looked_up_at_boot() {
-    let source = TokenSource::Env("BANK_TOKEN".into());
-    let found = Token::find(Some(&source), |name| (name == "BANK_TOKEN").then(|| " t\n".into())).expect("it is set");
-    assert!(matches!(found, Token::Fixed(token) if token.expose_secret() == "t"));
-    let error = Token::find(Some(&source), |_| None).err().expect("it is not set").to_string();
-    assert_eq!(error, "token.env: the environment has no \"BANK_TOKEN\": set it to the token");
 }
 
 #[test]
