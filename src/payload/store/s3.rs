@@ -161,7 +161,7 @@ impl S3 {
             .region(Region::new(config.region.clone()))
             .http_client(http)
             .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(retries(config.operation_timeout))
             .request_checksum_calculation(request)
             .response_checksum_validation(response);
         if let Some(endpoint) = &config.endpoint {
@@ -213,6 +213,12 @@ impl S3 {
             }
         }
     }
+}
+
+/// Retries whose pauses take at most half of the operation's time: otherwise the time may run out in a pause, and the
+/// error would say that it did, instead of what each attempt ran into.
+fn retries(operation_timeout: Duration) -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(operation_timeout / (2 * ATTEMPTS))
 }
 
 /// The causes of a request that got no answer, outermost first.
