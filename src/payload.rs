@@ -1,19 +1,36 @@
 //! The debug record of every task: redacted, encoded and stored, without the task ever waiting for it.
 //!
 //! [`Payloads::offer`] moves a [`Record`] into a bounded queue and returns. Encoder threads of low priority take it
-//! from there: redact, encode, wait for an upload slot, hand over. A loss is never silent: the [`Ledger`] has a column
-//! for each reason. Everything that is pending counts against the queue's bounds, so a slow store costs payloads, not
-//! memory.
+//! from there: redact, encode, wait for an upload slot, hand over. What the store does not take lies in a spool on disk
+//! until it does. A loss is never silent: the [`Ledger`] has a column for each reason. Everything that is pending counts
+//! against the queue's bounds, so a slow store costs payloads, not memory.
+//!
+//! ```text
+//! offer ─▶ queue ─▶ work: redact ▶ encode ─▶ upload ─▶ store
+//!                                               │ ▲
+//!                                               ▼ │ feed
+//!                                              spool
+//! ```
 
+mod body;
+mod breaker;
+pub mod decode;
 pub mod encode;
+pub mod encoding;
+mod feed;
 mod har;
 pub mod key;
 pub mod ledger;
+mod metrics;
+mod pace;
 mod queue;
 mod record;
 pub mod redact;
+pub mod sample;
+pub mod spool;
 pub mod store;
 mod upload;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +38,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-pub use self::encode::{DecodeError, Limits, decode};
+pub use self::body::Body;
+pub use self::decode::{DecodeError, Limits, decode};
+pub use self::encoding::{Compression, Encoding};
+use self::feed::Feed;
 pub use self::ledger::{Ledger, Reason};
+use self::metrics::Metrics;
 use self::queue::Queue;
 pub use self::record::{Record, Redacted};
-pub use self::store::{Object, Store, StoreError, Stored};
-use self::upload::{Encoder, Metrics, Uploader};
+use self::sample::Sampler;
+pub use self::sample::Value;
+use self::spool::Spool;
+pub use self::store::{Listed, Object, Page, Store, StoreError, Stored};
+use self::upload::{Offered, PayloadQueue, Uploader};
+use self::work::Worker;
 use crate::lifecycle::Lifecycle;
+use crate::task::{IntegrationName, Outcome};
 use crate::telemetry::Telemetry;
 
 /// The most encoder threads; one encodes about 200 MB of JSON a second.
@@ -35,6 +61,9 @@ const MAX_ENCODER_THREADS: usize = 64;
 
 /// The most uploads at once.
 const MAX_UPLOADS: usize = 1024;
+
+/// How late the runtime is; encoders step aside for it.
+pub type Lag = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Where payloads go and what they may cost.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,11 +81,19 @@ pub struct Config {
     pub encoder_threads: usize,
     /// The most uploads at once, and so the most connections to the store.
     pub uploads: usize,
-    /// 0 (none) to 9 (small and slow).
-    pub zlib_level: u32,
+    /// `zlib`, `gzip` or `zstd`.
+    pub compression: Compression,
+    /// 0 (none) to 9 (small and slow) for zlib and gzip, 1 to 19 for zstd.
+    pub level: u32,
+    /// Whether payloads are stored as base64 text.
+    pub base64: bool,
+    /// Payloads of runs that took longer than this share of their integration's runs are kept whatever the sampling.
+    pub slow_quantile: f64,
     /// How long a stop may spend on storing what is pending.
     #[serde(with = "humantime_serde")]
     pub flush_within: Duration,
+    /// Where payloads wait for a store that is down or slow.
+    pub spool: spool::Config,
     /// For `store = "directory"`.
     pub directory: store::directory::Config,
     /// For `store = "s3"`.
@@ -72,8 +109,12 @@ impl Default for Config {
             queue_bytes: 256 << 20,
             encoder_threads: 1,
             uploads: 32,
-            zlib_level: 1,
+            compression: Compression::Zlib,
+            level: 1,
+            base64: true,
+            slow_quantile: 0.99,
             flush_within: Duration::from_secs(10),
+            spool: Default::default(),
             directory: Default::default(),
             s3: Default::default(),
         }
@@ -100,9 +141,11 @@ impl Config {
         range("queue_bytes", self.queue_bytes, 1 << 40)?;
         range("encoder_threads", self.encoder_threads as u64, MAX_ENCODER_THREADS as u64)?;
         range("uploads", self.uploads as u64, MAX_UPLOADS as u64)?;
-        if self.zlib_level > 9 {
-            return Err(ConfigError::new("zlib_level", self.zlib_level, "use 0 to 9"));
+        self.encoding().check()?;
+        if !(self.slow_quantile > 0.0 && self.slow_quantile < 1.0) {
+            return Err(ConfigError::new("slow_quantile", self.slow_quantile, "use more than 0 and less than 1"));
         }
+        self.spool.check()?;
         if !key::prefix_is_valid(&self.prefix) {
             let right = "use segments of A-Z a-z 0-9 . _ - between single slashes, such as \"weir/payloads\"";
             return Err(ConfigError::new("prefix", format!("{:?}", self.prefix), right));
@@ -112,6 +155,11 @@ impl Config {
             store::Kind::Directory => self.directory.check(),
             store::Kind::S3 => self.s3.check(),
         }
+    }
+
+    /// The form in which payloads are stored.
+    pub fn encoding(&self) -> Encoding {
+        Encoding { compression: self.compression, level: self.level, base64: self.base64 }
     }
 }
 
@@ -135,7 +183,13 @@ pub enum StartError {
 /// The way in. Clones share one queue.
 #[derive(Clone)]
 pub struct Payloads {
-    queue: Option<Arc<Queue<Record>>>,
+    inner: Option<Arc<Inner>>,
+}
+
+struct Inner {
+    sampler: Sampler,
+    queue: Arc<PayloadQueue>,
+    uploader: Arc<Uploader>,
 }
 
 impl Payloads {
@@ -144,56 +198,88 @@ impl Payloads {
     pub fn start(
         config: &Config,
         store: Arc<dyn Store>,
+        lag: Lag,
         telemetry: &Telemetry,
         lifecycle: &Lifecycle,
     ) -> Result<Self, StartError> {
         config.check()?;
         let limits = queue::Limits { items: config.queue_items, bytes: config.queue_bytes, uploads: config.uploads };
         let queue = Queue::new(limits);
-        let uploader = Arc::new(Uploader::new(store, Metrics::register(telemetry, &queue, limits)));
+        let (spool, metrics) = (Spool::new(&config.spool), Metrics::register(telemetry));
+        let spool_limit = spool.as_ref().map(|_| config.spool.max_bytes);
+        queue.recover(spool.as_ref().map_or(0, Spool::open));
+        let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, config.uploads));
+        metrics::publish(telemetry, limits, spool_limit, &queue, &uploader);
         abandon_at_stop(&queue, lifecycle);
+        let feed = Feed { uploader: uploader.clone(), lifecycle: lifecycle.clone() };
+        lifecycle.spawn("payload feed", feed.run(lifecycle.token()));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         for _ in 0..config.encoder_threads.min(cores) {
-            let encoder = Encoder::new(config, &queue, &uploader, lifecycle, Handle::current());
-            lifecycle.thread("payload encoder", move |_token| encoder.run())?;
+            let worker = Worker {
+                uploader: uploader.clone(),
+                prefix: config.prefix.clone(),
+                encoding: config.encoding(),
+                lag: lag.clone(),
+                runtime: Handle::current(),
+            };
+            lifecycle.thread("payload encoder", move |_token| worker.run())?;
         }
-        Ok(Payloads { queue: Some(queue) })
+        let sampler = Sampler::new(config.slow_quantile);
+        Ok(Payloads { inner: Some(Arc::new(Inner { sampler, queue, uploader })) })
     }
 
     /// Takes records and forgets them, uncounted: what is not to be kept is not offered.
     pub fn disabled() -> Self {
-        Payloads { queue: None }
+        Payloads { inner: None }
     }
 
-    /// Hands a record over. Never waits; what does not fit is dropped and counted.
-    pub fn offer(&self, record: Record) {
-        if let Some(queue) = &self.queue {
+    /// What the payload of a run is worth; learns from each run that it is told of.
+    pub fn value(&self, integration: &IntegrationName, outcome: &Outcome) -> Value {
+        self.inner.as_ref().map_or(Value::Ordinary, |inner| inner.sampler.value(integration, outcome))
+    }
+
+    /// Hands a record over. Never waits; what does not fit is dropped and counted, the least wanted first.
+    pub fn offer(&self, record: Record, value: Value) {
+        if let Some(inner) = &self.inner {
             let bytes = record.size_bytes();
-            queue.offer(record, bytes);
+            inner.queue.offer(Box::new(Offered { record, value }), bytes, value);
         }
     }
 
     /// The account so far, consistent in itself.
     pub fn ledger(&self) -> Ledger {
-        self.queue.as_ref().map(|queue| queue.ledger()).unwrap_or_default()
+        self.inner.as_ref().map(|inner| inner.queue.ledger()).unwrap_or_default()
     }
 
-    /// Waits until nothing is pending; at the deadline, counts the rest as lost. Takes nothing more from then on.
+    /// Waits until nothing is pending. Where there is a spool, what is not uploaded in the first half of the time goes
+    /// there in the second. At the deadline, counts the rest as lost. Takes nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
-        if let Some(queue) = &self.queue
-            && tokio::time::timeout(within, queue.close_when_idle()).await.is_err()
-        {
+        let Some(Inner { queue, uploader, .. }) = self.inner.as_deref() else { return Ledger::default() };
+        let ends = async |within| tokio::time::timeout(within, queue.close_when_idle()).await.is_ok();
+        queue.drain();
+        let is_done = match &uploader.spool {
+            None => ends(within).await,
+            Some(_) => {
+                let half = within / 2;
+                let is_done = ends(half).await;
+                if !is_done {
+                    uploader.hurry();
+                }
+                is_done || ends(within - half).await
+            }
+        };
+        if !is_done {
             queue.abandon();
             let lost = queue.ledger().dropped(Reason::Shutdown);
             tracing::warn!(lost, ?within, "payloads were lost: they could not be stored before the flush's deadline");
         }
-        self.ledger()
+        queue.ledger()
     }
 }
 
 /// When the lifecycle stops, or the runtime ends without it, the encoder threads must not wait for ever.
-fn abandon_at_stop(queue: &Arc<Queue<Record>>, lifecycle: &Lifecycle) {
-    struct Abandon(Arc<Queue<Record>>);
+fn abandon_at_stop(queue: &Arc<PayloadQueue>, lifecycle: &Lifecycle) {
+    struct Abandon(Arc<PayloadQueue>);
     impl Drop for Abandon {
         fn drop(&mut self) {
             self.0.abandon();

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "jemalloc")]
 mod allocator;
+pub mod lag;
 pub mod logs;
 pub mod process;
 

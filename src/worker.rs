@@ -4,6 +4,7 @@
 //! registry, the settings and the admin port. [`Worker::drain`] takes them apart in order.
 
 mod announce;
+pub mod descriptors;
 mod drain;
 mod metrics;
 mod run;
@@ -26,6 +27,7 @@ use crate::registry::{Incarnation, Registry};
 use crate::settings;
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
+use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
 use crate::wire::Timeouts;
 use crate::wire::server::{RunningServer, ServeError};
@@ -150,8 +152,9 @@ impl Worker {
         let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
         let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
-        let payloads =
-            parts.store.map(|store| Payloads::start(&parts.payloads, store, &telemetry, &loops)).transpose()?;
+        let lag = Lag::watch(&telemetry, &loops);
+        let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
+        let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
         telemetry.run_upkeep(&loops);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));

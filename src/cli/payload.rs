@@ -41,7 +41,7 @@ pub(super) fn run(args: Args, config: impl Fn() -> Result<Config, ConfigError>) 
     } else {
         let config = config()?;
         block_on(async move {
-            let Some(store) = payload::store::open(&config.payloads).await else {
+            let Some(store) = payload::store::open(&config.payloads).await? else {
                 bail!("there is no file {which}, and no store is configured to look for a key: set payloads.store");
             };
             Ok(store.get(&which, limits.stored_bytes).await?.body.to_vec())

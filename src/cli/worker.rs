@@ -13,6 +13,7 @@ use crate::integration::Integrations;
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::{Telemetry, process};
+use crate::worker::descriptors::Need;
 use crate::worker::{Parts, Worker};
 use crate::{payload, registry};
 
@@ -109,10 +110,11 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
     if config.registry.url.is_none() {
         tracing::warn!("no registry.url is configured: no router will find this worker");
     }
+    check_descriptors(&config)?;
     let parts = Parts {
         integrations: Integrations::from_config(&config.integrations, &telemetry)?.merge(own)?,
         registry: registry::open(&config.registry, &config.worker.pool, &telemetry)?,
-        store: payload::store::open(&config.payloads).await,
+        store: payload::store::open(&config.payloads).await?,
         payloads: config.payloads,
         settings: config.settings,
         log_level: logs.level(),
@@ -127,4 +129,11 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
         bail!("a part of the worker failed; the log names it");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses settings that need more descriptors than the process may ever open; the soft limit has been raised.
+fn check_descriptors(config: &Config) -> anyhow::Result<()> {
+    let uploads = if config.payloads.store == payload::store::Kind::None { 0 } else { config.payloads.uploads as u64 };
+    let need = Need { max_parallelism: config.settings.max_parallelism.into(), uploads };
+    Ok(need.check(rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum)?)
 }

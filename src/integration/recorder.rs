@@ -62,19 +62,13 @@ pub struct Recorder {
 
 struct Inner {
     limits: Config,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    transcript: Transcript,
-    size_bytes: usize,
+    transcript: Mutex<Transcript>,
 }
 
 impl Recorder {
     /// An empty transcript under these limits.
     pub fn new(limits: &Config) -> Self {
-        Recorder { inner: Arc::new(Inner { limits: limits.clone(), state: Mutex::default() }) }
+        Recorder { inner: Arc::new(Inner { limits: limits.clone(), transcript: Mutex::default() }) }
     }
 
     /// Keeps an exchange, its bodies cut to the limit.
@@ -85,35 +79,35 @@ impl Recorder {
             cut(&mut response.message, limits.max_body_bytes);
         }
         let size_bytes = exchange.size_bytes();
-        let mut state = self.inner.state.lock();
-        let fits = state.transcript.exchanges.len() < limits.max_exchanges
-            && state.size_bytes.saturating_add(size_bytes) <= limits.max_bytes;
+        let mut transcript = self.inner.transcript.lock();
+        let fits = transcript.exchanges.len() < limits.max_exchanges
+            && transcript.recorded_bytes.saturating_add(size_bytes) <= limits.max_bytes;
         if fits {
-            state.size_bytes += size_bytes;
-            state.transcript.exchanges.push(exchange);
+            transcript.recorded_bytes += size_bytes;
+            transcript.exchanges.push(exchange);
         } else {
-            state.transcript.exchanges_left_out = state.transcript.exchanges_left_out.saturating_add(1);
+            transcript.exchanges_left_out = transcript.exchanges_left_out.saturating_add(1);
         }
     }
 
     /// Keeps a remark, cut to what still fits.
     pub fn note(&self, text: impl Into<String>) {
         let mut text = text.into();
-        let mut state = self.inner.state.lock();
-        let room = self.inner.limits.max_bytes.saturating_sub(state.size_bytes);
-        if state.transcript.notes.len() >= MAX_NOTES || room <= size_of::<Note>() {
+        let mut transcript = self.inner.transcript.lock();
+        let room = self.inner.limits.max_bytes.saturating_sub(transcript.recorded_bytes);
+        if transcript.notes.len() >= MAX_NOTES || room <= size_of::<Note>() {
             return;
         }
         text.truncate(text.floor_char_boundary(room - size_of::<Note>()));
-        state.size_bytes += text.len() + size_of::<Note>();
-        state.transcript.notes.push(Note { at: SystemTime::now(), text });
+        transcript.recorded_bytes += text.len() + size_of::<Note>();
+        transcript.notes.push(Note { at: SystemTime::now(), text });
     }
 
     /// Has `value` removed wherever it would be stored.
     pub fn secret(&self, value: impl Into<String>) {
         let value = value.into();
-        let mut state = self.inner.state.lock();
-        let secrets = &mut state.transcript.secrets;
+        let mut transcript = self.inner.transcript.lock();
+        let secrets = &mut transcript.secrets;
         if value.is_empty() || value.len() > MAX_SECRET_BYTES || secrets.len() >= MAX_SECRETS {
             return;
         }
@@ -124,7 +118,7 @@ impl Recorder {
 
     /// The transcript so far; what is recorded later starts an empty one.
     pub fn take(&self) -> Transcript {
-        std::mem::take(&mut *self.inner.state.lock()).transcript
+        std::mem::take(&mut *self.inner.transcript.lock())
     }
 }
 

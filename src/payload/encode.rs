@@ -1,230 +1,337 @@
-//! The stored form: base64(zlib(JSON)), written in one pass, and read back within bounds.
+//! The stored form, written in one pass: JSON → compressor → base64 → chunks. Nowhere is the whole JSON text, and
+//! nowhere a whole compressed copy.
 //!
 //! The serializer writes a few bytes at a time, and each write enters the compressor: a 64 KiB buffer between them
-//! makes the pipeline 4.6 times faster (226 instead of 49 MB of JSON a second). Level 1 is the default, because levels
-//! 2 to 6 cost 1.8 to 4.1 times the time for 22 to 34% fewer bytes, and the time is the tasks' CPU.
+//! makes the pipeline 4.6 times faster (226 instead of 49 MB of JSON a second). The compressor fills 24 KiB at a time,
+//! which are 32 KiB of base64, without a remainder: one chunk. So an encoder holds less than 128 KiB beside the
+//! compressor's own state, which it keeps from one payload to the next, and the chunks.
+//!
+//! zlib's level 1 is the default: levels 2 to 6 cost 1.8 to 4.1 times the time for 22 to 34% fewer bytes, and the time
+//! is the tasks' CPU. `cargo bench --bench encode` measures it on the machine at hand.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 
 use base64::engine::Engine;
 use base64::engine::general_purpose::STANDARD;
-use base64::write::EncoderWriter;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::bufread::ZlibDecoder;
-use flate2::write::ZlibEncoder;
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use flate2::{Compress, FlushCompress, Status};
+use zstd::stream::raw::{self, Operation, OutBuffer};
 
+use super::body::{Body, Builder};
+pub use super::decode::{DecodeError, Limits, decode};
+use super::encoding::{Compression, Encoding};
 use super::har::Document;
 use super::record::Redacted;
-use super::record::SCHEMA;
 
-/// What `encoding` says in an object's metadata.
-pub const ENCODING: &str = "json+zlib+base64";
-
-/// Between the serializer and the compressor.
+/// Between the serializer and the compressor, and the most that is compressed at a stretch.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What one chunk holds before base64. A multiple of 3, so that base64 has no padding inside.
+const COMPRESSED_BYTES: usize = 24 * 1024;
+
+/// zlib's and gzip's window, as a power of two: 32 KiB.
+const WINDOW_BITS: u8 = 15;
 
 /// A payload ready to be stored.
 #[derive(Debug)]
-pub(super) struct Encoded {
-    pub body: Bytes,
+pub struct Encoded {
+    /// The stored form.
+    pub body: Body,
+    /// The length of the JSON text.
     pub json_bytes: u64,
-    /// SHA-256 of the body, in hex.
-    pub sha256: String,
 }
 
-/// Serializes, compresses and encodes. Fails only if the serializer does.
-pub(super) fn encode(redacted: &Redacted, level: u32) -> Result<Encoded, serde_json::Error> {
-    let base64 = EncoderWriter::new(Vec::with_capacity(BUFFER_BYTES), &STANDARD);
-    let compressor = ZlibEncoder::new(base64, Compression::new(level));
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, Counted { inner: compressor, bytes: 0 });
-    serde_json::to_writer(&mut writer, &Document::of(redacted))?;
-    let counted = writer.into_inner().map_err(|error| serde_json::Error::io(error.into_error()))?;
-    let finish = || counted.inner.finish()?.finish();
-    let body = Bytes::from(finish().map_err(serde_json::Error::io)?);
-    let sha256 = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Encoded { body, json_bytes: counted.bytes, sha256 })
+/// Why a payload could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The compressor could not be made.
+    #[error("no {name} compressor: {error}")]
+    Compressor {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// The serializer or the compressor failed.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
 }
 
-/// Counts what passes.
-struct Counted<W> {
-    inner: W,
-    bytes: u64,
+/// Encodes one payload after the other, with one compressor.
+pub struct Encoder {
+    encoding: Encoding,
+    compressor: Option<Compressor>,
+    buffer: Box<[u8]>,
 }
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.bytes += written as u64;
-        Ok(written)
+impl Encoder {
+    /// Makes the compressor only when it is first needed.
+    pub fn new(encoding: Encoding) -> Self {
+        Encoder { encoding, compressor: None, buffer: vec![0; COMPRESSED_BYTES].into() }
+    }
+
+    /// Serializes, compresses and encodes. Calls `between` after each 64 KiB of JSON or so: a place to step aside.
+    pub fn encode(&mut self, redacted: &Redacted, between: &mut dyn FnMut()) -> Result<Encoded, EncodeError> {
+        let compressor = match self.compressor.take() {
+            Some(compressor) => compressor.again(),
+            None => Compressor::new(self.encoding),
+        };
+        let name = self.encoding.compression.as_str();
+        let compressor = compressor.map_err(|error| EncodeError::Compressor { name, error })?;
+        let compressor = self.compressor.insert(compressor);
+        let stream = Stream {
+            compressor,
+            buffer: &mut self.buffer,
+            filled: 0,
+            base64: self.encoding.base64,
+            chunks: Builder::default(),
+            json_bytes: 0,
+            between,
+        };
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, stream);
+        write_json(redacted, &mut writer)?;
+        let stream = writer.into_inner().map_err(|error| serde_json::Error::io(error.into_error()))?;
+        Ok(stream.finish().map_err(serde_json::Error::io)?)
+    }
+}
+
+/// Writes a payload's JSON text, a few bytes at a time.
+pub fn write_json(redacted: &Redacted, writer: impl Write) -> Result<(), serde_json::Error> {
+    serde_json::to_writer(writer, &Document::of(redacted))
+}
+
+/// One payload on its way through compressor and base64 into chunks.
+struct Stream<'e> {
+    compressor: &'e mut Compressor,
+    buffer: &'e mut [u8],
+    filled: usize,
+    base64: bool,
+    chunks: Builder,
+    json_bytes: u64,
+    between: &'e mut dyn FnMut(),
+}
+
+impl Stream<'_> {
+    fn finish(mut self) -> io::Result<Encoded> {
+        loop {
+            let (written, is_done) = self.compressor.finish(&mut self.buffer[self.filled..])?;
+            self.advance(written);
+            if is_done {
+                break;
+            }
+        }
+        self.emit();
+        Ok(Encoded { body: self.chunks.finish(), json_bytes: self.json_bytes })
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.filled += written;
+        if self.filled == self.buffer.len() {
+            self.emit();
+        }
+    }
+
+    fn emit(&mut self) {
+        let compressed = &self.buffer[..self.filled];
+        let chunk = match self.base64 {
+            true => STANDARD.encode(compressed).into(),
+            false => Bytes::copy_from_slice(compressed),
+        };
+        if !chunk.is_empty() {
+            self.chunks.push(chunk);
+        }
+        self.filled = 0;
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, json: &[u8]) -> io::Result<usize> {
+        let mut left = &json[..json.len().min(BUFFER_BYTES)];
+        let taken = left.len();
+        while !left.is_empty() {
+            let (read, written) = self.compressor.compress(left, &mut self.buffer[self.filled..])?;
+            left = &left[read..];
+            self.advance(written);
+        }
+        self.json_bytes += taken as u64;
+        (self.between)();
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        Ok(())
     }
 }
 
-/// What a reader is ready to hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The stored form.
-    pub stored_bytes: u64,
-    /// The JSON text; a few kilobytes of zlib can unfold to gigabytes.
+/// A compressor's state, used for one payload after the other.
+enum Compressor {
+    Deflate(Compress),
+    Zstd(raw::Encoder<'static>),
+}
+
+impl Compressor {
+    fn new(Encoding { compression, level, .. }: Encoding) -> io::Result<Self> {
+        let deflate_level = flate2::Compression::new(level);
+        match compression {
+            Compression::Zlib => Ok(Compressor::Deflate(Compress::new(deflate_level, true))),
+            Compression::Gzip => Ok(Compressor::Deflate(Compress::new_gzip(deflate_level, WINDOW_BITS))),
+            Compression::Zstd => raw::Encoder::new(level as i32).map(Compressor::Zstd),
+        }
+    }
+
+    /// Ready for the next payload, wherever the last one ended.
+    fn again(mut self) -> io::Result<Self> {
+        match &mut self {
+            Compressor::Deflate(deflate) => deflate.reset(),
+            Compressor::Zstd(zstd) => zstd.reinit()?,
+        }
+        Ok(self)
+    }
+
+    /// Returns how much was read of `input` and written to `output`, which must not be empty.
+    fn compress(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
+        match self {
+            Compressor::Deflate(deflate) => {
+                let (read, written, _) = step(deflate, input, output, FlushCompress::None)?;
+                Ok((read, written))
+            }
+            Compressor::Zstd(zstd) => {
+                zstd.run_on_buffers(input, output).map(|status| (status.bytes_read, status.bytes_written))
+            }
+        }
+    }
+
+    /// Writes what is left; true when that was all.
+    fn finish(&mut self, output: &mut [u8]) -> io::Result<(usize, bool)> {
+        match self {
+            Compressor::Deflate(deflate) => {
+                let (_, written, status) = step(deflate, &[], output, FlushCompress::Finish)?;
+                Ok((written, matches!(status, Status::StreamEnd)))
+            }
+            Compressor::Zstd(zstd) => {
+                let mut output = OutBuffer::around(output);
+                let left = zstd.finish(&mut output, true)?;
+                Ok((output.pos(), left == 0))
+            }
+        }
+    }
+}
+
+fn step(
+    deflate: &mut Compress,
+    input: &[u8],
+    output: &mut [u8],
+    flush: FlushCompress,
+) -> io::Result<(usize, usize, Status)> {
+    let (read, written) = (deflate.total_in(), deflate.total_out());
+    let status = deflate.compress(input, output, flush).map_err(io::Error::other)?;
+    Ok(((deflate.total_in() - read) as usize, (deflate.total_out() - written) as usize, status))
+}
+
+/// The stored form in one piece, for tests.
+#[cfg(test)]
+pub(super) struct Whole {
+    pub body: Bytes,
     pub json_bytes: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { stored_bytes: 256 << 20, json_bytes: 256 << 20 }
-    }
-}
-
-/// Why bytes are not a payload.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// There is nothing.
-    #[error("the payload is empty")]
-    Empty,
-    /// The stored form is over the limit.
-    #[error("the payload has {bytes} bytes, more than the limit of {limit}")]
-    TooLarge {
-        /// What it has.
-        bytes: u64,
-        /// What it may have.
-        limit: u64,
-    },
-    /// The JSON text is over the limit.
-    #[error("the payload unfolds to more than the limit of {limit} bytes")]
-    Bomb {
-        /// What it may have.
-        limit: u64,
-    },
-    /// It ends too early.
-    #[error("the payload is cut short: {0}")]
-    Truncated(&'static str),
-    /// It is not base64.
-    #[error("the payload is not base64: {0}")]
-    Base64(base64::DecodeError),
-    /// It is base64 of something else, or damaged.
-    #[error("the payload is not zlib, or damaged: {0}")]
-    Zlib(io::Error),
-    /// It is not JSON.
-    #[error("the payload is not JSON: {0}")]
-    Json(serde_json::Error),
-    /// It is another JSON.
-    #[error("the JSON is no payload of this version: its schema is {found:?}, and {SCHEMA:?} would be right")]
-    Foreign {
-        /// What stands in `schema`.
-        found: String,
-    },
-}
-
-/// The JSON text of a stored payload. White space around the stored form is ignored.
-pub fn decode(stored: &[u8], limits: Limits) -> Result<String, DecodeError> {
-    let stored = stored.trim_ascii();
-    if stored.is_empty() {
-        return Err(DecodeError::Empty);
-    }
-    if stored.len() as u64 > limits.stored_bytes {
-        return Err(DecodeError::TooLarge { bytes: stored.len() as u64, limit: limits.stored_bytes });
-    }
-    let json = inflate(&from_base64(stored)?, limits.json_bytes)?;
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(default)]
-        schema: String,
-    }
-    let head: Head = serde_json::from_slice(&json).map_err(DecodeError::Json)?;
-    if head.schema != SCHEMA {
-        return Err(DecodeError::Foreign { found: head.schema.chars().take(80).collect() });
-    }
-    String::from_utf8(json).map_err(|error| DecodeError::Json(serde::de::Error::custom(error)))
-}
-
-fn from_base64(stored: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    STANDARD.decode(stored).map_err(|error| {
-        let alphabet = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-        if !stored.len().is_multiple_of(4) && stored.iter().all(alphabet) {
-            return DecodeError::Truncated("its base64 is no multiple of 4 characters");
-        }
-        DecodeError::Base64(error)
-    })
-}
-
-fn inflate(compressed: &[u8], limit: u64) -> Result<Vec<u8>, DecodeError> {
-    let mut decoder = ZlibDecoder::new(compressed).take(limit.saturating_add(1));
-    let mut json = Vec::new();
-    decoder.read_to_end(&mut json).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => DecodeError::Truncated("its zlib stream has no end"),
-        _ => DecodeError::Zlib(error),
-    })?;
-    if json.len() as u64 > limit {
-        return Err(DecodeError::Bomb { limit });
-    }
-    let rest = decoder.into_inner().into_inner();
-    if !rest.is_empty() {
-        return Err(DecodeError::Zlib(io::Error::other(format!("{} bytes follow its end", rest.len()))));
-    }
-    Ok(json)
+/// Encodes one payload as the default does, for tests.
+#[cfg(test)]
+pub(super) fn encode(redacted: &Redacted, level: u32) -> Result<Whole, EncodeError> {
+    let encoded = Encoder::new(Encoding { level, ..Encoding::default() }).encode(redacted, &mut || ())?;
+    Ok(Whole { body: encoded.body.to_bytes(), json_bytes: encoded.json_bytes })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::redact::redact;
-    use super::super::tests::record;
-    use super::*;
+    use proptest::prelude::*;
 
-    fn pack(plain: &[u8]) -> Vec<u8> {
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(9));
-        encoder.write_all(plain).expect("into memory");
-        STANDARD.encode(encoder.finish().expect("into memory")).into_bytes()
+    use super::super::redact::redact;
+    use super::super::tests::{message, record};
+    use super::*;
+    use crate::payload::Record;
+
+    fn all_encodings() -> impl Iterator<Item = Encoding> {
+        let levels = [(Compression::Zlib, 0), (Compression::Zlib, 1), (Compression::Zlib, 9)];
+        let others = [(Compression::Gzip, 1), (Compression::Zstd, 1), (Compression::Zstd, 9)];
+        let encoding = |(compression, level)| [true, false].map(|base64| Encoding { compression, level, base64 });
+        levels.into_iter().chain(others).flat_map(encoding)
     }
 
-    fn error(stored: &[u8]) -> String {
-        decode(stored, Limits::default()).expect_err("not a payload").to_string()
+    /// A record with one body of noise, which does not compress.
+    fn noisy(bytes: usize) -> Record {
+        let mut record = record("t-1");
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            b'!' + (state >> 40) as u8 % 90
+        };
+        let body: Vec<u8> = (0..bytes).map(|_| next()).collect();
+        record.transcript.exchanges[0].response.as_mut().expect("an answer").message = message("text/plain", &body);
+        record
+    }
+
+    fn plain(redacted: &Redacted) -> String {
+        let mut json = Vec::new();
+        write_json(redacted, &mut json).expect("into memory");
+        String::from_utf8(json).expect("JSON")
     }
 
     #[test]
     fn what_is_encoded_can_be_read_back() {
-        for level in [0, 1, 6, 9] {
-            let encoded = encode(&redact(record("t-1")), level).expect("encodes");
-            let json = decode(&encoded.body, Limits::default()).expect("decodes");
-            assert_eq!(json.len() as u64, encoded.json_bytes);
-            assert!(json.starts_with(r#"{"schema":"weir.payload.v1","task":{"id":"t-1""#), "{json}");
-            assert_eq!(encoded.sha256.len(), 64);
-            let with_newline = [&encoded.body[..], b"\n"].concat();
-            assert_eq!(decode(&with_newline, Limits::default()).expect("decodes"), json);
+        for encoding in all_encodings() {
+            let mut encoder = Encoder::new(encoding);
+            for bytes in [10, 3_000_000, 0, 100_000] {
+                let redacted = redact(noisy(bytes));
+                let encoded = encoder.encode(&redacted, &mut || ()).expect("encodes");
+                let json = decode(&encoded.body.to_bytes(), Limits::default()).expect("decodes");
+                assert_eq!(json.len() as u64, encoded.json_bytes);
+                assert_eq!(json, plain(&redacted), "{encoding}");
+                assert!(json.starts_with(r#"{"schema":"weir.payload.v1","task":{"id":"t-1""#));
+                let largest = encoded.body.chunks().iter().map(Bytes::len).max();
+                assert!(largest <= Some(COMPRESSED_BYTES / 3 * 4), "{largest:?}");
+            }
         }
     }
 
     #[test]
-    fn every_truncation_is_an_error() {
-        let body = encode(&redact(record("t-1")), 1).expect("encodes").body;
-        for length in 0..body.len() {
-            assert!(decode(&body[..length], Limits::default()).is_err(), "cut to {length}");
+    fn other_programs_read_it_too() {
+        let redacted = redact(record("t-1"));
+        let encoded = encode(&redacted, 6).expect("encodes");
+        let mut json = String::new();
+        let compressed = STANDARD.decode(&encoded.body).expect("base64 with padding");
+        io::Read::read_to_string(&mut flate2::read::ZlibDecoder::new(&compressed[..]), &mut json).expect("zlib");
+        assert_eq!((json.len() as u64, json), (encoded.json_bytes, plain(&redacted)));
+    }
+
+    #[test]
+    fn an_encoder_steps_aside_after_each_buffer_however_large_a_body_is() {
+        let mut times = 0;
+        let mut encoder = Encoder::new(Encoding::default());
+        encoder.encode(&redact(noisy(1 << 20)), &mut || times += 1).expect("encodes");
+        assert!((16..40).contains(&times), "{times}");
+    }
+
+    #[test]
+    fn a_payload_that_fails_does_not_spoil_the_next() {
+        for encoding in all_encodings() {
+            let mut encoder = Encoder::new(encoding);
+            let redacted = redact(noisy(500_000));
+            let fails = || encoder.encode(&redacted, &mut || panic!("on purpose"));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(fails)).expect_err("it panics");
+            let encoded = encoder.encode(&redacted, &mut || ()).expect("encodes");
+            assert_eq!(decode(&encoded.body.to_bytes(), Limits::default()).expect("decodes"), plain(&redacted));
         }
-        assert!(error(&body[..body.len() / 2 / 4 * 4 + 1]).contains("cut short: its base64"));
-        assert!(error(&body[..body.len() / 2 / 4 * 4]).contains("cut short: its zlib"));
     }
 
-    #[test]
-    fn foreign_bytes_are_named_for_what_they_are() {
-        assert_eq!(error(b" \n"), "the payload is empty");
-        assert!(error(b"{\"schema\": 1}").contains("not base64"));
-        assert!(error(STANDARD.encode("hello, this is not zlib").as_bytes()).contains("not zlib"));
-        assert!(error(&pack(b"hello")).contains("not JSON"));
-        assert!(error(&pack(br#"{"schema":"other"}"#)).contains(r#""weir.payload.v1" would be right"#));
-    }
-
-    #[test]
-    fn a_bomb_does_not_unfold_and_a_big_one_is_not_decoded() {
-        let bomb = pack(&vec![b' '; 8 << 20]);
-        let limits = Limits { stored_bytes: 1 << 20, json_bytes: 1 << 20 };
-        let bomb = decode(&bomb, limits).expect_err("a bomb").to_string();
-        assert_eq!(bomb, "the payload unfolds to more than the limit of 1048576 bytes");
-        let big = decode(&vec![b'A'; 2 << 20], limits).expect_err("too big").to_string();
-        assert_eq!(big, "the payload has 2097152 bytes, more than the limit of 1048576");
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn any_length_comes_back(bytes in 0usize..200_000, which in 0usize..12) {
+            let encoding = all_encodings().nth(which).expect("twelve of them");
+            let redacted = redact(noisy(bytes));
+            let encoded = Encoder::new(encoding).encode(&redacted, &mut || ()).expect("encodes");
+            prop_assert_eq!(decode(&encoded.body.to_bytes(), Limits::default()).expect("decodes"), plain(&redacted));
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Where a payload lies:
-//! `{prefix}/{shard}/{yyyy}/{mm}/{dd}/{hh}/{integration}/{outcome}/{task id}.{run id}.json.zlib.b64`
+//! `{prefix}/{shard}/{yyyy}/{mm}/{dd}/{hh}/{integration}/{outcome}/{task id}.{run id}{suffix}`
 //!
 //! The shard comes first, because S3 takes about 3,500 puts a second per prefix: it is the first hex digit of the task
 //! id's SHA-256, so `printf %s ID | sha256sum` finds it. The hour (UTC) is the run's start, which its run id carries:
@@ -11,16 +11,16 @@ use sha2::{Digest, Sha256};
 
 use crate::task::{IntegrationName, Outcome, RunId};
 
-/// What payloads' names end in.
+/// What the names of payloads end in by default; [`super::Encoding::suffix`] is what they do end in.
 pub const SUFFIX: &str = ".json.zlib.b64";
 
-/// The key of the payload of `outcome`, a run of `integration`.
-pub fn key(prefix: &str, integration: &IntegrationName, outcome: &Outcome) -> String {
+/// The key of the payload of `outcome`, a run of `integration`, stored in a form of that suffix.
+pub fn key(prefix: &str, integration: &IntegrationName, outcome: &Outcome, suffix: &str) -> String {
     let shard = Sha256::digest(outcome.task.as_str())[0] >> 4;
     let started = started(outcome.run).to_zoned(TimeZone::UTC);
     let slash = if prefix.is_empty() { "" } else { "/" };
     format!(
-        "{prefix}{slash}{shard:x}/{}/{integration}/{}/{}.{}{SUFFIX}",
+        "{prefix}{slash}{shard:x}/{}/{integration}/{}/{}.{}{suffix}",
         started.strftime("%Y/%m/%d/%H"),
         outcome.label(),
         outcome.task,
@@ -54,10 +54,10 @@ mod tests {
         outcome.run = RunId(run);
         let integration = "bank".parse().expect("a name");
         assert_eq!(
-            key("weir/debug", &integration, &outcome),
+            key("weir/debug", &integration, &outcome, SUFFIX),
             "weir/debug/4/2025/08/20/04/bank/ok/t-1.0198c5d3-0c00-7000-8000-000000000000.json.zlib.b64"
         );
-        assert!(key("", &integration, &outcome).starts_with("4/2025"));
+        assert!(key("", &integration, &outcome, ".json.zst").starts_with("4/2025"));
     }
 
     #[test]

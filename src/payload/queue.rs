@@ -1,20 +1,30 @@
 //! The bounded queue between the tasks and the encoders, and the one lock over the ledger.
 //!
-//! `offer` never waits: what does not fit is dropped and counted. The bounds cover all that is *pending*: what waits,
-//! what is being encoded, and what is being uploaded, so a slow store fills the queue and not the memory. A pending
-//! payload is a [`Pending`] value; letting go of it on any path (an upload cancelled, an encoder gone) counts it as
-//! lost, so the ledger balances without anyone's care. [`State`] holds every decision and is pure.
+//! `offer` never waits: what does not fit displaces less wanted payloads, or is dropped itself, and either is counted.
+//! The bounds cover all that is *pending*: what waits, what is being encoded, and what is being uploaded, so a slow
+//! store fills the queue and not the memory. A pending payload is a [`Pending`] value; letting go of it on any path (an
+//! upload cancelled, an encoder gone) counts it as lost, so the ledger balances without anyone's care.
+//!
+//! What is dropped is freed by an encoder, never on a task's path, and counts against a bound of its own until then (a
+//! quarter of the queue's bytes); only past it, when the encoders are far behind, does whoever offers free.
 
-use std::collections::VecDeque;
+mod slots;
+mod state;
+
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+pub(super) use self::slots::Origin;
+pub(super) use self::state::End;
+use self::state::State;
 use super::ledger::{Ledger, Reason};
+use super::sample::Value;
 
-/// Refused items kept for an encoder to free, so that the caller does not spend its time on that; past it, it does.
-const DISCARDED_ITEMS: usize = 64;
+/// How often an encoder that waits for an upload slot looks whether it should spool instead.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What may be pending at once.
 #[derive(Debug, Clone, Copy)]
@@ -24,79 +34,15 @@ pub(super) struct Limits {
     pub uploads: usize,
 }
 
-/// The queue's decisions, without locks or waiting.
-struct State<T> {
-    limits: Limits,
-    ledger: Ledger,
-    waiting: VecDeque<(T, u64)>,
-    discarded: Vec<T>,
-    uploading: usize,
-    closed: bool,
-}
-
-impl<T> State<T> {
-    fn new(limits: Limits) -> Self {
-        let (ledger, waiting, discarded) = (Ledger::default(), VecDeque::new(), Vec::new());
-        State { limits, ledger, waiting, discarded, uploading: 0, closed: false }
-    }
-
-    /// Takes the item in, or hands it back, counted as dropped.
-    fn offer(&mut self, item: T, bytes: u64) -> Result<(), T> {
-        self.ledger.offered += 1;
-        let refused = if self.closed {
-            Some(Reason::Shutdown)
-        } else if self.ledger.pending >= self.limits.items {
-            Some(Reason::QueueItems)
-        } else if self.ledger.pending_bytes.saturating_add(bytes) > self.limits.bytes {
-            Some(Reason::QueueBytes)
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            self.ledger.drop_for(reason, 1);
-            return Err(item);
-        }
-        self.ledger.pending += 1;
-        self.ledger.pending_bytes += bytes;
-        self.waiting.push_back((item, bytes));
-        Ok(())
-    }
-
-    /// Counts a payload's memory anew: an encoded one is smaller.
-    fn resize(&mut self, from: u64, to: u64) {
-        if !self.closed {
-            self.ledger.pending_bytes = self.ledger.pending_bytes - from + to;
-        }
-    }
-
-    /// One pending payload is stored, or dropped for a reason. In a closed queue nothing is pending: it was idle when
-    /// it was closed, or all of it has been counted by `abandon`.
-    fn settle(&mut self, bytes: u64, result: Result<(), Reason>) {
-        if self.closed {
-            return;
-        }
-        self.ledger.pending -= 1;
-        self.ledger.pending_bytes -= bytes;
-        match result {
-            Ok(()) => self.ledger.stored += 1,
-            Err(reason) => self.ledger.drop_for(reason, 1),
-        }
-    }
-
-    /// Takes nothing more if nothing is pending.
-    fn close_if_idle(&mut self) -> bool {
-        self.closed |= self.ledger.pending == 0;
-        self.closed
-    }
-
-    /// Takes nothing more and counts everything pending as lost; hands back what was waiting.
-    fn abandon(&mut self) -> VecDeque<(T, u64)> {
-        self.closed = true;
-        self.ledger.drop_for(Reason::Shutdown, self.ledger.pending);
-        self.ledger.pending = 0;
-        self.ledger.pending_bytes = 0;
-        std::mem::take(&mut self.waiting)
-    }
+/// What an encoded payload is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Be uploaded: it holds a slot.
+    Upload,
+    /// Be spooled: the uploads do not keep up.
+    Spool,
+    /// Nothing: the queue was closed, and it has been counted.
+    Stop,
 }
 
 /// The queue. Shared by the callers, the encoders and the uploads.
@@ -105,36 +51,34 @@ pub(super) struct Queue<T> {
     work: Condvar,
     slots: Condvar,
     idle: Notify,
+    changed: Notify,
 }
 
 impl<T> Queue<T> {
     pub fn new(limits: Limits) -> Arc<Self> {
-        let state = Mutex::new(State::new(limits));
-        Arc::new(Queue { state, work: Condvar::new(), slots: Condvar::new(), idle: Notify::new() })
+        Arc::new(Queue {
+            state: Mutex::new(State::new(limits)),
+            work: Condvar::new(),
+            slots: Condvar::new(),
+            idle: Notify::new(),
+            changed: Notify::new(),
+        })
     }
 
     /// Takes the item in, or drops and counts it. Holds the lock for a few instructions; frees nothing big under it.
-    pub fn offer(&self, item: T, bytes: u64) {
-        let mut state = self.state.lock();
-        let mut refused = state.offer(item, bytes).err();
-        if !state.closed && state.discarded.len() < DISCARDED_ITEMS {
-            state.discarded.extend(refused.take());
-        }
-        drop(state);
+    pub fn offer(&self, item: T, bytes: u64, value: Value) {
+        let refused = self.state.lock().offer(item, bytes, value);
         self.work.notify_one();
+        drop(refused);
     }
 
     /// Waits for an item; none once the queue is closed. For encoder threads.
     pub fn next(self: &Arc<Self>) -> Option<(T, Pending<T>)> {
         let mut state = self.state.lock();
         loop {
-            if !state.discarded.is_empty() {
-                let discarded = std::mem::take(&mut state.discarded);
-                MutexGuard::unlocked(&mut state, || drop(discarded));
-                continue;
-            }
-            if let Some((item, bytes)) = state.waiting.pop_front() {
-                return Some((item, Pending { queue: self.clone(), bytes, uploading: false, settled: false }));
+            free_discarded(&mut state);
+            if let Some((item, bytes)) = state.next() {
+                return Some((item, Pending::new(self, bytes, Origin::Fresh)));
             }
             if state.closed {
                 return None;
@@ -143,9 +87,74 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Does nothing for a while, except to free what others left to be freed. False when there is reason to hurry.
+    pub fn nap(&self, nap: Duration) -> bool {
+        let (mut state, until) = (self.state.lock(), Instant::now() + nap);
+        loop {
+            free_discarded(&mut state);
+            if state.closed || state.draining {
+                return false;
+            }
+            if self.slots.wait_until(&mut state, until).timed_out() {
+                return true;
+            }
+        }
+    }
+
     /// The account so far.
     pub fn ledger(&self) -> Ledger {
         self.state.lock().ledger
+    }
+
+    /// The upload slots in use, and those who wait for one.
+    pub fn slots(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.slots.held(), state.slots.waiting())
+    }
+
+    /// Payloads were found in the spool at the start.
+    pub fn recover(&self, count: u64) {
+        self.state.lock().recover(count);
+        self.changed.notify_waiters();
+    }
+
+    /// Spooled payloads are given up.
+    pub fn forget_spooled(&self, count: u64, reason: Reason) {
+        self.state.lock().forget_spooled(count, reason);
+    }
+
+    /// Waits for room and for a slot for one spooled payload, and takes it out of the spool's column. None once the
+    /// process is about to end.
+    pub async fn unspool(self: &Arc<Self>, bytes: u64) -> Option<Pending<T>> {
+        let _waits = Waits::new(self);
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let mut state = self.state.lock();
+                if state.closed || state.draining {
+                    return None;
+                }
+                if state.unspool(bytes) {
+                    let mut pending = Pending::new(self, bytes, Origin::Spooled);
+                    pending.has_slot = true;
+                    return Some(pending);
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// From now on nothing comes out of the spool, and encoders do not pause.
+    pub fn drain(&self) {
+        self.state.lock().draining = true;
+        self.wake_all();
+    }
+
+    /// From now on what is encoded goes to the spool and waits for no slot.
+    pub fn hurry(&self) {
+        self.state.lock().hurried = true;
+        self.wake_all();
     }
 
     /// Waits until nothing is pending, and then takes nothing more.
@@ -172,109 +181,144 @@ impl<T> Queue<T> {
         self.work.notify_all();
         self.slots.notify_all();
         self.idle.notify_waiters();
+        self.changed.notify_waiters();
     }
 }
 
-/// One payload that has left the queue and is not yet accounted for. Dropping it counts it as lost to the shutdown.
+/// Frees what is left to be freed, without the lock.
+fn free_discarded<T>(state: &mut MutexGuard<'_, State<T>>) {
+    loop {
+        let discarded = state.take_discarded();
+        if discarded.is_empty() {
+            return;
+        }
+        MutexGuard::unlocked(state, || drop(discarded));
+    }
+}
+
+/// Keeps a slot's turn for the spool while it waits.
+struct Waits<'q, T>(&'q Queue<T>);
+
+impl<'q, T> Waits<'q, T> {
+    fn new(queue: &'q Queue<T>) -> Self {
+        queue.state.lock().slots.wait(Origin::Spooled);
+        Waits(queue)
+    }
+}
+
+impl<T> Drop for Waits<'_, T> {
+    fn drop(&mut self) {
+        self.0.state.lock().slots.waited(Origin::Spooled);
+        self.0.slots.notify_all();
+    }
+}
+
+/// One payload that has left the queue, or the spool, and is not yet accounted for. Dropping it counts it as lost to the
+/// shutdown, or as still in the spool.
 pub(super) struct Pending<T> {
     queue: Arc<Queue<T>>,
     bytes: u64,
-    uploading: bool,
-    settled: bool,
+    origin: Origin,
+    has_slot: bool,
+    is_settled: bool,
 }
 
 impl<T> Pending<T> {
+    fn new(queue: &Arc<Queue<T>>, bytes: u64, origin: Origin) -> Self {
+        Pending { queue: queue.clone(), bytes, origin, has_slot: false, is_settled: false }
+    }
+
     /// Counts its memory anew.
     pub fn resize(&mut self, bytes: u64) {
         self.queue.state.lock().resize(self.bytes, bytes);
         self.bytes = bytes;
     }
 
-    /// Waits for one of the upload slots and holds it from then on. False when the queue was closed meanwhile.
-    pub fn wait_for_upload(&mut self) -> bool {
+    /// Waits for one of the upload slots and holds it from then on. Where there is a spool, waits only as long as the
+    /// queue is not pressed.
+    pub fn wait_for_slot(&mut self, has_spool: bool) -> Next {
         let mut state = self.queue.state.lock();
-        while !state.closed && state.uploading >= state.limits.uploads {
-            self.queue.slots.wait(&mut state);
-        }
-        if !state.closed {
-            state.uploading += 1;
-            self.uploading = true;
-        }
-        self.uploading
+        state.slots.wait(self.origin);
+        let next = loop {
+            free_discarded(&mut state);
+            if state.closed {
+                break Next::Stop;
+            }
+            if has_spool && state.hurried {
+                break Next::Spool;
+            }
+            if state.slots.take(self.origin) {
+                self.has_slot = true;
+                break Next::Upload;
+            }
+            if has_spool && state.is_pressed() {
+                break Next::Spool;
+            }
+            self.queue.slots.wait_for(&mut state, LOOK);
+        };
+        state.slots.waited(self.origin);
+        next
     }
 
-    /// It is in the store.
-    pub fn stored(mut self) {
-        self.settle(Ok(()));
+    /// It has come to its end.
+    pub fn end(mut self, end: End) {
+        self.settle(end);
     }
 
-    /// It is lost.
-    pub fn dropped(mut self, reason: Reason) {
-        self.settle(Err(reason));
-    }
-
-    fn settle(&mut self, result: Result<(), Reason>) {
-        self.settled = true;
+    fn settle(&mut self, end: End) {
+        self.is_settled = true;
         let mut state = self.queue.state.lock();
-        state.settle(self.bytes, result);
-        let idle = state.ledger.pending == 0;
-        if self.uploading {
-            state.uploading -= 1;
-            self.queue.slots.notify_one();
+        state.settle(self.bytes, self.origin, end);
+        if self.has_slot {
+            state.slots.give_back(self.origin);
         }
+        let is_idle = state.ledger.pending == 0;
         drop(state);
-        if idle {
+        if self.has_slot {
+            self.queue.slots.notify_all();
+        }
+        if is_idle {
             self.queue.idle.notify_waiters();
         }
+        self.queue.changed.notify_waiters();
     }
 }
 
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
-        if !self.settled {
-            self.settle(Err(Reason::Shutdown));
+        if !self.is_settled {
+            self.settle(match self.origin {
+                Origin::Fresh => End::Dropped(Reason::Shutdown),
+                Origin::Spooled => End::Spooled,
+            });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const LIMITS: Limits = Limits { items: 4, bytes: 100, uploads: 2 };
 
     #[test]
-    fn what_does_not_fit_is_dropped_for_its_reason() {
-        let queue = Queue::new(LIMITS);
-        queue.offer("too big", 101);
-        for _ in 0..5 {
-            queue.offer("small", 1);
-        }
-        let ledger = queue.ledger();
-        assert_eq!((ledger.offered, ledger.pending, ledger.pending_bytes), (6, 4, 4));
-        assert_eq!((ledger.dropped(Reason::QueueBytes), ledger.dropped(Reason::QueueItems)), (1, 1));
-    }
-
-    #[test]
     fn what_is_taken_out_counts_until_it_is_settled() {
         let queue = Queue::new(LIMITS);
-        queue.offer("first", 90);
+        queue.offer("first", 90, Value::Ordinary);
         let (_, mut pending) = queue.next().expect("one waits");
-        queue.offer("second", 20);
+        queue.offer("second", 20, Value::Ordinary);
         assert_eq!(queue.ledger().dropped(Reason::QueueBytes), 1);
         pending.resize(10);
-        queue.offer("third", 20);
+        queue.offer("third", 20, Value::Ordinary);
         assert_eq!((queue.ledger().pending, queue.ledger().pending_bytes), (2, 30));
-        pending.stored();
+        pending.end(End::Stored);
         assert_eq!((queue.ledger().stored, queue.ledger().pending_bytes), (1, 20));
     }
 
     #[test]
     fn an_item_let_go_of_is_counted_as_lost() {
         let queue = Queue::new(LIMITS);
-        queue.offer("it", 1);
+        queue.offer("it", 1, Value::Ordinary);
         drop(queue.next());
         assert_eq!(queue.ledger().dropped(Reason::Shutdown), 1);
         assert!(queue.ledger().balanced());
@@ -284,41 +328,48 @@ mod tests {
     fn abandoning_counts_all_that_is_pending_once() {
         let queue = Queue::new(LIMITS);
         for _ in 0..3 {
-            queue.offer("it", 1);
+            queue.offer("it", 1, Value::Ordinary);
         }
         let (_, pending) = queue.next().expect("one waits");
         queue.abandon();
-        pending.stored();
-        queue.offer("late", 1);
+        pending.end(End::Stored);
+        queue.offer("late", 1, Value::Failure);
         let ledger = queue.ledger();
         assert_eq!((ledger.stored, ledger.pending, ledger.dropped(Reason::Shutdown)), (0, 0, 4));
         assert!(queue.next().is_none());
     }
 
-    proptest! {
-        #[test]
-        fn the_ledger_balances_after_every_step(steps in proptest::collection::vec((0u8..8, 0u64..60), 1..200)) {
-            let queue = Queue::new(LIMITS);
-            let mut out = Vec::new();
-            for (step, bytes) in steps {
-                match step {
-                    0..=2 => queue.offer((), bytes),
-                    3 if !queue.state.lock().waiting.is_empty() => out.extend(queue.next().map(|(_, pending)| pending)),
-                    4 => out.pop().into_iter().for_each(Pending::stored),
-                    5 => out.pop().into_iter().for_each(|pending| pending.dropped(Reason::Store)),
-                    6 => out.iter_mut().for_each(|pending| pending.resize(bytes.min(pending.bytes))),
-                    7 if bytes == 0 => queue.abandon(),
-                    7 => drop(out.pop()),
-                    _ => {}
-                }
-                let ledger = queue.ledger();
-                prop_assert!(ledger.balanced(), "{ledger:?}");
-                prop_assert!(ledger.pending <= LIMITS.items && ledger.pending_bytes <= LIMITS.bytes, "{ledger:?}");
-            }
-            drop(out);
-            queue.abandon();
-            prop_assert_eq!(queue.ledger().pending, 0);
-            prop_assert!(queue.ledger().balanced());
+    #[test]
+    fn with_a_spool_a_pressed_queue_does_not_wait_for_a_slot() {
+        let queue = Queue::new(Limits { uploads: 1, ..LIMITS });
+        for _ in 0..3 {
+            queue.offer("it", 1, Value::Ordinary);
         }
+        let mut out: Vec<_> = (0..3).map(|_| queue.next().expect("one waits").1).collect();
+        assert_eq!(out[0].wait_for_slot(true), Next::Upload);
+        assert_eq!(out[1].wait_for_slot(true), Next::Spool);
+        out.remove(0).end(End::Stored);
+        assert_eq!(out[0].wait_for_slot(true), Next::Upload);
+        queue.hurry();
+        assert_eq!(out[1].wait_for_slot(true), Next::Spool);
+        out.into_iter().for_each(|pending| pending.end(End::Spooled));
+        assert_eq!((queue.ledger().spooled, queue.slots()), (2, (0, 0)));
+    }
+
+    #[tokio::test]
+    async fn one_from_the_spool_waits_for_room_and_goes_back_when_it_is_let_go_of() {
+        let queue = Queue::new(LIMITS);
+        queue.recover(2);
+        queue.offer("it", 95, Value::Ordinary);
+        let unspooling = tokio::time::timeout(Duration::from_millis(20), queue.unspool(10));
+        assert!(unspooling.await.is_err(), "there is no room");
+        assert_eq!(queue.slots(), (0, 0), "whoever has given up does not wait");
+        queue.next().expect("one waits").1.end(End::Stored);
+        let pending = queue.unspool(10).await.expect("there is room");
+        assert_eq!((queue.ledger().spooled, queue.ledger().pending, queue.slots()), (1, 1, (1, 0)));
+        drop(pending);
+        assert_eq!((queue.ledger().spooled, queue.ledger().pending, queue.slots()), (2, 0, (0, 0)));
+        queue.drain();
+        assert!(queue.unspool(10).await.is_none());
     }
 }

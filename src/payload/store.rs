@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
+
 /// A store has limits of its own; this one ends what those do not, such as a hung network file system.
 pub(super) const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -31,9 +33,11 @@ pub struct Object {
     /// Its name.
     pub key: String,
     /// The encoded payload.
-    pub body: Bytes,
+    pub body: Body,
+    /// Its media type.
+    pub media_type: String,
     /// What a reader may want to know before reading: encoding, schema, sizes and checksum.
-    pub metadata: Vec<(&'static str, String)>,
+    pub metadata: Vec<(String, String)>,
 }
 
 /// A payload as it was found.
@@ -43,17 +47,43 @@ pub struct Stored {
     pub body: Bytes,
 }
 
-/// A place for payloads. Both calls may be cancelled; a put is then either whole or not there.
+/// One payload in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub key: String,
+    /// Its size as it is stored.
+    pub bytes: u64,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Payloads in the order of their keys' bytes.
+    pub payloads: Vec<Listed>,
+    /// Whether there are more: ask again with the last of these keys as `start_after`.
+    pub has_more: bool,
+}
+
+/// A place for payloads. All calls may be cancelled; a put is then either whole or not there.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Stores one.
-    async fn put(&self, object: Object) -> Result<(), StoreError>;
+    /// Stores one; in place of the one of that key, if there is one.
+    async fn put(&self, object: &Object) -> Result<(), StoreError>;
 
     /// Reads one of at most `limit_bytes`.
     async fn get(&self, key: &str, limit_bytes: u64) -> Result<Stored, StoreError>;
 
+    /// At most `limit` payloads whose keys begin with `prefix` and come after `start_after` (empty for all).
+    async fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<Page, StoreError>;
+
     /// Where the payload of that key is, for people.
     fn location(&self, key: &str) -> String;
+
+    /// Connections that are open, busy or idle, for a store that has some.
+    fn open_sockets(&self) -> u64 {
+        0
+    }
 }
 
 /// Why a store did not do what it was asked.
@@ -82,7 +112,7 @@ pub enum StoreError {
     /// The store refused, or could not be reached.
     #[error("could not {action} {location}: {reason}")]
     Failed {
-        /// `store` or `read`.
+        /// `store`, `read` or `list`.
         action: &'static str,
         /// What it was about.
         location: String,
@@ -91,13 +121,20 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the same payload would be refused at any other time too.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, StoreError::InvalidKey { .. } | StoreError::TooLarge { .. })
+    }
+}
+
 /// Opens the store that the settings name; none for [`Kind::None`]. Does not need the store to be there yet.
-pub async fn open(config: &super::Config) -> Option<Arc<dyn Store>> {
-    match config.store {
+pub async fn open(config: &super::Config) -> Result<Option<Arc<dyn Store>>, super::ConfigError> {
+    Ok(match config.store {
         Kind::None => None,
         Kind::Directory => Some(Arc::new(directory::Directory::new(&config.directory))),
-        Kind::S3 => Some(Arc::new(s3::S3::connect(&config.s3, config.uploads).await)),
-    }
+        Kind::S3 => Some(Arc::new(s3::S3::connect(&config.s3, config.uploads).await?)),
+    })
 }
 
 /// Refuses keys that could lead out of the store.

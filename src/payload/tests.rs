@@ -2,6 +2,7 @@
 //! tests of its parts share. The clock is real: the encoders are threads.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::task::transcript::{Exchange, Message, Phases, Response};
 use crate::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
+
+mod outages;
 
 pub(super) fn outcome(id: &str) -> Outcome {
     Outcome {
@@ -52,13 +55,14 @@ pub(super) fn record(id: &str) -> Record {
         input: Json::null(),
         deadline: Instant::now() + Duration::from_secs(60),
     };
-    let transcript = Transcript { exchanges: vec![exchange], ..Default::default() };
+    let transcript = Transcript { recorded_bytes: 1_000, exchanges: vec![exchange], ..Default::default() };
     Record { task, outcome: outcome(id), transcript, pool: "parallel".parse().expect("a name") }
 }
 
 /// What a store does with the n-th put.
 type Fault = fn(u64) -> Deed;
 
+#[derive(Clone, Copy)]
 enum Deed {
     Keep,
     Fail,
@@ -68,35 +72,50 @@ enum Deed {
 
 /// A store in memory with faults.
 struct Faulty {
-    fault: Fault,
-    puts: std::sync::atomic::AtomicU64,
-    kept: Mutex<HashMap<String, Bytes>>,
+    fault: Mutex<Fault>,
+    puts: AtomicU64,
+    /// What it keeps, and how often each was put.
+    kept: Mutex<HashMap<String, (Body, u64)>>,
 }
 
 impl Faulty {
     fn new(fault: Fault) -> Arc<Self> {
-        Arc::new(Faulty { fault, puts: Default::default(), kept: Default::default() })
+        Arc::new(Faulty { fault: Mutex::new(fault), puts: Default::default(), kept: Default::default() })
+    }
+
+    fn becomes(&self, fault: Fault) {
+        *self.fault.lock() = fault;
+    }
+
+    fn kept(&self) -> usize {
+        self.kept.lock().len()
     }
 }
 
 #[async_trait]
 impl Store for Faulty {
-    async fn put(&self, object: Object) -> Result<(), StoreError> {
-        match (self.fault)(self.puts.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+    async fn put(&self, object: &Object) -> Result<(), StoreError> {
+        let deed = (*self.fault.lock())(self.puts.fetch_add(1, Ordering::Relaxed));
+        match deed {
             Deed::Keep => {}
             Deed::Dawdle => tokio::time::sleep(Duration::from_millis(1)).await,
             Deed::Hang => std::future::pending().await,
             Deed::Fail => {
-                return Err(StoreError::Failed { action: "store", location: object.key, reason: "on purpose".into() });
+                let location = object.key.clone();
+                return Err(StoreError::Failed { action: "store", location, reason: "on purpose".into() });
             }
         }
-        self.kept.lock().insert(object.key, object.body);
+        self.kept.lock().entry(object.key.clone()).or_insert((object.body.clone(), 0)).1 += 1;
         Ok(())
     }
 
     async fn get(&self, key: &str, _limit_bytes: u64) -> Result<Stored, StoreError> {
-        let found = self.kept.lock().get(key).cloned();
+        let found = self.kept.lock().get(key).map(|(body, _)| body.to_bytes());
         found.map(|body| Stored { body }).ok_or(StoreError::NotFound { location: key.into() })
+    }
+
+    async fn list(&self, _prefix: &str, _start_after: &str, _limit: usize) -> Result<Page, StoreError> {
+        Ok(Page::default())
     }
 
     fn location(&self, key: &str) -> String {
@@ -105,9 +124,26 @@ impl Store for Faulty {
 }
 
 fn start(config: Config, store: Arc<Faulty>) -> (Payloads, Telemetry, Lifecycle) {
+    start_under(config, store, Arc::new(|| Duration::ZERO))
+}
+
+fn start_under(config: Config, store: Arc<Faulty>, lag: Lag) -> (Payloads, Telemetry, Lifecycle) {
     let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
-    let payloads = Payloads::start(&config, store, &telemetry, &lifecycle).expect("it starts");
+    let payloads = Payloads::start(&config, store, lag, &telemetry, &lifecycle).expect("it starts");
     (payloads, telemetry, lifecycle)
+}
+
+fn offer(payloads: &Payloads, ids: impl IntoIterator<Item = u64>) {
+    ids.into_iter().for_each(|n| payloads.offer(record(&format!("t-{n}")), Value::Ordinary));
+}
+
+/// Waits until it holds, for what other threads bring about.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < LONG, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -117,8 +153,8 @@ async fn what_is_offered_is_stored_under_its_key_and_can_be_read() {
     let store = Faulty::new(|_| Deed::Keep);
     let (payloads, telemetry, lifecycle) = start(Config::default(), store.clone());
     let record = record("t-1");
-    let key = key::key("payloads", &record.task.integration, &record.outcome);
-    payloads.offer(record);
+    let key = key::key("payloads", &record.task.integration, &record.outcome, key::SUFFIX);
+    payloads.offer(record, Value::Ordinary);
     let ledger = payloads.flush(LONG).await;
     assert_eq!((ledger.offered, ledger.stored, ledger.pending), (1, 1, 0));
     let stored = store.get(&key, 1 << 20).await.expect("it is there");
@@ -135,14 +171,12 @@ async fn what_is_offered_is_stored_under_its_key_and_can_be_read() {
 async fn a_flush_ends_at_its_deadline_and_counts_the_rest() {
     let config = Config { uploads: 2, ..Config::default() };
     let (payloads, _telemetry, lifecycle) = start(config, Faulty::new(|_| Deed::Hang));
-    for n in 0..10 {
-        payloads.offer(record(&format!("t-{n}")));
-    }
+    offer(&payloads, 0..10);
     let started = Instant::now();
     let ledger = payloads.flush(Duration::from_millis(100)).await;
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!((ledger.dropped(Reason::Shutdown), ledger.pending, ledger.pending_bytes), (10, 0, 0));
-    payloads.offer(record("late"));
+    payloads.offer(record("late"), Value::Failure);
     assert_eq!(payloads.ledger().dropped(Reason::Shutdown), 11);
     lifecycle.stop(LONG).await.expect("no thread hangs");
 }
@@ -150,9 +184,7 @@ async fn a_flush_ends_at_its_deadline_and_counts_the_rest() {
 #[tokio::test]
 async fn a_store_that_fails_costs_payloads_and_says_so() {
     let (payloads, telemetry, lifecycle) = start(Config::default(), Faulty::new(|_| Deed::Fail));
-    for n in 0..5 {
-        payloads.offer(record(&format!("t-{n}")));
-    }
+    offer(&payloads, 0..5);
     let ledger = payloads.flush(LONG).await;
     assert_eq!((ledger.stored, ledger.dropped(Reason::Store)), (0, 5));
     assert!(telemetry.render().contains(r#"weir_payloads_dropped_total{reason="store"} 5"#));
@@ -174,7 +206,8 @@ async fn a_storm_of_offers_and_faults_leaves_the_ledger_balanced() {
         let payloads = payloads.clone();
         offering.spawn("caller", async move {
             for n in 0..50 {
-                payloads.offer(record(&format!("t-{caller}-{n}")));
+                let value = [Value::Ordinary, Value::Slow, Value::Failure][n % 3];
+                payloads.offer(record(&format!("t-{caller}-{n}")), value);
                 let ledger = payloads.ledger();
                 assert!(ledger.balanced() && ledger.pending <= 50 && ledger.pending_bytes <= 1 << 20, "{ledger:?}");
                 tokio::task::yield_now().await;
@@ -184,7 +217,7 @@ async fn a_storm_of_offers_and_faults_leaves_the_ledger_balanced() {
     offering.wait(LONG).await.expect("offers never wait");
     let ledger = payloads.flush(Duration::from_millis(20)).await;
     assert!(ledger.balanced() && ledger.offered == 400 && ledger.pending == 0, "{ledger:?}");
-    assert!(store.kept.lock().len() as u64 >= ledger.stored);
+    assert!(store.kept() as u64 >= ledger.stored);
     lifecycle.stop(LONG).await.expect("all of it ends");
     assert_eq!(offering.failed(), None);
 }
@@ -193,9 +226,7 @@ async fn a_storm_of_offers_and_faults_leaves_the_ledger_balanced() {
 async fn a_stop_without_a_flush_ends_and_counts() {
     let (payloads, _telemetry, lifecycle) =
         start(Config { uploads: 1, ..Config::default() }, Faulty::new(|_| Deed::Hang));
-    for n in 0..5 {
-        payloads.offer(record(&format!("t-{n}")));
-    }
+    offer(&payloads, 0..5);
     lifecycle.stop(LONG).await.expect("no thread hangs");
     assert_eq!(payloads.ledger().dropped(Reason::Shutdown), 5);
 }
@@ -203,7 +234,7 @@ async fn a_stop_without_a_flush_ends_and_counts() {
 #[tokio::test]
 async fn disabled_payloads_are_not_offered() {
     let payloads = Payloads::disabled();
-    payloads.offer(record("t-1"));
+    payloads.offer(record("t-1"), Value::Ordinary);
     assert_eq!(payloads.flush(LONG).await, Ledger::default());
 }
 
@@ -217,7 +248,10 @@ fn settings_that_cannot_be_right_are_named() {
         config.check().expect_err("wrong").to_string()
     };
     assert_eq!(wrong(|it| it.uploads = 0), "payloads.uploads is 0; use 1 to 1024");
-    assert_eq!(wrong(|it| it.zlib_level = 10), "payloads.zlib_level is 10; use 0 to 9");
+    assert!(wrong(|it| it.level = 10).starts_with("payloads.level is 10; with compression = \"zlib\""));
+    assert_eq!(wrong(|it| it.slow_quantile = 1.0), "payloads.slow_quantile is 1; use more than 0 and less than 1");
+    assert!(wrong(|it| it.spool.path = Some("".into())).contains("spool.path is empty"));
+    assert!(wrong(|it| it.spool.max_age = Duration::ZERO).contains("spool.max_age is 0s"));
     assert!(wrong(|it| it.prefix = "/x".into()).contains("prefix is \"/x\"; use segments"));
     assert!(wrong(|it| it.s3.bucket = "".into()).contains("s3.bucket is \"\""));
     assert!(wrong(|it| it.s3.endpoint = Some("localhost:9000".into())).contains("s3.endpoint"));
@@ -232,7 +266,7 @@ async fn a_store_is_opened_by_the_settings_without_the_network() {
         config.s3.bucket = "weir".into();
         let store =
             tokio::time::timeout(Duration::from_secs(10), store::open(&config)).await.expect("it does not wait");
-        store.map(|store| store.location("k"))
+        store.expect("valid").map(|store| store.location("k"))
     };
     assert_eq!(open(store::Kind::None).await, None);
     assert_eq!(open(store::Kind::Directory).await.as_deref(), Some("payloads/k"));
@@ -247,4 +281,15 @@ fn settings_are_read_by_name_and_unknown_ones_are_refused() {
     assert_eq!((config.flush_within, config.s3.checksums), (LONG / 4, store::s3::Checksums::WhenRequired));
     let error = read(r#"{"stores": "s3"}"#).expect_err("unknown").to_string();
     assert!(error.contains("unknown field `stores`"), "{error}");
+}
+
+#[tokio::test]
+async fn encoders_pause_while_the_runtime_lags_and_get_on_all_the_same() {
+    let lag: Lag = Arc::new(|| Duration::from_secs(1));
+    let (payloads, telemetry, lifecycle) = start_under(Config::default(), Faulty::new(|_| Deed::Keep), lag);
+    offer(&payloads, 0..50);
+    eventually("all of it is stored", || payloads.ledger().stored == 50).await;
+    assert!(!telemetry.render().contains("weir_payload_encode_pause_duration_seconds_count 0"));
+    payloads.flush(LONG).await;
+    lifecycle.stop(LONG).await.expect("all of it ends");
 }

@@ -1,242 +1,285 @@
-//! From the queue to the store: an encoder thread's loop, and the upload that each payload ends in.
+//! Where an encoded payload goes: to the store, or, when that is down or slow, to the spool.
 //!
-//! Encoders run at a low priority, so that they get the processor when the tasks leave some. An encoded payload waits
-//! for its upload slot *in the encoder*, which therefore takes no further one out of the queue: what a slow store
-//! cannot take stays in the queue's bounds.
+//! Each upload holds one of the slots, which bound the connections. What the store did not take goes to the spool if
+//! there is one and the failure was not the payload's own; otherwise it is lost and counted. While the breaker is open,
+//! payloads go to the spool without asking the store.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::encode::{ENCODING, Encoded, encode};
-use super::key::key;
+use super::breaker::{Breaker, Verdict};
 use super::ledger::Reason;
-use super::queue::{Limits, Pending, Queue};
-use super::record::{Record, SCHEMA};
-use super::redact::redact;
-use super::store::{Object, Store, UPLOAD_DEADLINE};
+use super::metrics::Metrics;
+use super::queue::{End, Pending, Queue};
+use super::record::Record;
+use super::sample::Value;
+use super::spool::{Spool, SpoolError};
+use super::store::{Object, Store, StoreError, UPLOAD_DEADLINE};
 use crate::lifecycle::Lifecycle;
-use crate::telemetry::Telemetry;
 
 /// At most one line about lost payloads in this time.
-const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How much an encoder thread steps back behind the tasks' threads (0 not at all, 19 most).
-const NICENESS: i32 = 10;
+/// At most one line about spooled payloads, or about uploads that wait for a slot, in this time.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One encoder thread's work.
-pub(super) struct Encoder {
-    queue: Arc<Queue<Record>>,
-    uploader: Arc<Uploader>,
-    prefix: String,
-    level: u32,
-    lifecycle: Lifecycle,
-    runtime: Handle,
+/// What waits in the queue.
+pub(super) struct Offered {
+    pub record: Record,
+    pub value: Value,
 }
+
+/// A payload on its way, boxed so that it is small to move.
+pub(super) type PendingPayload = Pending<Box<Offered>>;
+
+/// The queue of payloads.
+pub(super) type PayloadQueue = Queue<Box<Offered>>;
 
 /// What all encoders and uploads share.
 pub(super) struct Uploader {
     store: Arc<dyn Store>,
-    metrics: Metrics,
-    failures: Mutex<Failures>,
+    pub spool: Option<Spool>,
+    /// Told when something was spooled.
+    pub spooled: Notify,
+    pub queue: Arc<PayloadQueue>,
+    pub metrics: Metrics,
+    breaker: Mutex<Breaker>,
+    hurry: CancellationToken,
+    lifecycle: Lifecycle,
+    losses: Mutex<Occasion>,
+    detours: Mutex<Occasion>,
+    waits: Mutex<Occasion>,
+    uploads: usize,
 }
 
-impl Encoder {
-    pub fn new(
-        config: &super::Config,
-        queue: &Arc<Queue<Record>>,
-        uploader: &Arc<Uploader>,
-        lifecycle: &Lifecycle,
-        runtime: Handle,
-    ) -> Self {
-        Encoder {
-            queue: queue.clone(),
-            uploader: uploader.clone(),
-            prefix: config.prefix.clone(),
-            level: config.zlib_level,
-            lifecycle: lifecycle.clone(),
-            runtime,
-        }
-    }
+/// Why a payload is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    /// The store said so.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It said nothing.
+    #[error("{location} did not answer within {UPLOAD_DEADLINE:?}")]
+    Silent {
+        /// Where the payload was to be.
+        location: String,
+    },
+    /// The process is about to end.
+    #[error("the process is about to end")]
+    Hurried,
+}
 
-    /// Until the queue is closed.
-    pub fn run(self) {
-        lower_priority();
-        let _uploads_go_here = self.runtime.enter();
-        while let Some((record, pending)) = self.queue.next() {
-            self.encode(record, pending);
-        }
+impl UploadError {
+    /// Whether the payload itself is what the store does not take.
+    pub fn is_its_own(&self) -> bool {
+        matches!(self, UploadError::Store(error) if error.is_permanent())
     }
+}
 
-    fn encode(&self, record: Record, mut pending: Pending<Record>) {
-        let key = key(&self.prefix, &record.task.integration, &record.outcome);
-        let started = Instant::now();
-        // One strange payload must not take the worker down.
-        let encoded = catch_unwind(AssertUnwindSafe(|| encode(&redact(record), self.level)));
-        let encoded = match encoded {
-            Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return self.uploader.lost(pending, Reason::Encode, &format!("encoding {key}: {error}")),
-            // The panic's message may quote the payload.
-            Err(_) => return self.uploader.lost(pending, Reason::Encode, &format!("encoding {key} panicked")),
-        };
-        self.uploader.metrics.encoded(&encoded, started.elapsed());
-        pending.resize(encoded.body.len() as u64);
-        if !pending.wait_for_upload() {
-            return;
-        }
-        let (uploader, stop) = (self.uploader.clone(), self.lifecycle.token());
-        self.lifecycle.spawn("payload upload", async move {
-            // Letting go of `pending` at a stop counts it as lost.
-            stop.run_until_cancelled(uploader.upload(object(key, encoded), pending)).await;
-        });
-    }
+/// The breaker's leave for one upload. Dropping it without a result lets another have it.
+pub(super) struct Leave {
+    uploader: Arc<Uploader>,
+    is_probe: bool,
+    is_used: bool,
 }
 
 impl Uploader {
-    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Self {
-        Uploader { store, metrics, failures: Mutex::default() }
+    pub fn new(
+        store: Arc<dyn Store>,
+        spool: Option<Spool>,
+        queue: &Arc<PayloadQueue>,
+        metrics: Metrics,
+        lifecycle: &Lifecycle,
+        uploads: usize,
+    ) -> Self {
+        Uploader {
+            store,
+            spool,
+            spooled: Notify::new(),
+            queue: queue.clone(),
+            metrics,
+            breaker: Mutex::default(),
+            hurry: CancellationToken::new(),
+            lifecycle: lifecycle.clone(),
+            losses: Mutex::default(),
+            detours: Mutex::default(),
+            waits: Mutex::default(),
+            uploads,
+        }
     }
 
-    async fn upload(&self, object: Object, pending: Pending<Record>) {
-        let (key, started) = (object.key.clone(), Instant::now());
-        let result = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object)).await;
-        self.metrics.upload_duration.record(started.elapsed());
-        let reason = match result {
-            Ok(Ok(())) => return pending.stored(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("{} did not answer within {UPLOAD_DEADLINE:?}", self.store.location(&key)),
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// When the store may be asked again; none when it may be now.
+    pub fn waits_until(&self) -> Option<Instant> {
+        self.breaker.lock().waits_until(Instant::now())
+    }
+
+    pub fn is_store_away(&self) -> bool {
+        self.breaker.lock().is_open()
+    }
+
+    pub fn spool_load(&self) -> Option<super::spool::Load> {
+        self.spool.as_ref().map(Spool::load)
+    }
+
+    /// What is being uploaded, and all that follows, goes to the spool.
+    pub fn hurry(&self) {
+        self.queue.hurry();
+        self.hurry.cancel();
+    }
+
+    /// Asks for the breaker's leave.
+    pub fn leave(self: &Arc<Self>) -> Option<Leave> {
+        let is_probe = match self.breaker.lock().ask(Instant::now()) {
+            Verdict::Pass => false,
+            Verdict::Probe => true,
+            Verdict::Wait { .. } => return None,
         };
-        self.lost(pending, Reason::Store, &reason);
+        Some(Leave { uploader: self.clone(), is_probe, is_used: false })
+    }
+
+    /// Starts the upload of a payload that holds a slot.
+    pub fn start(self: &Arc<Self>, object: Object, value: Value, pending: PendingPayload, leave: Leave) {
+        let (uploader, stop) = (self.clone(), self.lifecycle.token());
+        self.lifecycle.spawn("payload upload", async move {
+            // Letting go of `pending` at a stop counts it as lost.
+            stop.run_until_cancelled(uploader.upload(object, value, pending, leave)).await;
+        });
+    }
+
+    async fn upload(self: Arc<Self>, object: Object, value: Value, pending: PendingPayload, leave: Leave) {
+        match self.put(&object, leave).await {
+            Ok(()) => pending.end(End::Stored),
+            Err(error) if error.is_its_own() || self.spool.is_none() => {
+                self.lost(pending, Reason::Store, &error.to_string());
+            }
+            Err(error) => {
+                let uploader = self.clone();
+                let detour = move || uploader.detour(object, value, pending, &error.to_string());
+                // The closure accounts for the payload, also when nobody waits for it any more.
+                let _ = self.lifecycle.blocking("payload spool", detour).await;
+            }
+        }
+    }
+
+    /// One upload, and what the breaker learns from it.
+    pub async fn put(&self, object: &Object, leave: Leave) -> Result<(), UploadError> {
+        let started = Instant::now();
+        let put = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object));
+        let result = tokio::select! {
+            biased;
+            result = put => result,
+            () = self.hurry.cancelled() => return Err(UploadError::Hurried),
+        };
+        self.metrics.upload_duration.record(started.elapsed());
+        let result = match result {
+            Ok(result) => result.map_err(UploadError::from),
+            Err(_) => Err(UploadError::Silent { location: self.store.location(&object.key) }),
+        };
+        leave.learn(&result);
+        result
+    }
+
+    /// To the spool, because of `why`, or lost where there is none. Blocks on the disk.
+    pub fn detour(&self, object: Object, value: Value, pending: PendingPayload, why: &str) {
+        let Some(spool) = &self.spool else { return self.lost(pending, Reason::Store, why) };
+        let written = spool.write(&object, value);
+        self.queue.recover(written.recovered);
+        self.queue.forget_spooled(written.evicted, Reason::SpoolFull);
+        match written.entry {
+            Ok(entry) => {
+                // Counted first: what can be taken out of the spool is in its column.
+                pending.end(End::Spooled);
+                spool.publish(entry);
+                self.spooled.notify_one();
+                if let Some(spooled) = self.detours.lock().count(NOTICE_INTERVAL) {
+                    tracing::warn!(spooled, spool = spool.location(), "payloads go to the spool for now: {why}");
+                }
+            }
+            Err(error) => {
+                let reason = if matches!(error, SpoolError::Full) { Reason::SpoolFull } else { Reason::SpoolDisk };
+                self.lost(pending, reason, &format!("{error} ({why})"));
+            }
+        }
     }
 
     /// Counts the loss, and logs it if none was logged for a while.
-    fn lost(&self, pending: Pending<Record>, reason: Reason, what: &str) {
-        pending.dropped(reason);
-        let count = self.failures.lock().count(Instant::now());
-        if let Some(lost) = count {
+    pub fn lost(&self, pending: PendingPayload, reason: Reason, what: &str) {
+        pending.end(End::Dropped(reason));
+        self.log_loss(reason, what);
+    }
+
+    pub fn log_loss(&self, reason: Reason, what: &str) {
+        if let Some(lost) = self.losses.lock().count(LOSS_LOG_INTERVAL) {
             tracing::warn!(lost, reason = reason.as_str(), "payloads are being lost: {what}");
         }
     }
-}
 
-fn object(key: String, encoded: Encoded) -> Object {
-    let metadata = vec![
-        ("encoding", ENCODING.to_owned()),
-        ("schema", SCHEMA.to_owned()),
-        ("json-bytes", encoded.json_bytes.to_string()),
-        ("stored-bytes", encoded.body.len().to_string()),
-        ("sha256", encoded.sha256),
-    ];
-    Object { key, body: encoded.body, metadata }
-}
-
-/// Best effort, and on Linux only, where a thread has a priority of its own.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
-        tracing::debug!("an encoder thread keeps its normal priority: {error}");
+    /// Says, once a minute, that payloads wait for a slot.
+    pub fn log_wait(&self) {
+        if !self.hurry.is_cancelled() && self.waits.lock().count(NOTICE_INTERVAL).is_some() {
+            let uploads = self.uploads;
+            tracing::warn!(
+                uploads,
+                "payloads wait to be uploaded: all {uploads} sockets to the store are busy; raise payloads.uploads if \
+                 the store can take more"
+            );
+        }
     }
 }
 
-/// Counts lost payloads between two log lines.
-#[derive(Default)]
-struct Failures {
-    last_line: Option<Instant>,
-    lost: u64,
+impl Leave {
+    fn learn(mut self, result: &Result<(), UploadError>) {
+        self.is_used = true;
+        let mut breaker = self.uploader.breaker.lock();
+        match result {
+            // A store that refuses one payload for what it is works.
+            Ok(()) => breaker.succeeded(),
+            Err(error) if error.is_its_own() => breaker.succeeded(),
+            Err(error) => {
+                let has_opened = breaker.failed(Instant::now(), self.is_probe);
+                drop(breaker);
+                if has_opened && !self.is_probe {
+                    tracing::warn!("uploads are held back, because the store fails: {error}");
+                }
+            }
+        }
+    }
 }
 
-impl Failures {
-    /// How many were lost since the last line, when it is time for another.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.lost += 1;
-        if self.last_line.is_some_and(|last| now.duration_since(last) < FAILURE_LOG_INTERVAL) {
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if self.is_probe && !self.is_used {
+            self.uploader.breaker.lock().released(Instant::now());
+        }
+    }
+}
+
+/// Counts what happens often between two log lines.
+#[derive(Default)]
+struct Occasion {
+    last_line: Option<Instant>,
+    count: u64,
+}
+
+impl Occasion {
+    /// How many there were since the last line, when it is time for another.
+    fn count(&mut self, interval: Duration) -> Option<u64> {
+        let now = Instant::now();
+        self.count += 1;
+        if self.last_line.is_some_and(|last| now.duration_since(last) < interval) {
             return None;
         }
         self.last_line = Some(now);
-        Some(std::mem::take(&mut self.lost))
-    }
-}
-
-/// The payload path's metrics. The ledger's are published together, from one snapshot per scrape.
-pub(super) struct Metrics {
-    encode_duration: Histogram,
-    upload_duration: Histogram,
-    json_bytes: Histogram,
-    stored_bytes: Histogram,
-}
-
-struct LedgerMetrics {
-    offered: Counter,
-    stored: Counter,
-    dropped: [Counter; Reason::ALL.len()],
-    pending: Gauge,
-    pending_bytes: Gauge,
-}
-
-impl Metrics {
-    pub fn register(telemetry: &Telemetry, queue: &Arc<Queue<Record>>, limits: Limits) -> Self {
-        let ledger = telemetry.register(|| LedgerMetrics::new(limits));
-        let queue = queue.clone();
-        telemetry.before_scrape(move || ledger.publish(&queue));
-        telemetry.register(Metrics::new)
-    }
-
-    fn new() -> Self {
-        use metrics::{Unit::Bytes, Unit::Seconds, describe_histogram, histogram};
-        describe_histogram!("weir_payload_encode_duration_seconds", Seconds, "Redacting and encoding one payload.");
-        describe_histogram!("weir_payload_upload_duration_seconds", Seconds, "Storing one payload, retries included.");
-        describe_histogram!("weir_payload_json_bytes", Bytes, "A payload's JSON text.");
-        describe_histogram!("weir_payload_stored_bytes", Bytes, "A payload as it is stored.");
-        Metrics {
-            encode_duration: histogram!("weir_payload_encode_duration_seconds"),
-            upload_duration: histogram!("weir_payload_upload_duration_seconds"),
-            json_bytes: histogram!("weir_payload_json_bytes"),
-            stored_bytes: histogram!("weir_payload_stored_bytes"),
-        }
-    }
-
-    fn encoded(&self, encoded: &Encoded, took: Duration) {
-        self.encode_duration.record(took);
-        self.json_bytes.record(encoded.json_bytes as f64);
-        self.stored_bytes.record(encoded.body.len() as f64);
-    }
-}
-
-impl LedgerMetrics {
-    fn new(limits: Limits) -> Self {
-        use metrics::{Unit::Bytes, counter, describe_counter, describe_gauge, gauge};
-        describe_counter!("weir_payloads_offered_total", "Payloads that came in.");
-        describe_counter!("weir_payloads_stored_total", "Payloads that the store has confirmed.");
-        describe_counter!("weir_payloads_dropped_total", "Payloads lost, by reason.");
-        describe_gauge!("weir_payloads_pending", "Payloads waiting, being encoded, or being uploaded.");
-        describe_gauge!("weir_payloads_pending_bytes", Bytes, "Memory that pending payloads hold.");
-        describe_gauge!("weir_payloads_pending_limit", "The most payloads that may be pending.");
-        describe_gauge!("weir_payloads_pending_limit_bytes", Bytes, "The most memory that pending payloads may hold.");
-        gauge!("weir_payloads_pending_limit").set(limits.items as f64);
-        gauge!("weir_payloads_pending_limit_bytes").set(limits.bytes as f64);
-        LedgerMetrics {
-            offered: counter!("weir_payloads_offered_total"),
-            stored: counter!("weir_payloads_stored_total"),
-            dropped: Reason::ALL.map(|reason| counter!("weir_payloads_dropped_total", "reason" => reason.as_str())),
-            pending: gauge!("weir_payloads_pending"),
-            pending_bytes: gauge!("weir_payloads_pending_bytes"),
-        }
-    }
-
-    fn publish(&self, queue: &Queue<Record>) {
-        let ledger = queue.ledger();
-        self.offered.absolute(ledger.offered);
-        self.stored.absolute(ledger.stored);
-        for (counter, reason) in self.dropped.iter().zip(Reason::ALL) {
-            counter.absolute(ledger.dropped(reason));
-        }
-        self.pending.set(ledger.pending as f64);
-        self.pending_bytes.set(ledger.pending_bytes as f64);
+        Some(std::mem::take(&mut self.count))
     }
 }
 
@@ -244,12 +287,15 @@ impl LedgerMetrics {
 mod tests {
     use super::*;
 
-    #[test]
-    fn failures_are_logged_once_in_a_while_with_their_count() {
-        let (mut failures, now) = (Failures::default(), Instant::now());
-        assert_eq!(failures.count(now), Some(1));
-        assert_eq!(failures.count(now + Duration::from_secs(1)), None);
-        assert_eq!(failures.count(now + Duration::from_secs(9)), None);
-        assert_eq!(failures.count(now + FAILURE_LOG_INTERVAL), Some(3));
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_often_is_logged_once_in_a_while_with_its_count() {
+        let mut occasion = Occasion::default();
+        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), Some(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), None);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), Some(3));
     }
 }

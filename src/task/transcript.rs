@@ -19,14 +19,15 @@ pub struct Transcript {
     pub secrets: Vec<String>,
     /// Exchanges left out because the transcript had reached its limit.
     pub exchanges_left_out: u32,
+    /// About how much memory exchanges and notes hold, as it was added up while they were recorded.
+    pub recorded_bytes: usize,
 }
 
 impl Transcript {
-    /// About how much memory it holds; what a queue that is bounded by bytes counts.
+    /// About how much memory it holds; what a queue that is bounded by bytes counts. It is known, not added up here:
+    /// this is asked on a task's path.
     pub fn size_bytes(&self) -> usize {
-        let exchanges: usize = self.exchanges.iter().map(Exchange::size_bytes).sum();
-        let notes: usize = self.notes.iter().map(|note| note.text.len() + size_of::<Note>()).sum();
-        exchanges + notes
+        self.recorded_bytes
     }
 }
 

@@ -147,9 +147,9 @@ impl Runner {
     fn keep(&self, task: Task, outcome: Outcome, transcript: Transcript) {
         let Some(payloads) = &self.payloads else { return };
         let share = self.settings.borrow().payload_sampling;
-        let sampled = share > 0.0 && (outcome.result.is_err() || rand::random::<f64>() < share);
-        if sampled {
-            payloads.offer(Record { task, outcome, transcript, pool: self.pool.clone() });
+        let value = payloads.value(&task.integration, &outcome);
+        if value.is_kept(share, rand::random()) {
+            payloads.offer(Record { task, outcome, transcript, pool: self.pool.clone() }, value);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use weir::lifecycle::Lifecycle;
 use weir::payload::store::s3::{Checksums, S3};
-use weir::payload::{Config, Limits, Object, Payloads, Reason, Record, Store, StoreError, decode, key, store};
+use weir::payload::{Config, Limits, Object, Payloads, Reason, Record, Store, StoreError, Value, decode, key, store};
 use weir::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
 use weir::telemetry::Telemetry;
 
@@ -23,7 +23,7 @@ fn config(endpoint: String) -> Config {
 
 async fn connect(config: &Config, secret: &str) -> Arc<S3> {
     let credentials = store::s3::Credentials::fixed(ACCESS_KEY, secret);
-    Arc::new(S3::connect_with(&config.s3, config.uploads, Some(credentials)).await)
+    Arc::new(S3::connect_with(&config.s3, config.uploads, Some(credentials)).await.expect("valid settings"))
 }
 
 async fn server() -> (S3Server, tempfile::TempDir) {
@@ -53,13 +53,19 @@ fn record(id: &str) -> Record {
     Record { task, outcome, transcript: Transcript::default(), pool: "parallel".parse().expect("a name") }
 }
 
+fn object(key: &str) -> Object {
+    Object { key: key.into(), body: "body".into(), media_type: "text/plain".into(), metadata: Vec::new() }
+}
+
 /// Offers `count` records and flushes.
 async fn run(config: &Config, store: Arc<S3>, count: usize) -> (weir::payload::Ledger, Vec<String>) {
     let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
-    let payloads = Payloads::start(config, store, &telemetry, &lifecycle).expect("it starts");
+    let payloads =
+        Payloads::start(config, store, Arc::new(|| Duration::ZERO), &telemetry, &lifecycle).expect("it starts");
     let records: Vec<Record> = (0..count).map(|n| record(&format!("t-{n}"))).collect();
-    let keys = records.iter().map(|it| key::key(&config.prefix, &it.task.integration, &it.outcome)).collect();
-    records.into_iter().for_each(|record| payloads.offer(record));
+    let suffix = config.encoding().suffix();
+    let keys = records.iter().map(|it| key::key(&config.prefix, &it.task.integration, &it.outcome, suffix)).collect();
+    records.into_iter().for_each(|record| payloads.offer(record, Value::Ordinary));
     let ledger = payloads.flush(LONG).await;
     lifecycle.stop(LONG).await.expect("all of it ends");
     (ledger, keys)
@@ -99,8 +105,8 @@ async fn a_wrong_secret_is_a_clear_error_and_counted() {
     let (server, root) = server().await;
     let config = config(server.endpoint());
     let store = connect(&config, "wrong").await;
-    let object = Object { key: "k".into(), body: "body".into(), metadata: Vec::new() };
-    let error = store.put(object).await.expect_err("refused").to_string();
+    let object = object("k");
+    let error = store.put(&object).await.expect_err("refused").to_string();
     assert!(error.starts_with("could not store s3://weir/k at http://127.0.0.1"), "{error}");
     assert!(
         error.ends_with("the credentials were refused (SignatureDoesNotMatch); check key, secret and clock"),

@@ -38,7 +38,7 @@ async fn a_pull_ends_in_an_outcome_and_leaves_a_payload_without_its_token() {
     assert!(!output["transactions"].as_array().expect("a list").is_empty(), "{output}");
 
     house.until_payloads_ended(0, 1).await;
-    let expected = key::key("payloads", &"bank".parse().expect("a name"), &outcome);
+    let expected = key::key("payloads", &"bank".parse().expect("a name"), &outcome, key::SUFFIX);
     assert_eq!(house.stored_keys(), [expected.as_str()]);
     let text = house.payload(&expected).await;
     assert!(!text.contains("sandbox.worker-0"), "the token is in the payload: {text}");

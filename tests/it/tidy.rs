@@ -16,6 +16,8 @@ const MAX_LINES: usize = 500;
 const AT_HOME: &[(&str, &[&str])] = &[
     ("redis", &["registry/redis"]),
     ("aws_", &["payload/store/s3"]),
+    ("http_body", &["payload/store/s3"]),
+    ("zstd", &["payload/encode.rs", "payload/decode.rs"]),
     ("reqwest", &["integration/transport"]),
     ("minijinja", &["integration/http"]),
     (
@@ -44,7 +46,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// The code, without comments; tests, in a file of their own or at the end of one, may import what they like.

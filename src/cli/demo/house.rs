@@ -52,7 +52,7 @@ impl House {
         let parts = Parts {
             integrations: Integrations::from_config(&config.integrations, &worker_telemetry)?,
             registry: registry.clone(),
-            store: payload::store::open(&config.payloads).await,
+            store: payload::store::open(&config.payloads).await?,
             payloads: config.payloads,
             settings: config.settings,
             log_level: logs.level(),

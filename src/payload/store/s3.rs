@@ -5,6 +5,10 @@
 //! from where the SDK looks for them (environment, profile, web identity, instance) at the first request, so that a
 //! start neither waits for the network nor fails without it.
 
+mod config;
+mod sockets;
+mod upload;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,104 +18,23 @@ use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
-use aws_smithy_http_client::tls;
-use serde::{Deserialize, Serialize};
+use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
+use base64::engine::Engine;
+use base64::engine::general_purpose::STANDARD;
 
+pub use self::config::{Checksums, Config, Encryption};
+use self::sockets::Sockets;
 use super::super::ConfigError;
-use super::{Object, Store, StoreError, Stored, UPLOAD_DEADLINE, check_key};
+use super::{Listed, Object, Page, Store, StoreError, Stored, check_key};
 
 /// Attempts of one request, the first included.
 const ATTEMPTS: u32 = 3;
 
+/// The most keys that S3 puts into one answer.
+const MAX_KEYS: usize = 1_000;
+
 /// The longest detail of a failure that is passed on.
 const MAX_REASON_CHARS: usize = 400;
-
-/// Where the bucket is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// The bucket; it must exist.
-    pub bucket: String,
-    /// Its region.
-    pub region: String,
-    /// The URL of a store other than AWS.
-    pub endpoint: Option<String>,
-    /// Puts the bucket into the path instead of the host name, as most stores other than AWS need it.
-    pub path_style: bool,
-    /// `when_required` for stores that refuse the SDK's CRC checksums; else `when_supported`.
-    pub checksums: Checksums,
-    /// The longest that one attempt may take.
-    #[serde(with = "humantime_serde")]
-    pub attempt_timeout: Duration,
-    /// The longest that a request may take with its retries.
-    #[serde(with = "humantime_serde")]
-    pub operation_timeout: Duration,
-    /// When unused connections are closed.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-}
-
-/// When requests and answers carry the SDK's own checksums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Checksums {
-    /// Only where the protocol demands it.
-    WhenRequired,
-    /// Wherever the protocol knows them.
-    WhenSupported,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            bucket: String::new(),
-            region: "us-east-1".into(),
-            endpoint: None,
-            path_style: false,
-            checksums: Checksums::WhenSupported,
-            attempt_timeout: Duration::from_secs(10),
-            operation_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(15),
-        }
-    }
-}
-
-impl Config {
-    pub(in super::super) fn check(&self) -> Result<(), ConfigError> {
-        let fail = |key, value: String, right: &str| Err(ConfigError::new(key, value, right));
-        if self.bucket.is_empty() || self.bucket.contains('/') {
-            return fail("s3.bucket", format!("{:?}", self.bucket), "name the bucket alone, such as \"weir-payloads\"");
-        }
-        if self.region.is_empty() {
-            return fail("s3.region", "empty".into(), "name the bucket's region, such as \"eu-central-1\"");
-        }
-        if let Some(endpoint) = &self.endpoint
-            && !url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        {
-            return fail("s3.endpoint", format!("{endpoint:?}"), "use a URL such as \"http://127.0.0.1:9000\"");
-        }
-        let shown = |duration: Duration| humantime::format_duration(duration).to_string();
-        if self.attempt_timeout.is_zero() || self.attempt_timeout > self.operation_timeout {
-            return fail(
-                "s3.attempt_timeout",
-                shown(self.attempt_timeout),
-                "use more than 0 and no more than s3.operation_timeout",
-            );
-        }
-        if self.operation_timeout > UPLOAD_DEADLINE {
-            return fail("s3.operation_timeout", shown(self.operation_timeout), "use at most 60s");
-        }
-        match self.idle_timeout.is_zero() || self.idle_timeout > Duration::from_secs(15) {
-            true => fail(
-                "s3.idle_timeout",
-                shown(self.idle_timeout),
-                "use more than 0 and at most 15s, for S3 closes after 20s",
-            ),
-            false => Ok(()),
-        }
-    }
-}
 
 /// An access key and its secret, given instead of found; its `Debug` hides the secret.
 #[derive(Debug, Clone)]
@@ -127,23 +50,25 @@ impl Credentials {
 /// A bucket.
 pub struct S3 {
     client: Client,
-    bucket: String,
+    config: Config,
+    tagging: Option<String>,
+    sockets: Sockets,
     place: String,
 }
 
 impl S3 {
     /// One client for the process. Sends nothing yet.
-    pub async fn connect(config: &Config, max_sockets: usize) -> Self {
+    pub async fn connect(config: &Config, max_sockets: usize) -> Result<Self, ConfigError> {
         Self::connect_with(config, max_sockets, None).await
     }
 
     /// As [`S3::connect`], with the given credentials instead of those that the SDK finds.
-    pub async fn connect_with(config: &Config, max_sockets: usize, credentials: Option<Credentials>) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(max_sockets)
-            .build_https();
+    pub async fn connect_with(
+        config: &Config,
+        max_sockets: usize,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, ConfigError> {
+        let (http, sockets) = sockets::client(config, max_sockets)?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(config.attempt_timeout.min(Duration::from_secs(5)))
             .operation_attempt_timeout(config.attempt_timeout)
@@ -175,7 +100,8 @@ impl S3 {
             .retry_partition(RetryPartition::new("weir payloads"))
             .build();
         let place = config.endpoint.clone().unwrap_or_else(|| format!("region {}", config.region));
-        S3 { client: Client::from_conf(settings), bucket: config.bucket.clone(), place }
+        let (client, tagging) = (Client::from_conf(settings), config.tagging());
+        Ok(S3 { client, config: config.clone(), tagging, sockets, place })
     }
 
     fn failed<E>(&self, action: &'static str, key: &str, error: &SdkError<E>) -> StoreError
@@ -196,13 +122,13 @@ impl S3 {
     }
 
     fn refusal(&self, status: u16, code: Option<&str>, message: Option<&str>) -> String {
-        let bucket = &self.bucket;
+        let bucket = &self.config.bucket;
         match code {
             Some("NoSuchBucket") => {
                 format!("bucket {bucket:?} does not exist (NoSuchBucket); create it, or set another")
             }
             Some("AccessDenied") => format!(
-                "access denied (AccessDenied); the credentials need s3:PutObject and s3:GetObject on {bucket:?}"
+                "access denied (AccessDenied); the credentials need s3:PutObject, s3:GetObject and s3:ListBucket on {bucket:?}"
             ),
             Some(code @ ("SignatureDoesNotMatch" | "InvalidAccessKeyId" | "ExpiredToken")) => {
                 format!("the credentials were refused ({code}); check key, secret and clock")
@@ -234,20 +160,38 @@ fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[async_trait]
 impl Store for S3 {
-    async fn put(&self, object: Object) -> Result<(), StoreError> {
+    async fn put(&self, object: &Object) -> Result<(), StoreError> {
         check_key(&object.key)?;
-        let mut request = self.client.put_object().bucket(&self.bucket).key(&object.key).content_type("text/plain");
-        for (name, value) in object.metadata {
-            request = request.metadata(name, value);
-        }
-        let result = request.body(ByteStream::from(object.body)).send().await;
-        result.map(drop).map_err(|error| self.failed("store", &object.key, &error))
+        let config = &self.config;
+        let encryption = match config.encryption {
+            Encryption::Default => None,
+            Encryption::S3 => Some(ServerSideEncryption::Aes256),
+            Encryption::Kms => Some(ServerSideEncryption::AwsKms),
+        };
+        let checksum = (config.checksums == Checksums::WhenSupported).then(|| STANDARD.encode(object.body.sha256()));
+        let metadata = object.metadata.iter().cloned().collect();
+        let request = self
+            .client
+            .put_object()
+            .bucket(&config.bucket)
+            .key(&object.key)
+            .content_type(&object.media_type)
+            .set_metadata(Some(metadata))
+            .set_checksum_sha256(checksum)
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(config.kms_key_id.clone())
+            .set_storage_class(config.storage_class.as_deref().map(StorageClass::from))
+            .set_tagging(self.tagging.clone())
+            .body(upload::stream(&object.body))
+            .customize()
+            .interceptor(upload::Signed { sha256: object.body.sha256_hex() });
+        request.send().await.map(drop).map_err(|error| self.failed("store", &object.key, &error))
     }
 
     async fn get(&self, key: &str, limit_bytes: u64) -> Result<Stored, StoreError> {
         check_key(key)?;
         let too_large = || StoreError::TooLarge { location: self.location(key), limit_bytes };
-        let object = self.client.get_object().bucket(&self.bucket).key(key).send().await;
+        let object = self.client.get_object().bucket(&self.config.bucket).key(key).send().await;
         let object =
             object.map_err(|error| match error.as_service_error().is_some_and(|error| error.is_no_such_key()) {
                 true => StoreError::NotFound { location: format!("{} at {}", self.location(key), self.place) },
@@ -270,7 +214,34 @@ impl Store for S3 {
         Ok(Stored { body: body.into() })
     }
 
+    async fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<Page, StoreError> {
+        let mut page = Page::default();
+        let mut after = start_after.to_owned();
+        // One more than is wanted says whether there are more.
+        while page.payloads.len() <= limit {
+            let most = (limit + 1 - page.payloads.len()).min(MAX_KEYS);
+            let request = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(most as i32);
+            let request = request.prefix(prefix).set_start_after(Some(after.clone()).filter(|after| !after.is_empty()));
+            let answer = request.send().await.map_err(|error| self.failed("list", prefix, &error))?;
+            for object in answer.contents.unwrap_or_default() {
+                let bytes = u64::try_from(object.size.unwrap_or_default()).unwrap_or_default();
+                page.payloads.extend(object.key.map(|key| Listed { key, bytes }));
+            }
+            match page.payloads.last() {
+                Some(last) if answer.is_truncated == Some(true) && last.key > after => after.clone_from(&last.key),
+                _ => break,
+            }
+        }
+        page.has_more = page.payloads.len() > limit;
+        page.payloads.truncate(limit);
+        Ok(page)
+    }
+
     fn location(&self, key: &str) -> String {
-        format!("s3://{}/{key}", self.bucket)
+        format!("s3://{}/{key}", self.config.bucket)
+    }
+
+    fn open_sockets(&self) -> u64 {
+        self.sockets.open()
     }
 }

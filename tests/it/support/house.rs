@@ -107,7 +107,9 @@ impl House {
             .with("held".parse().expect("a name"), Held(self.valve.clone()))
             .with("stubborn".parse().expect("a name"), Stubborn(self.valve.clone()));
         let credentials = Credentials::fixed(ACCESS_KEY, self.s3_secret);
-        let store = S3::connect_with(&config.payloads.s3, config.payloads.uploads, Some(credentials)).await;
+        let store = S3::connect_with(&config.payloads.s3, config.payloads.uploads, Some(credentials))
+            .await
+            .expect("valid settings");
         let parts = Parts {
             integrations,
             registry: registry::open(&config.registry, &config.worker.pool, &telemetry).expect("a registry"),
@@ -235,7 +237,7 @@ impl House {
     /// The text of a stored payload, read through the store.
     pub async fn payload(&self, key: &str) -> String {
         let credentials = Credentials::fixed(ACCESS_KEY, SECRET_KEY);
-        let store = S3::connect_with(&self.config.payloads.s3, 1, Some(credentials)).await;
+        let store = S3::connect_with(&self.config.payloads.s3, 1, Some(credentials)).await.expect("valid settings");
         let stored = store.get(key, 1 << 24).await.expect("it is there");
         weir::payload::decode(&stored.body, Default::default()).expect("it decodes")
     }

@@ -1,0 +1,108 @@
+//! The loop that carries spooled payloads to the store, oldest first, while it takes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::Reason;
+use super::queue::End;
+use super::spool::{Entry, Spool};
+use super::store::Object;
+use super::upload::{Leave, PendingPayload, Uploader};
+use crate::lifecycle::Lifecycle;
+
+/// How often the spool is searched for payloads that are too old.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Feeds spooled payloads to the store.
+pub(super) struct Feed {
+    pub uploader: Arc<Uploader>,
+    pub lifecycle: Lifecycle,
+}
+
+impl Feed {
+    /// Until the token is cancelled or the process is about to end.
+    pub async fn run(self, token: CancellationToken) {
+        token.run_until_cancelled(self.feed()).await;
+    }
+
+    async fn feed(&self) {
+        let Some(spool) = &self.uploader.spool else { return };
+        let mut expire_at = Instant::now();
+        loop {
+            if expire_at <= Instant::now() {
+                expire_at = Instant::now() + EXPIRE_INTERVAL;
+                self.expire().await;
+            }
+            if let Some(until) = self.uploader.waits_until() {
+                sleep_until(until.min(expire_at)).await;
+                continue;
+            }
+            let Some(entry) = spool.take() else {
+                let _ = timeout(EXPIRE_INTERVAL, self.uploader.spooled.notified()).await;
+                continue;
+            };
+            let Some(leave) = self.uploader.leave() else {
+                spool.untake(entry);
+                continue;
+            };
+            let Some(pending) = self.uploader.queue.unspool(entry.bytes).await else { return };
+            let (uploader, lifecycle) = (self.uploader.clone(), self.lifecycle.clone());
+            self.lifecycle.spawn("payload upload from the spool", async move {
+                let stop = lifecycle.token();
+                // Letting go of `pending` at a stop counts it as spooled, for the file is there.
+                stop.run_until_cancelled(upload(uploader, &lifecycle, entry, pending, leave)).await;
+            });
+        }
+    }
+
+    async fn expire(&self) {
+        let uploader = self.uploader.clone();
+        let expire = move || uploader.spool.as_ref().map_or(0, Spool::expire);
+        let expired = self.lifecycle.blocking("payload spool", expire).await.unwrap_or_default();
+        if expired > 0 {
+            self.uploader.queue.forget_spooled(expired, Reason::SpoolAge);
+            self.uploader.log_loss(Reason::SpoolAge, "they lay in the spool for longer than payloads.spool.max_age");
+        }
+    }
+}
+
+async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pending: PendingPayload, leave: Leave) {
+    let reader = uploader.clone();
+    let read = move || reader.spool.as_ref().map(|spool| spool.read(&entry));
+    let Ok(Some(read)) = lifecycle.blocking("payload spool", read).await else { return };
+    let object: Object = match read {
+        Ok(object) => object,
+        Err(error) => {
+            let name = entry.name;
+            uploader.lost(pending, Reason::SpoolCorrupt, &format!("{name} in the spool is given up: {error}"));
+            return remove(uploader, lifecycle, entry).await;
+        }
+    };
+    match uploader.put(&object, leave).await {
+        Ok(()) => {
+            pending.end(End::Stored);
+            remove(uploader, lifecycle, entry).await;
+        }
+        Err(error) if error.is_its_own() => {
+            uploader.lost(pending, Reason::Store, &error.to_string());
+            remove(uploader, lifecycle, entry).await;
+        }
+        Err(_) => {
+            // Counted first: what can be taken out of the spool is in its column.
+            pending.end(End::Spooled);
+            if let Some(spool) = &uploader.spool {
+                spool.put_back(entry);
+            }
+        }
+    }
+}
+
+/// Removes the file of one that is done with. A process that is killed before that uploads it once more, under the same
+/// key.
+async fn remove(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry) {
+    let remove = move || uploader.spool.as_ref().map(|spool| spool.remove(entry));
+    let _ = lifecycle.blocking("payload spool", remove).await;
+}

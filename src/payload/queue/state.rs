@@ -1,0 +1,328 @@
+//! What the queue decides, without locks or waiting: who comes in, who gives way, and the ledger of it.
+
+use std::collections::VecDeque;
+
+use super::Limits;
+use super::slots::{Origin, Slots};
+use crate::payload::ledger::{Ledger, Reason};
+use crate::payload::sample::Value;
+
+/// The most payloads that give way to one; one that would need more room than they leave does not come in.
+const MAX_EVICTED: usize = 32;
+
+/// Discarded payloads wait for an encoder to free them as long as they hold less than this part of the limit of bytes.
+const DISCARDED_SHARE: u64 = 4;
+
+/// The most discarded payloads that wait to be freed.
+const MAX_DISCARDED: usize = 4_096;
+
+/// What became of a pending payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::payload) enum End {
+    /// The store has it.
+    Stored,
+    /// It lies in the spool.
+    Spooled,
+    /// It is lost.
+    Dropped(Reason),
+}
+
+/// The queue's state.
+pub(super) struct State<T> {
+    limits: Limits,
+    pub ledger: Ledger,
+    /// Ordinary ones, and those that are wanted more.
+    ordinary: VecDeque<(T, u64)>,
+    wanted: VecDeque<(T, u64)>,
+    discarded: Vec<T>,
+    discarded_bytes: u64,
+    /// Pending ones that still lie in the spool.
+    from_spool: u64,
+    pub slots: Slots,
+    /// Nothing comes out of the spool any more, for the process is about to end.
+    pub draining: bool,
+    /// What has not been uploaded goes to the spool, now.
+    pub hurried: bool,
+    pub closed: bool,
+}
+
+impl<T> State<T> {
+    pub fn new(limits: Limits) -> Self {
+        State {
+            limits,
+            ledger: Ledger::default(),
+            ordinary: VecDeque::new(),
+            wanted: VecDeque::new(),
+            discarded: Vec::new(),
+            discarded_bytes: 0,
+            from_spool: 0,
+            slots: Slots::new(limits.uploads),
+            draining: false,
+            hurried: false,
+            closed: false,
+        }
+    }
+
+    /// Takes the item in, or drops it; others may have to give way. Hands back what the caller must free, because too
+    /// much is waiting to be freed already.
+    pub fn offer(&mut self, item: T, bytes: u64, value: Value) -> Vec<T> {
+        self.ledger.offered += 1;
+        let mut refused = Vec::new();
+        let room = if self.closed { Err(Reason::Shutdown) } else { self.make_room(bytes, value, &mut refused) };
+        if let Err(reason) = room {
+            self.ledger.drop_for(reason, 1);
+            self.discard(item, bytes, &mut refused);
+            return refused;
+        }
+        self.ledger.pending += 1;
+        self.ledger.pending_bytes += bytes;
+        match value.is_ordinary() {
+            true => self.ordinary.push_back((item, bytes)),
+            false => self.wanted.push_back((item, bytes)),
+        }
+        refused
+    }
+
+    /// The next to be encoded: the most wanted, and of those the oldest.
+    pub fn next(&mut self) -> Option<(T, u64)> {
+        self.wanted.pop_front().or_else(|| self.ordinary.pop_front())
+    }
+
+    /// What waits to be freed.
+    pub fn take_discarded(&mut self) -> Vec<T> {
+        self.discarded_bytes = 0;
+        std::mem::take(&mut self.discarded)
+    }
+
+    /// Counts a payload's memory anew: an encoded one is smaller.
+    pub fn resize(&mut self, from: u64, to: u64) {
+        if !self.closed {
+            self.ledger.pending_bytes = self.ledger.pending_bytes - from + to;
+        }
+    }
+
+    /// One pending payload has come to its end. In a closed queue nothing is pending: it was idle when it was closed, or
+    /// all of it has been counted by `abandon`.
+    pub fn settle(&mut self, bytes: u64, origin: Origin, end: End) {
+        if self.closed {
+            return;
+        }
+        self.ledger.pending -= 1;
+        self.ledger.pending_bytes -= bytes;
+        if origin == Origin::Spooled {
+            self.from_spool -= 1;
+        }
+        match end {
+            End::Stored => self.ledger.stored += 1,
+            End::Spooled => self.ledger.spooled += 1,
+            End::Dropped(reason) => self.ledger.drop_for(reason, 1),
+        }
+    }
+
+    /// Payloads were found in the spool at the start.
+    pub fn recover(&mut self, count: u64) {
+        self.ledger.recovered += count;
+        self.ledger.spooled += count;
+    }
+
+    /// Takes one out of the spool to be uploaded, if there is room for it and a slot.
+    pub fn unspool(&mut self, bytes: u64) -> bool {
+        let fits = self.ledger.pending < self.limits.items
+            && self.ledger.pending_bytes.saturating_add(bytes) <= self.limits.bytes;
+        // One that is larger than the queue itself, whose limit has been lowered since, goes when nothing else does.
+        let fits = fits || self.ledger.pending == 0;
+        if self.closed || self.draining || !fits || !self.slots.take(Origin::Spooled) {
+            return false;
+        }
+        self.ledger.spooled -= 1;
+        self.ledger.pending += 1;
+        self.ledger.pending_bytes += bytes;
+        self.from_spool += 1;
+        true
+    }
+
+    /// Spooled payloads are given up.
+    pub fn forget_spooled(&mut self, count: u64, reason: Reason) {
+        self.ledger.spooled -= count;
+        self.ledger.drop_for(reason, count);
+    }
+
+    /// Whether the queue is so full that what can go to the spool should.
+    pub fn is_pressed(&self) -> bool {
+        self.ledger.pending >= self.limits.items.div_ceil(2) || self.ledger.pending_bytes >= self.limits.bytes / 2
+    }
+
+    /// Takes nothing more if nothing is pending.
+    pub fn close_if_idle(&mut self) -> bool {
+        self.closed |= self.ledger.pending == 0;
+        self.closed
+    }
+
+    /// Takes nothing more and counts everything pending as lost, what still lies in the spool apart; hands back what was
+    /// waiting.
+    pub fn abandon(&mut self) -> Vec<T> {
+        self.closed = true;
+        self.ledger.drop_for(Reason::Shutdown, self.ledger.pending - self.from_spool);
+        self.ledger.spooled += std::mem::take(&mut self.from_spool);
+        self.ledger.pending = 0;
+        self.ledger.pending_bytes = 0;
+        let waiting = std::iter::from_fn(|| self.next()).map(|(item, _)| item);
+        waiting.collect()
+    }
+
+    /// Room for one more, if need be at the expense of less wanted ones; those are counted.
+    fn make_room(&mut self, bytes: u64, value: Value, refused: &mut Vec<T>) -> Result<(), Reason> {
+        let items_over = (self.ledger.pending + 1).saturating_sub(self.limits.items) as usize;
+        let bytes_over = self.ledger.pending_bytes.saturating_add(bytes).saturating_sub(self.limits.bytes);
+        if items_over == 0 && bytes_over == 0 {
+            return Ok(());
+        }
+        let reason = if items_over > 0 { Reason::QueueItems } else { Reason::QueueBytes };
+        let wanted = if value.is_ordinary() { 0 } else { self.wanted.len() };
+        let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted));
+        let (mut count, mut freed) = (0, 0);
+        for (_, bytes) in candidates.take(MAX_EVICTED) {
+            if count >= items_over && freed >= bytes_over {
+                break;
+            }
+            (count, freed) = (count + 1, freed + bytes);
+        }
+        if count < items_over || freed < bytes_over {
+            return Err(reason);
+        }
+        for _ in 0..count {
+            let Some((item, bytes)) = self.ordinary.pop_front().or_else(|| self.wanted.pop_front()) else { break };
+            self.ledger.pending -= 1;
+            self.ledger.pending_bytes -= bytes;
+            self.ledger.drop_for(reason, 1);
+            self.discard(item, bytes, refused);
+        }
+        Ok(())
+    }
+
+    /// Leaves an item to be freed by an encoder, or, where too much is left already, by whoever offers.
+    fn discard(&mut self, item: T, bytes: u64, refused: &mut Vec<T>) {
+        let is_within = self.discarded_bytes.saturating_add(bytes) <= self.limits.bytes / DISCARDED_SHARE;
+        if !self.closed && is_within && self.discarded.len() < MAX_DISCARDED {
+            self.discarded_bytes += bytes;
+            self.discarded.push(item);
+        } else {
+            refused.push(item);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { items: 4, bytes: 100, uploads: 2 };
+
+    fn state() -> State<&'static str> {
+        State::new(LIMITS)
+    }
+
+    #[test]
+    fn ordinary_ones_give_way_first_and_then_the_oldest() {
+        let mut state = state();
+        for (name, value) in [("a", Value::Ordinary), ("b", Value::Failure), ("c", Value::Ordinary), ("d", Value::Slow)]
+        {
+            assert!(state.offer(name, 10, value).is_empty());
+        }
+        state.offer("e", 10, Value::Failure);
+        assert_eq!(state.take_discarded(), ["a"]);
+        state.offer("f", 10, Value::Ordinary);
+        assert_eq!(state.take_discarded(), ["c"]);
+        state.offer("g", 10, Value::Slow);
+        assert_eq!(state.take_discarded(), ["f"]);
+        state.offer("h", 10, Value::Ordinary);
+        assert_eq!(state.take_discarded(), ["h"], "an ordinary one does not displace a wanted one");
+        state.offer("i", 10, Value::Failure);
+        assert_eq!(state.take_discarded(), ["b"], "the oldest of the wanted ones");
+        let order: Vec<_> = std::iter::from_fn(|| state.next()).map(|(name, _)| name).collect();
+        assert_eq!(order, ["d", "e", "g", "i"]);
+        assert_eq!(state.ledger.dropped(Reason::QueueItems), 5);
+    }
+
+    #[test]
+    fn nobody_gives_way_to_one_that_would_not_fit_all_the_same() {
+        let mut state = state();
+        state.offer("a", 60, Value::Ordinary);
+        state.offer("b", 30, Value::Failure);
+        state.offer("too big", 101, Value::Failure);
+        state.offer("too big beside b", 80, Value::Ordinary);
+        assert_eq!(state.take_discarded().len(), 0, "each is more than a quarter of the limit");
+        assert_eq!((state.ledger.pending, state.ledger.dropped(Reason::QueueBytes)), (2, 2));
+        state.offer("fits without a", 70, Value::Ordinary);
+        assert_eq!((state.ledger.pending_bytes, state.ledger.dropped(Reason::QueueBytes)), (100, 3));
+    }
+
+    #[test]
+    fn what_is_left_to_be_freed_is_bounded() {
+        let mut state = state();
+        let freed_by_callers: usize = (0..100).map(|_| state.offer("it", 10, Value::Ordinary).len()).sum();
+        assert_eq!(state.take_discarded().len(), 2, "a quarter of the limit of bytes");
+        assert_eq!(freed_by_callers + 2 + 4, 100);
+    }
+
+    #[test]
+    fn what_lies_in_the_spool_is_not_lost_at_the_end() {
+        let mut state = state();
+        state.recover(3);
+        assert!(state.unspool(10));
+        state.offer("a", 10, Value::Ordinary);
+        state.abandon();
+        let ledger = state.ledger;
+        assert_eq!((ledger.spooled, ledger.dropped(Reason::Shutdown), ledger.pending), (3, 1, 0));
+        assert!(ledger.balanced());
+    }
+
+    /// One pending payload that has left the queue.
+    type Out = (u64, Origin);
+
+    fn step(state: &mut State<()>, out: &mut Vec<Out>, step: u8, bytes: u64) {
+        match step {
+            0 | 1 => drop(state.offer((), bytes, Value::Ordinary)),
+            2 => drop(state.offer((), bytes, Value::Failure)),
+            3 | 4 => out.extend(state.next().map(|(_, bytes)| (bytes, Origin::Fresh))),
+            5 => state.recover(bytes % 3),
+            6 if state.ledger.spooled > 0 && state.unspool(bytes) => out.push((bytes, Origin::Spooled)),
+            7 if state.ledger.spooled > 0 => state.forget_spooled(1, Reason::SpoolAge),
+            8 if bytes == 0 => drop(state.abandon()),
+            9 if bytes == 0 => drop(state.close_if_idle()),
+            10 => out.iter_mut().for_each(|(held, _)| {
+                state.resize(*held, bytes.min(*held));
+                *held = bytes.min(*held);
+            }),
+            11 => drop(state.take_discarded()),
+            12..=15 => {
+                let Some((held, origin)) = out.pop() else { return };
+                let ends = [End::Stored, End::Spooled, End::Dropped(Reason::Store), End::Dropped(Reason::SpoolCorrupt)];
+                if origin == Origin::Spooled {
+                    state.slots.give_back(origin);
+                }
+                state.settle(held, origin, ends[usize::from(step - 12)]);
+            }
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_ledger_balances_after_every_step(steps in proptest::collection::vec((0u8..16, 0u64..60), 1..300)) {
+            let (mut state, mut out) = (State::<()>::new(LIMITS), Vec::new());
+            for (kind, bytes) in steps {
+                step(&mut state, &mut out, kind, bytes);
+                let ledger = state.ledger;
+                prop_assert!(ledger.balanced(), "{kind} {bytes}: {ledger:?}");
+                prop_assert!(ledger.pending <= LIMITS.items && ledger.pending_bytes <= LIMITS.bytes, "{ledger:?}");
+                prop_assert!(state.discarded_bytes <= LIMITS.bytes / DISCARDED_SHARE);
+            }
+            state.abandon();
+            prop_assert_eq!(state.ledger.pending, 0);
+            prop_assert!(state.ledger.balanced());
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What lies in the spool, and whose turn it is. Pure.
+//!
+//! The oldest goes first. One whose upload failed goes to the end of the line, so that a payload that the store will
+//! never take does not keep the others waiting; those that come in meanwhile queue up behind it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use crate::payload::sample::Value;
+
+/// What the names of spooled payloads end in.
+const SUFFIX: &str = ".payload";
+
+/// The most payloads that give way to one.
+const MAX_EVICTED: usize = 256;
+
+/// The most payloads in the spool, whatever their size: a directory of more is slow to read.
+pub(super) const MAX_FILES: usize = 100_000;
+
+/// A spooled payload's file name: when it was spooled, what it is worth, and a part of its key's checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::payload) struct Name {
+    milliseconds: u64,
+    value: Value,
+    id: u64,
+}
+
+impl Name {
+    pub fn new(at: SystemTime, value: Value, id: u64) -> Self {
+        let milliseconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        Name { milliseconds, value, id }
+    }
+
+    /// None for a file that is not a spooled payload.
+    pub fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(SUFFIX)?.split('-');
+        let (milliseconds, value, id) = (parts.next()?, parts.next()?, parts.next()?);
+        let value = match value {
+            "o" => Value::Ordinary,
+            "s" => Value::Slow,
+            "f" => Value::Failure,
+            _ => return None,
+        };
+        let name = Name { milliseconds: milliseconds.parse().ok()?, value, id: u64::from_str_radix(id, 16).ok()? };
+        // Each has one form only: +7 and 007 are numbers too.
+        (name.to_string() == file).then_some(name)
+    }
+
+    pub fn age(&self, now: SystemTime) -> Duration {
+        let spooled = SystemTime::UNIX_EPOCH + Duration::from_millis(self.milliseconds);
+        now.duration_since(spooled).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = match self.value {
+            Value::Ordinary => 'o',
+            Value::Slow => 's',
+            Value::Failure => 'f',
+        };
+        write!(f, "{:013}-{value}-{:016x}{SUFFIX}", self.milliseconds, self.id)
+    }
+}
+
+/// One payload in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::payload) struct Entry {
+    pub name: Name,
+    /// The size of its file.
+    pub bytes: u64,
+    /// How often its turn has come.
+    round: u32,
+}
+
+/// The lines of those that wait: by round, and then by age.
+type Line = BTreeMap<(u32, Name), u64>;
+
+/// What lies in the spool.
+#[derive(Debug)]
+pub(super) struct Index {
+    max_bytes: u64,
+    ordinary: Line,
+    wanted: Line,
+    /// Of all: those that wait, those that are being written, and those that are being uploaded.
+    bytes: u64,
+}
+
+impl Index {
+    pub fn new(max_bytes: u64) -> Self {
+        Index { max_bytes, ordinary: Line::new(), wanted: Line::new(), bytes: 0 }
+    }
+
+    /// Makes room for a payload that is about to be written: returns those that must be removed for it. None when it
+    /// does not fit, for those that wait are wanted more, or not enough.
+    pub fn reserve(&mut self, bytes: u64, value: Value) -> Option<Vec<Name>> {
+        let over = self.bytes.saturating_add(bytes).saturating_sub(self.max_bytes);
+        let wanted = if value.is_ordinary() { 0 } else { self.wanted.len() };
+        let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted)).take(MAX_EVICTED);
+        let files_over = (self.len() + 1).saturating_sub(MAX_FILES);
+        let (mut evicted, mut freed) = (Vec::new(), 0);
+        for (key, bytes) in candidates {
+            if freed >= over && evicted.len() >= files_over {
+                break;
+            }
+            evicted.push(*key);
+            freed += bytes;
+        }
+        if freed < over || evicted.len() < files_over {
+            return None;
+        }
+        for key in &evicted {
+            self.line(key.1.value).remove(key);
+        }
+        self.bytes = self.bytes - freed + bytes;
+        Some(evicted.into_iter().map(|(_, name)| name).collect())
+    }
+
+    /// What was reserved was not written, or what was taken is gone.
+    pub fn release(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+    }
+
+    /// What was reserved is there.
+    pub fn add(&mut self, name: Name, bytes: u64) {
+        let first = self.ordinary.keys().chain(self.wanted.keys()).map(|(round, _)| *round).min();
+        let round = first.map_or(0, |round| round.saturating_add(1));
+        self.line(name.value).insert((round, name), bytes);
+    }
+
+    /// One was found on disk.
+    pub fn found(&mut self, name: Name, bytes: u64) {
+        self.bytes += bytes;
+        self.line(name.value).insert((0, name), bytes);
+    }
+
+    /// Takes out the one whose turn it is.
+    pub fn take(&mut self) -> Option<Entry> {
+        let first = |line: &Line| line.first_key_value().map(|(key, bytes)| (*key, *bytes));
+        let next = [first(&self.ordinary), first(&self.wanted)].into_iter().flatten().min();
+        let (key, bytes) = next?;
+        self.line(key.1.value).remove(&key);
+        Some(Entry { name: key.1, bytes, round: key.0 })
+    }
+
+    /// One that was taken waits again, in its old place.
+    pub fn untake(&mut self, entry: Entry) {
+        self.line(entry.name.value).insert((entry.round, entry.name), entry.bytes);
+    }
+
+    /// One that was taken goes to the end of the line.
+    pub fn put_back(&mut self, entry: Entry) {
+        self.line(entry.name.value).insert((entry.round.saturating_add(1), entry.name), entry.bytes);
+    }
+
+    /// Takes out those that are too old, at most so many.
+    pub fn expired(&mut self, now: SystemTime, max_age: Duration, most: usize) -> Vec<Entry> {
+        let is_old = |key: &&(u32, Name)| key.1.age(now) > max_age;
+        let old = self.ordinary.keys().chain(self.wanted.keys()).filter(is_old).take(most);
+        let old: Vec<_> = old.copied().collect();
+        let take = |(round, name): (u32, Name)| {
+            let bytes = self.line(name.value).remove(&(round, name))?;
+            Some(Entry { name, bytes, round })
+        };
+        old.into_iter().filter_map(take).collect()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.ordinary.len() + self.wanted.len()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn line(&mut self, value: Value) -> &mut Line {
+        match value.is_ordinary() {
+            true => &mut self.ordinary,
+            false => &mut self.wanted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(milliseconds: u64, value: Value) -> Name {
+        Name { milliseconds, value, id: milliseconds }
+    }
+
+    fn full() -> Index {
+        let mut index = Index::new(100);
+        for (at, value) in [(1, Value::Failure), (2, Value::Ordinary), (3, Value::Slow), (4, Value::Ordinary)] {
+            assert_eq!(index.reserve(25, value), Some(vec![]));
+            index.add(name(at, value), 25);
+        }
+        index
+    }
+
+    #[test]
+    fn names_say_what_they_are_and_others_are_foreign() {
+        let name = Name::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_755_666_000), Value::Slow, 0xabc);
+        assert_eq!(name.to_string(), "1755666000000-s-0000000000000abc.payload");
+        assert_eq!(Name::parse(&name.to_string()), Some(name));
+        for foreign in ["lock", "x.payload", "1-s-2.payload", "1755666000000-x-0000000000000abc.payload", ".tmp"] {
+            assert_eq!(Name::parse(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn ordinary_ones_give_way_first_and_then_the_oldest() {
+        let mut index = full();
+        assert_eq!(index.reserve(1, Value::Failure), Some(vec![name(2, Value::Ordinary)]));
+        index.add(name(5, Value::Failure), 1);
+        let both = vec![name(4, Value::Ordinary), name(1, Value::Failure)];
+        assert_eq!(index.reserve(70, Value::Slow), Some(both));
+        index.add(name(6, Value::Slow), 70);
+        assert_eq!(index.reserve(10, Value::Ordinary), None, "it would displace wanted ones");
+        assert_eq!(index.reserve(101, Value::Failure), None, "it never fits");
+        assert_eq!((index.len(), index.bytes()), (3, 96));
+    }
+
+    #[test]
+    fn the_oldest_goes_first_and_one_that_failed_goes_to_the_end() {
+        let mut index = full();
+        let first = index.take().expect("one waits");
+        assert_eq!(first.name, name(1, Value::Failure));
+        index.put_back(first);
+        index.reserve(0, Value::Slow).expect("there is room");
+        index.add(name(9, Value::Slow), 0);
+        let order: Vec<_> = std::iter::from_fn(|| index.take()).map(|entry| entry.name.milliseconds).collect();
+        assert_eq!(order, [2, 3, 4, 1, 9]);
+    }
+
+    #[test]
+    fn what_is_too_old_is_taken_out() {
+        let mut index = full();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(12);
+        let old: Vec<_> = index.expired(now, Duration::from_millis(9), 10);
+        assert_eq!(old.iter().map(|entry| entry.name.milliseconds).collect::<Vec<_>>(), [2, 1]);
+        old.iter().for_each(|entry| index.release(entry.bytes));
+        assert_eq!((index.len(), index.bytes()), (2, 50));
+    }
+
+    proptest! {
+        #[test]
+        fn the_bytes_add_up_and_stay_within_the_limit(steps in proptest::collection::vec((0u8..6, 0u64..60), 1..200)) {
+            let (mut index, mut out, mut at) = (Index::new(100), Vec::new(), 0);
+            for (step, bytes) in steps {
+                match step {
+                    0..=2 => {
+                        at += 1;
+                        let value = [Value::Ordinary, Value::Slow, Value::Failure][usize::from(step)];
+                        if index.reserve(bytes, value).is_some() {
+                            index.add(name(at, value), bytes);
+                        }
+                    }
+                    3 => out.extend(index.take()),
+                    4 => out.pop().into_iter().for_each(|entry| index.put_back(entry)),
+                    _ => out.pop().into_iter().for_each(|entry| index.release(entry.bytes)),
+                }
+                let held = index.ordinary.values().chain(index.wanted.values()).sum::<u64>()
+                    + out.iter().map(|entry| entry.bytes).sum::<u64>();
+                prop_assert_eq!(held, index.bytes());
+                prop_assert!(held <= 100);
+            }
+        }
+    }
+}

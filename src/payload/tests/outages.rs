@@ -1,0 +1,138 @@
+//! What the payload path promises with a spool: while the store is away or slow, at a stop, and for the next start.
+
+use super::*;
+
+fn with_spool(directory: &std::path::Path) -> Config {
+    let spool = spool::Config { path: Some(directory.into()), ..Default::default() };
+    Config { spool, ..Config::default() }
+}
+
+#[tokio::test]
+async fn what_a_store_that_is_away_does_not_take_arrives_when_it_is_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Faulty::new(|_| Deed::Fail);
+    let (payloads, telemetry, lifecycle) = start(with_spool(directory.path()), store.clone());
+    offer(&payloads, 0..100);
+    eventually("all of it is in the spool", || payloads.ledger().spooled == 100).await;
+    assert!(telemetry.render().contains("weir_payload_store_away 1"));
+    assert!(telemetry.render().contains("weir_payloads_spooled 100"));
+    store.becomes(|_| Deed::Keep);
+    eventually("all of it is stored", || payloads.ledger().stored == 100).await;
+    let ledger = payloads.flush(LONG).await;
+    assert!(ledger.balanced() && ledger.dropped_in_all() == 0 && ledger.spooled == 0, "{ledger}");
+    assert!(store.kept() == 100 && store.kept.lock().values().all(|(_, puts)| *puts == 1));
+    assert!(telemetry.render().contains("weir_payload_store_away 0"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn what_a_flush_cannot_store_is_delivered_by_the_next_life() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { uploads: 2, ..with_spool(directory.path()) };
+    let (payloads, _telemetry, lifecycle) = start(config.clone(), Faulty::new(|_| Deed::Hang));
+    offer(&payloads, 0..20);
+    let ledger = payloads.flush(Duration::from_secs(1)).await;
+    assert_eq!((ledger.spooled, ledger.pending, ledger.dropped_in_all()), (20, 0, 0), "{ledger}");
+    lifecycle.stop(LONG).await.expect("no thread hangs");
+
+    let store = Faulty::new(|_| Deed::Keep);
+    let (payloads, telemetry, lifecycle) = start(config, store.clone());
+    eventually("all of it is stored", || payloads.ledger().stored == 20).await;
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.offered, ledger.recovered, ledger.stored, ledger.spooled), (0, 20, 20, 0));
+    assert!(ledger.balanced() && store.kept() == 20);
+    assert!(telemetry.render().contains("weir_payloads_recovered_total 20"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn a_store_that_is_too_slow_is_relieved_by_the_spool() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { uploads: 1, queue_items: 10, ..with_spool(directory.path()) };
+    let store = Faulty::new(|_| Deed::Hang);
+    let (payloads, _telemetry, lifecycle) = start(config, store.clone());
+    for n in 0..60 {
+        offer(&payloads, [n]);
+        eventually("there is room", || payloads.ledger().pending < 8).await;
+    }
+    let ledger = payloads.ledger();
+    assert!(ledger.dropped_in_all() == 0 && ledger.spooled > 40 && ledger.balanced(), "{ledger}");
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn a_payload_that_the_store_never_takes_does_not_hold_up_the_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Faulty::new(|_| Deed::Fail);
+    let (payloads, _telemetry, lifecycle) = start(with_spool(directory.path()), store.clone());
+    offer(&payloads, 0..10);
+    eventually("all of it is in the spool", || payloads.ledger().spooled == 10).await;
+    // Every other put fails, whichever it is.
+    store.becomes(|n| if n % 2 == 0 { Deed::Fail } else { Deed::Keep });
+    eventually("all of it is stored", || payloads.ledger().stored == 10).await;
+    assert!(payloads.ledger().balanced());
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn a_damaged_file_in_the_spool_is_a_counted_loss() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (payloads, _telemetry, lifecycle) = start(with_spool(directory.path()), Faulty::new(|_| Deed::Fail));
+    offer(&payloads, 0..5);
+    eventually("all of it is in the spool", || payloads.ledger().spooled == 5).await;
+    payloads.flush(LONG).await;
+    lifecycle.stop(LONG).await.expect("all of it ends");
+    let files = std::fs::read_dir(directory.path().join("berth-0")).expect("a berth");
+    let files = files.map(|entry| entry.expect("an entry").path());
+    let damaged = files.filter(|path| path.to_string_lossy().ends_with(".payload")).next().expect("a payload");
+    std::fs::write(&damaged, b"weir.spool.v1 what is left after a power failure").expect("written");
+
+    let store = Faulty::new(|_| Deed::Keep);
+    let (payloads, _telemetry, lifecycle) = start(with_spool(directory.path()), store.clone());
+    eventually("it is settled", || payloads.ledger().spooled + payloads.ledger().pending == 0).await;
+    let ledger = payloads.ledger();
+    assert_eq!((ledger.recovered, ledger.stored, ledger.dropped(Reason::SpoolCorrupt)), (5, 4, 1));
+    assert!(ledger.balanced() && !damaged.exists());
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_take_payloads_is_a_counted_loss_and_a_state() {
+    let directory = tempfile::NamedTempFile::new().expect("a file in the directory's place");
+    let (payloads, telemetry, lifecycle) = start(with_spool(directory.path()), Faulty::new(|_| Deed::Fail));
+    offer(&payloads, 0..10);
+    eventually("it is settled", || payloads.ledger().pending == 0).await;
+    assert_eq!(payloads.ledger().dropped(Reason::SpoolDisk), 10);
+    assert!(telemetry.render().contains("weir_payload_spool_writable 0"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outages_restarts_and_overload_leave_the_ledger_balanced_in_every_snapshot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = spool::Config { path: Some(directory.path().into()), max_bytes: 100_000, ..Default::default() };
+    let config = Config { queue_items: 40, uploads: 3, encoder_threads: 2, spool, ..Config::default() };
+    let store = Faulty::new(|n| match (n / 40) % 4 {
+        0 => Deed::Keep,
+        1 => Deed::Fail,
+        2 if n % 7 == 0 => Deed::Hang,
+        _ => Deed::Dawdle,
+    });
+    let (mut left, mut in_all) = (0, 0);
+    for life in 0..4 {
+        let (payloads, _telemetry, lifecycle) = start(config.clone(), store.clone());
+        assert_eq!(payloads.ledger().recovered, left);
+        for n in 0..300 {
+            let value = if n % 10 == 0 { Value::Failure } else { Value::Ordinary };
+            payloads.offer(record(&format!("t-{life}-{n}")), value);
+            let ledger = payloads.ledger();
+            assert!(ledger.balanced() && ledger.pending <= 40, "{ledger}");
+            tokio::task::yield_now().await;
+        }
+        let ledger = payloads.flush(Duration::from_millis(200)).await;
+        assert!(ledger.balanced() && ledger.pending == 0, "{ledger}");
+        lifecycle.stop(LONG).await.expect("all of it ends");
+        (left, in_all) = (ledger.spooled, in_all + ledger.stored);
+    }
+    assert!(in_all > 0 && store.kept() as u64 >= in_all);
+}

@@ -1,0 +1,149 @@
+//! An encoder thread: takes payloads out of the queue, redacts and encodes them, and sees them off.
+//!
+//! Encoders run at a low priority and step aside while the runtime lags, so that they get the processor when the tasks
+//! leave some. An encoded payload waits for its upload slot *here*, and its encoder meanwhile takes no further one: what
+//! a slow store cannot take stays in the queue's bounds.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::Lag;
+use super::encode::{EncodeError, Encoded, Encoder};
+use super::encoding::Encoding;
+use super::key::key;
+use super::ledger::Reason;
+use super::pace::Pace;
+use super::queue::Next;
+use super::record::SCHEMA;
+use super::redact::redact;
+use super::store::Object;
+use super::upload::{Offered, PendingPayload, Uploader};
+
+/// How much an encoder thread steps back behind the tasks' threads (0 not at all, 19 most).
+const NICENESS: i32 = 10;
+
+/// A wait for a slot that is worth a warning.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+
+/// One encoder thread's work.
+pub(super) struct Worker {
+    pub uploader: Arc<Uploader>,
+    pub prefix: String,
+    pub encoding: Encoding,
+    pub lag: Lag,
+    pub runtime: Handle,
+}
+
+/// When an encoder was at work last, and what it may pause.
+struct Shift {
+    pace: Pace,
+    since: Instant,
+}
+
+impl Worker {
+    /// Until the queue is closed.
+    pub fn run(self) {
+        lower_priority();
+        let _uploads_go_here = self.runtime.enter();
+        let mut encoder = Encoder::new(self.encoding);
+        let mut shift = Shift { pace: Pace::default(), since: Instant::now() };
+        while let Some((offered, pending)) = self.uploader.queue.next() {
+            shift.since = Instant::now();
+            self.encode(*offered, pending, &mut encoder, &mut shift);
+        }
+    }
+
+    fn encode(&self, offered: Offered, mut pending: PendingPayload, encoder: &mut Encoder, shift: &mut Shift) {
+        let Offered { record, value } = offered;
+        let key = key(&self.prefix, &record.task.integration, &record.outcome, self.encoding.suffix());
+        let mut worked = Duration::ZERO;
+        let mut between = || worked += self.step_aside(shift);
+        // One strange payload must not take the worker down.
+        let encoded = catch_unwind(AssertUnwindSafe(|| {
+            let redacted = redact(record);
+            between();
+            let encoded = encoder.encode(&redacted, &mut between);
+            between();
+            encoded
+        }));
+        let lost = |pending, why: &str| self.uploader.lost(pending, Reason::Encode, &format!("encoding {key} {why}"));
+        let encoded: Encoded = match encoded {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => return lost(pending, &failed(&error)),
+            // The panic's message may quote the payload.
+            Err(_) => return lost(pending, "panicked"),
+        };
+        self.uploader.metrics.encoded(&encoded, worked);
+        pending.resize(encoded.body.len());
+        let object = object(key, self.encoding, encoded);
+        self.see_off(object, value, pending);
+    }
+
+    /// To the store if it is there and has a slot, otherwise to the spool.
+    fn see_off(&self, object: Object, value: super::Value, mut pending: PendingPayload) {
+        const AWAY: &str = "the store failed several times in a row, and is asked again now and then";
+        if self.uploader.waits_until().is_some() {
+            return self.uploader.detour(object, value, pending, AWAY);
+        }
+        let waiting = Instant::now();
+        let next = pending.wait_for_slot(self.uploader.spool.is_some());
+        if waiting.elapsed() >= LONG_WAIT || next == Next::Spool {
+            self.uploader.log_wait();
+        }
+        match next {
+            Next::Stop => {}
+            Next::Spool => self.uploader.detour(object, value, pending, "the store does not take them fast enough"),
+            Next::Upload => match self.uploader.leave() {
+                Some(leave) => self.uploader.start(object, value, pending, leave),
+                None => self.uploader.detour(object, value, pending, AWAY),
+            },
+        }
+    }
+
+    /// Pauses if the runtime lags and it is not time to work. Returns how long it had worked.
+    fn step_aside(&self, shift: &mut Shift) -> Duration {
+        let worked = shift.since.elapsed();
+        shift.pace.worked(worked);
+        let pausing = Instant::now();
+        let mut has_paused = false;
+        while let Some(nap) = shift.pace.pause((self.lag)()) {
+            has_paused = true;
+            if !self.uploader.queue.nap(nap) {
+                break;
+            }
+        }
+        if has_paused {
+            self.uploader.metrics.pause_duration.record(pausing.elapsed());
+        }
+        shift.since = Instant::now();
+        worked
+    }
+}
+
+fn failed(error: &EncodeError) -> String {
+    format!("failed: {error}")
+}
+
+fn object(key: String, encoding: Encoding, encoded: Encoded) -> Object {
+    let Encoded { body, json_bytes } = encoded;
+    let metadata = [
+        ("encoding", encoding.to_string()),
+        ("schema", SCHEMA.to_owned()),
+        ("json-bytes", json_bytes.to_string()),
+        ("stored-bytes", body.len().to_string()),
+        ("sha256", body.sha256_hex()),
+    ];
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value)).into();
+    Object { key, body, media_type: encoding.media_type().to_owned(), metadata }
+}
+
+/// Best effort, and on Linux only, where a thread has a priority of its own.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!("an encoder thread keeps its normal priority: {error}");
+    }
+}
