@@ -210,7 +210,7 @@ impl Payloads {
         queue.recover(spool.as_ref().map_or(0, Spool::open));
         let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, config.uploads));
         metrics::publish(telemetry, limits, spool_limit, &queue, &uploader);
-        abandon_at_stop(&queue, lifecycle);
+        abandon_at_stop(&uploader, lifecycle);
         let feed = Feed { uploader: uploader.clone(), lifecycle: lifecycle.clone() };
         lifecycle.spawn("payload feed", feed.run(lifecycle.token()));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -273,19 +273,21 @@ impl Payloads {
             let lost = queue.ledger().dropped(Reason::Shutdown);
             tracing::warn!(lost, ?within, "payloads were lost: they could not be stored before the flush's deadline");
         }
+        uploader.close_spool();
         queue.ledger()
     }
 }
 
 /// When the lifecycle stops, or the runtime ends without it, the encoder threads must not wait for ever.
-fn abandon_at_stop(queue: &Arc<PayloadQueue>, lifecycle: &Lifecycle) {
-    struct Abandon(Arc<PayloadQueue>);
+fn abandon_at_stop(uploader: &Arc<Uploader>, lifecycle: &Lifecycle) {
+    struct Abandon(Arc<Uploader>);
     impl Drop for Abandon {
         fn drop(&mut self) {
-            self.0.abandon();
+            self.0.queue.abandon();
+            self.0.close_spool();
         }
     }
-    let (abandon, token) = (Abandon(queue.clone()), lifecycle.token());
+    let (abandon, token) = (Abandon(uploader.clone()), lifecycle.token());
     lifecycle.spawn("payload stop", async move {
         let _abandon = abandon;
         token.cancelled().await;

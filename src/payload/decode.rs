@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(error(b" \n"), "the payload is empty");
         assert!(error(b"{\"schema\": 1}").contains("not base64"));
         assert!(error(STANDARD.encode("hello, this is not zlib").as_bytes()).contains("not zlib"));
-        assert!(error(b"\x1f\x8bhello").contains("not gzip, or damaged"));
+        assert!(error(b"\x1f\x8b\x08\0\0\0\0\0\0\0 this is not gzip").contains("not gzip, or damaged"));
         for stored in packed(b"hello") {
             assert!(error(&stored).contains("not JSON"));
         }

@@ -77,10 +77,9 @@ impl Encoder {
             None => Compressor::new(self.encoding),
         };
         let name = self.encoding.compression.as_str();
-        let compressor = compressor.map_err(|error| EncodeError::Compressor { name, error })?;
-        let compressor = self.compressor.insert(compressor);
+        let mut compressor = compressor.map_err(|error| EncodeError::Compressor { name, error })?;
         let stream = Stream {
-            compressor,
+            compressor: &mut compressor,
             buffer: &mut self.buffer,
             filled: 0,
             base64: self.encoding.base64,
@@ -91,7 +90,10 @@ impl Encoder {
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, stream);
         write_json(redacted, &mut writer)?;
         let stream = writer.into_inner().map_err(|error| serde_json::Error::io(error.into_error()))?;
-        Ok(stream.finish().map_err(serde_json::Error::io)?)
+        let encoded = stream.finish().map_err(serde_json::Error::io)?;
+        // Only one that came to its end is used again.
+        self.compressor = Some(compressor);
+        Ok(encoded)
     }
 }
 
@@ -179,7 +181,7 @@ impl Compressor {
         }
     }
 
-    /// Ready for the next payload, wherever the last one ended.
+    /// Ready for the next payload.
     fn again(mut self) -> io::Result<Self> {
         match &mut self {
             Compressor::Deflate(deflate) => deflate.reset(),

@@ -76,25 +76,26 @@ async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pe
     let object: Object = match read {
         Ok(object) => object,
         Err(error) => {
+            remove(&uploader, lifecycle, entry).await;
             let name = entry.name;
-            uploader.lost(pending, Reason::SpoolCorrupt, &format!("{name} in the spool is given up: {error}"));
-            return remove(uploader, lifecycle, entry).await;
+            return uploader.lost(pending, Reason::SpoolCorrupt, &format!("{name} in the spool is given up: {error}"));
         }
     };
     match uploader.put(&object, leave).await {
         Ok(()) => {
+            remove(&uploader, lifecycle, entry).await;
             pending.end(End::Stored);
-            remove(uploader, lifecycle, entry).await;
         }
         Err(error) if error.is_its_own() => {
+            remove(&uploader, lifecycle, entry).await;
             uploader.lost(pending, Reason::Store, &error.to_string());
-            remove(uploader, lifecycle, entry).await;
         }
         Err(_) => {
             // Counted first: what can be taken out of the spool is in its column.
             pending.end(End::Spooled);
             if let Some(spool) = &uploader.spool {
                 spool.put_back(entry);
+                uploader.spooled.notify_one();
             }
         }
     }
@@ -102,7 +103,8 @@ async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pe
 
 /// Removes the file of one that is done with. A process that is killed before that uploads it once more, under the same
 /// key.
-async fn remove(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry) {
+async fn remove(uploader: &Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry) {
+    let uploader = uploader.clone();
     let remove = move || uploader.spool.as_ref().map(|spool| spool.remove(entry));
     let _ = lifecycle.blocking("payload spool", remove).await;
 }

@@ -99,6 +99,7 @@ struct State {
     index: Index,
     try_again: Option<Instant>,
     is_writable: bool,
+    is_closed: bool,
 }
 
 /// Numbers for metrics.
@@ -111,7 +112,13 @@ pub(super) struct Load {
 impl Spool {
     /// The spool that the settings name, if they name one. Touches nothing yet.
     pub fn new(config: &Config) -> Option<Self> {
-        let state = State { berth: None, index: Index::new(config.max_bytes), try_again: None, is_writable: false };
+        let state = State {
+            berth: None,
+            index: Index::new(config.max_bytes),
+            try_again: None,
+            is_writable: false,
+            is_closed: false,
+        };
         let path = config.path.clone()?;
         Some(Spool { path, max_age: config.max_age, state: Mutex::new(state) })
     }
@@ -197,6 +204,13 @@ impl Spool {
         }
     }
 
+    /// Leaves it to the next life: nothing is written or read any more.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.berth = None;
+    }
+
     /// What it holds, and whether it works.
     pub fn load(&self) -> Load {
         let state = self.state.lock();
@@ -213,6 +227,9 @@ impl Spool {
         let mut state = self.state.lock();
         if let Some(berth) = &state.berth {
             return Ok((berth.clone(), 0));
+        }
+        if state.is_closed {
+            return Err(io::Error::other(format!("{} is left to the next life", self.path.display())));
         }
         let now = Instant::now();
         if state.try_again.is_some_and(|at| now < at) {

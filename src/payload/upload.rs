@@ -130,6 +130,11 @@ impl Uploader {
         self.spool.as_ref().map(Spool::load)
     }
 
+    /// Leaves the spool to the next life of the process.
+    pub fn close_spool(&self) {
+        self.spool.iter().for_each(Spool::close);
+    }
+
     /// What is being uploaded, and all that follows, goes to the spool.
     pub fn hurry(&self) {
         self.queue.hurry();

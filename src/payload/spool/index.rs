@@ -1,7 +1,7 @@
 //! What lies in the spool, and whose turn it is. Pure.
 //!
 //! The oldest goes first. One whose upload failed goes to the end of the line, so that a payload that the store will
-//! never take does not keep the others waiting; those that come in meanwhile queue up behind it.
+//! never take does not keep the others waiting; those that come in later queue up behind it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +70,7 @@ pub(in crate::payload) struct Entry {
     pub name: Name,
     /// The size of its file.
     pub bytes: u64,
-    /// How often its turn has come.
+    /// Its place in the line.
     round: u32,
 }
 
@@ -124,8 +124,7 @@ impl Index {
 
     /// What was reserved is there.
     pub fn add(&mut self, name: Name, bytes: u64) {
-        let first = self.ordinary.keys().chain(self.wanted.keys()).map(|(round, _)| *round).min();
-        let round = first.map_or(0, |round| round.saturating_add(1));
+        let round = self.last_round();
         self.line(name.value).insert((round, name), bytes);
     }
 
@@ -151,7 +150,8 @@ impl Index {
 
     /// One that was taken goes to the end of the line.
     pub fn put_back(&mut self, entry: Entry) {
-        self.line(entry.name.value).insert((entry.round.saturating_add(1), entry.name), entry.bytes);
+        let round = self.last_round().saturating_add(1);
+        self.line(entry.name.value).insert((round, entry.name), entry.bytes);
     }
 
     /// Takes out those that are too old, at most so many.
@@ -173,6 +173,11 @@ impl Index {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    fn last_round(&self) -> u32 {
+        let last = |line: &Line| line.last_key_value().map_or(0, |((round, _), _)| *round);
+        last(&self.ordinary).max(last(&self.wanted))
     }
 
     fn line(&mut self, value: Value) -> &mut Line {
