@@ -11,7 +11,8 @@ use weir::task::{Json, Outcome, Priority, RunId, Task, TaskId, Timings, Transcri
 pub fn record(id: &str, bytes: usize) -> Record {
     const PIECE: usize = 50_000;
     let mut noise = Noise(id.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte)));
-    let sizes = std::iter::repeat_n(PIECE, bytes / PIECE).chain((bytes % PIECE > 0).then_some(bytes % PIECE));
+    let sizes =
+        std::iter::repeat_n(PIECE, bytes / PIECE).chain((!bytes.is_multiple_of(PIECE)).then_some(bytes % PIECE));
     let exchanges: Vec<_> = sizes.enumerate().map(|(page, size)| exchange(&mut noise, page, size)).collect();
     let recorded_bytes = exchanges.iter().map(Exchange::size_bytes).sum();
     let id: TaskId = id.parse().expect("an id");

@@ -9,6 +9,7 @@ mod ending;
 mod live_settings;
 mod outages;
 mod payload_s3;
+mod payload_spool;
 mod processes;
 mod readme;
 mod registry_redis;

@@ -83,8 +83,8 @@ async fn a_damaged_file_in_the_spool_is_a_counted_loss() {
     payloads.flush(LONG).await;
     lifecycle.stop(LONG).await.expect("all of it ends");
     let files = std::fs::read_dir(directory.path().join("berth-0")).expect("a berth");
-    let files = files.map(|entry| entry.expect("an entry").path());
-    let damaged = files.filter(|path| path.to_string_lossy().ends_with(".payload")).next().expect("a payload");
+    let mut files = files.map(|entry| entry.expect("an entry").path());
+    let damaged = files.find(|path| path.to_string_lossy().ends_with(".payload")).expect("a payload");
     std::fs::write(&damaged, b"weir.spool.v1 what is left after a power failure").expect("written");
 
     let store = Faulty::new(|_| Deed::Keep);
