@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir::lifecycle::Lifecycle;
-use weir::payload::store::s3::{Checksums, S3};
-use weir::payload::{Config, Limits, Object, Payloads, Reason, Record, Store, StoreError, Value, decode, key, store};
+use weir::payload::store::s3::{Checksums, Encryption, S3};
+use weir::payload::{
+    Compression, Config, Limits, Object, Payloads, Reason, Record, Store, StoreError, Value, decode, key, store,
+};
 use weir::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
 use weir::telemetry::Telemetry;
 
@@ -146,4 +148,129 @@ async fn a_store_that_accepts_and_never_answers_times_out() {
     let store = connect(&config, SECRET_KEY).await;
     let error = store.get("k", 10).await.expect_err("no answer").to_string();
     assert!(error.ends_with("it did not answer in time"), "{error}");
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_and_in_order() {
+    let (server, _root) = server().await;
+    let store = connect(&config(server.endpoint()), SECRET_KEY).await;
+    let keys = ["a.b", "a/b/1", "a/b/2", "a/c", "aa/1", "b"];
+    for key in keys {
+        store.put(&object(key)).await.expect("stores");
+    }
+    let listed = async |prefix: &str, after: &str, limit| {
+        let page = store.list(prefix, after, limit).await.expect("lists");
+        assert!(page.payloads.iter().all(|listed| listed.bytes == 4));
+        let keys: Vec<_> = page.payloads.into_iter().map(|listed| listed.key).collect();
+        (keys, page.has_more)
+    };
+    assert_eq!(listed("", "", 10).await, (keys.map(str::to_owned).to_vec(), false));
+    assert_eq!(listed("", "", 6).await, (keys.map(str::to_owned).to_vec(), false));
+    assert_eq!(listed("", "a/b/1", 2).await, (vec!["a/b/2".to_owned(), "a/c".to_owned()], true));
+    assert_eq!(listed("a/b", "", 1).await, (vec!["a/b/1".to_owned()], true));
+    assert_eq!(listed("c", "", 1).await, (vec![], false));
+    let error = connect(&config(server.endpoint()), "wrong").await.list("a/", "", 1).await.expect_err("refused");
+    assert!(error.to_string().starts_with("could not list s3://weir/a/ at http://127.0.0.1"), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn payloads_of_many_chunks_arrive_whole_in_every_encoding() {
+    let (server, _root) = server().await;
+    let mut big = record("t-big");
+    // It does not compress.
+    let noise: String =
+        (0..1_000_000u64).map(|n| char::from(b'a' + (n.wrapping_mul(n).wrapping_mul(n) >> 13) as u8 % 26)).collect();
+    big.task.input = Json::of(&noise).expect("JSON");
+    for compression in [Compression::Zlib, Compression::Gzip, Compression::Zstd] {
+        for base64 in [true, false] {
+            let config = Config { compression, base64, ..config(server.endpoint()) };
+            let store = connect(&config, SECRET_KEY).await;
+            let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
+            let lag: weir::payload::Lag = Arc::new(|| Duration::ZERO);
+            let payloads = Payloads::start(&config, store.clone(), lag, &telemetry, &lifecycle).expect("it starts");
+            let mut record = record("t-big");
+            record.task.input = big.task.input.clone();
+            let suffix = config.encoding().suffix();
+            let key = key::key(&config.prefix, &record.task.integration, &record.outcome, suffix);
+            payloads.offer(record, Value::Failure);
+            let ledger = payloads.flush(LONG).await;
+            assert_eq!((ledger.stored, ledger.dropped_in_all()), (1, 0), "{ledger}");
+            let stored = store.get(&key, 1 << 24).await.expect("it is there");
+            assert!(decode(&stored.body, Limits::default()).expect("decodes").contains(&noise));
+            assert!(telemetry.render().contains("weir_payload_store_sockets_idle 1"));
+            lifecycle.stop(LONG).await.expect("all of it ends");
+        }
+    }
+    server.stop().await;
+}
+
+/// Answers each request with the next of these statuses; hands over what was asked, head and body.
+async fn listener(statuses: &'static [u16]) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>, Lifecycle) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let (requests, received) = tokio::sync::mpsc::unbounded_channel();
+    let lifecycle = Lifecycle::new();
+    lifecycle.spawn("listener", async move {
+        for status in statuses {
+            let (mut socket, _) = listener.accept().await.expect("a request");
+            let mut request = String::new();
+            while !request.ends_with("the end") {
+                let mut bytes = [0; 65_536];
+                let read = socket.read(&mut bytes).await.expect("a request");
+                request.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            socket.write_all(answer.as_bytes()).await.expect("the client waits");
+            requests.send(request).expect("the test waits");
+        }
+    });
+    (endpoint, received, lifecycle)
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_store_is_in_the_request_and_a_retry_sends_the_body_again() {
+    let (endpoint, mut requests, lifecycle) = listener(&[503, 200]).await;
+    let mut config = config(endpoint);
+    config.s3.encryption = Encryption::Kms;
+    config.s3.kms_key_id = Some("alias/weir".into());
+    config.s3.storage_class = Some("STANDARD_IA".into());
+    config.s3.tags.insert("team".into(), "a b".into());
+    let store = connect(&config, SECRET_KEY).await;
+    let text: &'static str = Box::leak(format!("{}the end", "x".repeat(100_000)).into_boxed_str());
+    store.put(&Object { body: text.into(), ..object("k") }).await.expect("stores at the second attempt");
+    for _ in 0..2 {
+        let request = requests.recv().await.expect("a request").to_lowercase();
+        let sha256 = weir::payload::Body::from(text).sha256_hex();
+        for header in [
+            "put /weir/k?x-id=putobject http/1.1",
+            "content-length: 100007",
+            "content-type: text/plain",
+            "x-amz-server-side-encryption: aws:kms",
+            "x-amz-server-side-encryption-aws-kms-key-id: alias/weir",
+            "x-amz-storage-class: standard_ia",
+            "x-amz-tagging: team=a+b",
+            "x-amz-checksum-sha256: ",
+            &format!("x-amz-content-sha256: {sha256}"),
+        ] {
+            assert!(request.contains(header), "{header} is missing in {}", &request[..2_000]);
+        }
+        assert!(request.ends_with(text) && !request.contains("aws-chunked"), "{}", &request[..2_000]);
+    }
+    lifecycle.stop(LONG).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_named() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n").expect("written");
+    for (path, right) in
+        [("/nowhere/ca.pem".into(), "it cannot be read"), (file.path().to_owned(), "certificates in PEM")]
+    {
+        let mut config = config("https://127.0.0.1:1".into());
+        config.s3.ca_file = Some(path);
+        let error = S3::connect(&config.s3, 1).await.err().expect("refused").to_string();
+        assert!(error.starts_with("payloads.s3.ca_file is \"/") && error.contains(right), "{error}");
+    }
 }

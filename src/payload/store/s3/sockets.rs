@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionPool};
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::config::Config;
 use crate::payload::ConfigError;
@@ -53,14 +56,20 @@ fn trust(config: &Config) -> Result<TlsContext, ConfigError> {
         let shown = format!("{:?}", path.display().to_string());
         let wrong = |right: String| ConfigError::new("s3.ca_file", &shown, right);
         let pem = std::fs::read(path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
-        use rustls::pki_types::CertificateDer;
-        use rustls::pki_types::pem::PemObject;
-        let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-        if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+        // The SDK would panic.
+        if !is_trustable(&pem) {
             return Err(wrong("name a file of certificates in PEM".into()));
         }
         trusted = trusted.with_pem_certificate(pem);
     }
     let context = TlsContext::builder().with_trust_store(trusted).build();
     context.map_err(|error| ConfigError::new("s3.ca_file", error, "name a file of certificates in PEM"))
+}
+
+/// Whether these are certificates, one at least, and each can be an authority's.
+fn is_trustable(pem: &[u8]) -> bool {
+    let mut store = RootCertStore::empty();
+    let mut certificates = CertificateDer::pem_slice_iter(pem);
+    certificates.all(|certificate| certificate.is_ok_and(|certificate| store.add(certificate).is_ok()))
+        && !store.is_empty()
 }
