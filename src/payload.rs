@@ -51,7 +51,7 @@ pub use self::sample::Value;
 use self::spool::Spool;
 pub use self::store::{Listed, Object, Page, Store, StoreError, Stored};
 use self::upload::{Offered, PayloadQueue, Uploader};
-use self::work::Worker;
+use self::work::EncoderThread;
 use crate::lifecycle::Lifecycle;
 use crate::task::{IntegrationName, Outcome};
 use crate::telemetry::Telemetry;
@@ -215,14 +215,14 @@ impl Payloads {
         lifecycle.spawn("payload feed", feed.run(lifecycle.token()));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         for _ in 0..config.encoder_threads.min(cores) {
-            let worker = Worker {
+            let thread = EncoderThread {
                 uploader: uploader.clone(),
                 prefix: config.prefix.clone(),
                 encoding: config.encoding(),
                 lag: lag.clone(),
                 runtime: Handle::current(),
             };
-            lifecycle.thread("payload encoder", move |_token| worker.run())?;
+            lifecycle.thread("payload encoder", move |_token| thread.run())?;
         }
         let sampler = Sampler::new(config.slow_quantile);
         Ok(Payloads { inner: Some(Arc::new(Inner { sampler, queue, uploader })) })

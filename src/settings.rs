@@ -27,7 +27,7 @@ pub const START_VERSION: &str = "start";
 pub struct Settings {
     /// The gate's target: how many slots it admits. 0 finishes what runs and takes nothing.
     pub max_parallelism: u32,
-    /// The share of tasks whose payload is kept. Those of failures are always kept, unless it is 0.
+    /// The share of tasks whose payload is kept. Those of failures and the slowest are always kept, unless it is 0.
     pub payload_sampling: f64,
     /// A log level or filter.
     pub log_level: String,
@@ -126,7 +126,7 @@ pub const TABLE: &[Spec] = &[
     Spec {
         key: "payload_sampling",
         unit: "share of tasks",
-        affects: "which tasks' payloads are kept; failures are always kept, unless it is 0",
+        affects: "which tasks' payloads are kept; failures and the slowest are always kept, unless it is 0",
         kind: Kind::Number(0.0..=1.0, |settings| &mut settings.payload_sampling),
     },
     Spec {

@@ -29,7 +29,7 @@ const NICENESS: i32 = 10;
 const LONG_WAIT: Duration = Duration::from_millis(100);
 
 /// One encoder thread's work.
-pub(super) struct Worker {
+pub(super) struct EncoderThread {
     pub uploader: Arc<Uploader>,
     pub prefix: String,
     pub encoding: Encoding,
@@ -43,7 +43,7 @@ struct Shift {
     since: Instant,
 }
 
-impl Worker {
+impl EncoderThread {
     /// Until the queue is closed.
     pub fn run(self) {
         lower_priority();

@@ -99,3 +99,18 @@ async fn failures_are_kept_whatever_is_sampled() {
     let ledgers = house.close().await;
     assert_eq!(ledgers[0].offered, 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slowest_are_kept_whatever_is_sampled() {
+    let house = House::start().await;
+    house.set(0, &[("payload_sampling", json!(1e-9))]);
+    eventually("it applies", || house.worker_metric(0, "weir_settings_payload_sampling_ratio") == 1e-9).await;
+    for n in 0..150 {
+        house.client.submit(&synthetic(&format!("t-{n}"), json!({"do": "noop"}))).await.expect("an outcome");
+    }
+    let slow = synthetic("slow", json!({"do": "sleep", "ms": 2000}));
+    house.client.submit(&slow).await.expect("an outcome");
+    eventually("it is stored", || house.stored_keys().iter().any(|key| key.contains("/slow."))).await;
+    let ledgers = house.close().await;
+    assert!(ledgers[0].offered < 20, "{}", ledgers[0]);
+}
