@@ -110,7 +110,7 @@ impl Default for Config {
             encoder_threads: 1,
             uploads: 32,
             compression: Compression::Zlib,
-            level: 1,
+            level: 2,
             base64: true,
             slow_quantile: 0.99,
             flush_within: Duration::from_secs(10),

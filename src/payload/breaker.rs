@@ -1,7 +1,7 @@
 //! Whether it is worth asking the store at all. Pure: the time comes in from outside.
 //!
 //! Closed, all uploads pass. After [`FAILURES`] in a row it opens: no upload passes for a while, 1 s at first and twice
-//! as long each time, up to 30 s. Then one upload passes as a probe: when it succeeds the breaker closes, and when it
+//! as long each time, up to 15 s. Then one upload passes as a probe: when it succeeds the breaker closes, and when it
 //! fails it opens again. So a store that is away costs one attempt now and then instead of a slot and its time-outs for
 //! each payload.
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const FAILURES: u32 = 5;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// The breaker of one store.
 #[derive(Debug)]

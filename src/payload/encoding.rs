@@ -31,7 +31,7 @@ pub struct Encoding {
 
 impl Default for Encoding {
     fn default() -> Self {
-        Encoding { compression: Compression::Zlib, level: 1, base64: true }
+        Encoding { compression: Compression::Zlib, level: 2, base64: true }
     }
 }
 

@@ -26,6 +26,12 @@ use super::sample::Value;
 /// How often an encoder that waits for an upload slot looks whether it should spool instead.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How often an encoder without work looks for some, before it goes to sleep.
+const LOOK_FOR_WORK: Duration = Duration::from_millis(2);
+
+/// How often it does so: for a second.
+const LOOKS_FOR_WORK: u32 = 500;
+
 /// What may be pending at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -67,14 +73,23 @@ impl<T> Queue<T> {
 
     /// Takes the item in, or drops and counts it. Holds the lock for a few instructions; frees nothing big under it.
     pub fn offer(&self, item: T, bytes: u64, value: Value) {
-        let refused = self.state.lock().offer(item, bytes, value);
-        self.work.notify_one();
+        let mut state = self.state.lock();
+        let refused = state.offer(item, bytes, value);
+        let wakes = state.asleep > 0;
+        drop(state);
+        if wakes {
+            self.work.notify_one();
+        }
         drop(refused);
     }
 
     /// Waits for an item; none once the queue is closed. For encoder threads.
+    ///
+    /// To wake a thread is a call of the system, several microseconds on the path of the task that offers. So an encoder
+    /// that has run out of work looks for more by itself for a second, and sleeps only then.
     pub fn next(self: &Arc<Self>) -> Option<(T, Pending<T>)> {
         let mut state = self.state.lock();
+        let mut looks = 0;
         loop {
             free_discarded(&mut state);
             if let Some((item, bytes)) = state.next() {
@@ -83,7 +98,15 @@ impl<T> Queue<T> {
             if state.closed {
                 return None;
             }
-            self.work.wait(&mut state);
+            if looks < LOOKS_FOR_WORK {
+                looks += 1;
+                self.work.wait_for(&mut state, LOOK_FOR_WORK);
+            } else {
+                looks = 0;
+                state.asleep += 1;
+                self.work.wait(&mut state);
+                state.asleep -= 1;
+            }
         }
     }
 
@@ -337,6 +360,34 @@ mod tests {
         let ledger = queue.ledger();
         assert_eq!((ledger.stored, ledger.pending, ledger.dropped(Reason::Shutdown)), (0, 0, 4));
         assert!(queue.next().is_none());
+    }
+
+    #[test]
+    fn an_encoder_that_has_gone_to_sleep_is_woken() {
+        let (queue, lifecycle) = (Queue::new(LIMITS), crate::lifecycle::Lifecycle::new());
+        let (encoder, taken) = (queue.clone(), Arc::new(Mutex::new(0)));
+        let count = taken.clone();
+        let work = move |_| {
+            while let Some((_, pending)) = encoder.next() {
+                pending.end(End::Stored);
+                *count.lock() += 1;
+            }
+        };
+        lifecycle.thread("encoder", work).expect("a thread");
+        let until = |holds: &dyn Fn() -> bool| {
+            let started = Instant::now();
+            while !holds() {
+                assert!(started.elapsed() < Duration::from_secs(20));
+                std::thread::yield_now();
+            }
+        };
+        for round in 1..=2 {
+            until(&|| queue.state.lock().asleep == 1);
+            queue.offer("it", 1, Value::Ordinary);
+            until(&|| *taken.lock() == round);
+        }
+        queue.abandon();
+        until(&|| lifecycle.running() == 0);
     }
 
     #[test]

@@ -28,8 +28,8 @@ path = "$spool"
 bucket = "weir"
 endpoint = "$endpoint"
 path_style = true
-attempt_timeout = "500ms"
-operation_timeout = "1s"
+attempt_timeout = "4s"
+operation_timeout = "8s"
 
 [worker]
 listen = "127.0.0.1:0"
@@ -128,7 +128,7 @@ impl Worker {
 
     /// Waits until nothing waits for the store any more, in memory or on disk.
     fn until_delivered(&self) {
-        wait_for("all of it is delivered", LONG, || {
+        wait_for("all of it is delivered", 2 * LONG, || {
             let metrics = get(self.admin, "/metrics");
             let left = ["weir_payloads_pending", "weir_payloads_spooled"].map(|name| metric(&metrics, name, ""));
             (left == [0.0, 0.0]).then_some(())

@@ -44,6 +44,8 @@ pub(super) struct State<T> {
     /// What has not been uploaded goes to the spool, now.
     pub hurried: bool,
     pub closed: bool,
+    /// Encoders that must be woken when there is work.
+    pub asleep: usize,
 }
 
 impl<T> State<T> {
@@ -60,6 +62,7 @@ impl<T> State<T> {
             draining: false,
             hurried: false,
             closed: false,
+            asleep: 0,
         }
     }
 
