@@ -108,7 +108,7 @@ impl Default for Config {
             queue_items: 10_000,
             queue_bytes: 256 << 20,
             encoder_threads: 1,
-            uploads: 32,
+            uploads: 64,
             compression: Compression::Zlib,
             level: 2,
             base64: true,
