@@ -13,6 +13,9 @@ const MAX_EVICTED: usize = 32;
 /// Discarded payloads wait for an encoder to free them as long as they hold less than this part of the limit of bytes.
 const DISCARDED_SHARE: u64 = 4;
 
+/// Places that are there from the start, so that no offer up to then has to move the others: 16 bytes each.
+const RESERVED: usize = 10_000;
+
 /// The most discarded payloads that wait to be freed.
 const MAX_DISCARDED: usize = 4_096;
 
@@ -53,8 +56,8 @@ impl<T> State<T> {
         State {
             limits,
             ledger: Ledger::default(),
-            ordinary: VecDeque::new(),
-            wanted: VecDeque::new(),
+            ordinary: VecDeque::with_capacity(RESERVED.min(limits.items as usize)),
+            wanted: VecDeque::with_capacity(RESERVED.min(limits.items as usize)),
             discarded: Vec::new(),
             discarded_bytes: 0,
             from_spool: 0,
