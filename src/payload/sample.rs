@@ -2,9 +2,9 @@
 //!
 //! Which runs are the slowest is told per integration, for each has a speed of its own: a run is slow when it took
 //! longer than the set quantile of those before it. The durations are kept as a histogram whose buckets grow by a
-//! twelfth of an octave or 6% each, and whose counts are halved every [`WINDOW`] runs: 1 KiB per integration, within 6%
+//! twelfth of an octave or 6% each, and whose counts are halved every 2,000 runs or so: 1 KiB per integration, within 6%
 //! of the true quantile, and a quantile that follows when the integration becomes slower or faster. Within the first
-//! [`LEARNED_RUNS`] runs none is slow.
+//! 100 runs none is slow.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const MAX_INTEGRATIONS: usize = 1_000;
 
 const BUCKETS_PER_OCTAVE: f64 = 12.0;
 
-/// From 1 ms to 1 h and 10 min.
+/// From 1 ms to about 1 h and 10 min.
 const BUCKETS: usize = 22 * 12;
 
 /// How much a payload is wanted, the least first.
