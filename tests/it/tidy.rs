@@ -44,7 +44,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// The code, without comments; tests, in a file of their own or at the end of one, may import what they like.

@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::errors::Rule;
+use super::pages::Pagination;
+use super::retry;
 use crate::integration::transport;
 
 /// A declarative pull: where from, how, and in which steps. Texts in steps and result are templates.
@@ -17,7 +20,7 @@ pub struct Config {
     pub base_url: String,
     /// Sent as `Authorization: Bearer …` where there is one.
     pub token: Option<TokenSource>,
-    /// Sent with each request.
+    /// Sent with each request, unless its step has one of the same name.
     pub headers: BTreeMap<String, String>,
     /// Until a connection is made, TLS included.
     #[serde(with = "humantime_serde")]
@@ -32,9 +35,17 @@ pub struct Config {
     pub max_connections_per_host: usize,
     /// What is read of one response.
     pub max_response_bytes: usize,
+    /// How often what may be repeated is sent.
+    pub retries: retry::Config,
+    /// Requests of one task.
+    pub max_requests: u64,
+    /// Of all answers that one task reads.
+    pub max_bytes: u64,
+    /// What a bank's refusals mean.
+    pub errors: Vec<Rule>,
     /// One after the other.
     pub steps: Vec<Step>,
-    /// The output; the last step's body where it is left out.
+    /// The output; the last step's value where it is left out.
     pub result: Option<Value>,
 }
 
@@ -50,6 +61,10 @@ impl Default for Config {
             idle_timeout: limits.idle_timeout,
             max_connections_per_host: limits.max_connections_per_host,
             max_response_bytes: limits.max_response_bytes,
+            retries: retry::Config::default(),
+            max_requests: 1_000,
+            max_bytes: 64 * 1024 * 1024,
+            errors: Vec::new(),
             steps: Vec::new(),
             result: None,
         }
@@ -78,27 +93,68 @@ pub enum TokenSource {
     File(PathBuf),
 }
 
-/// One request; its answer must be JSON, with a status of 200 to 299.
+/// A request, or several: for each item of a list, for each page. Answers must be JSON, or empty, with a status of 200
+/// to 299.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
-    /// What later steps and the result call the body: `steps.NAME`.
+    /// What later steps and the result call the value: `steps.NAME`.
     pub name: String,
+    /// One `{{ expression }}`; where it does not hold nothing is sent, and the value is null.
+    pub when: Option<String>,
+    /// A list: the step runs once for each `item`, and its value is the list of what each gave.
+    pub for_each: Option<String>,
+    /// How many items at a time; 1 where it is left out.
+    pub parallel: Option<usize>,
+    /// More items are an error; 1,000 where it is left out.
+    pub max_items: Option<usize>,
     /// `GET` where it is left out.
     pub method: String,
     /// Added to the base URL; starts with `/`. What expressions fill in is encoded.
     pub path: String,
     /// The query; an expression that is null leaves its parameter out.
     pub query: Map<String, Value>,
+    /// Headers; an expression that is null leaves its header out.
+    pub headers: Map<String, Value>,
     /// A JSON body.
     pub body: Option<Value>,
     /// A form as the body.
     pub form: Option<Map<String, Value>>,
+    /// Where the next page is; `body` and the value are then the list of all items.
+    pub pagination: Option<Pagination>,
+    /// What the value is made of, from `body`; the body where it is left out.
+    pub value: Option<Value>,
+    /// Instead of the integration's.
+    pub retries: Option<retry::Config>,
+    /// Sending it twice does no harm, although its method says nothing about that.
+    pub idempotent: bool,
+    /// What refusals of this step mean; they come before the integration's.
+    pub errors: Vec<Rule>,
+    /// For all items, pages and attempts; the task's time where it is left out.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
 }
 
 impl Default for Step {
     fn default() -> Self {
-        let (name, path) = (String::new(), String::new());
-        Step { name, method: "GET".into(), path, query: Map::new(), body: None, form: None }
+        Step {
+            name: String::new(),
+            when: None,
+            for_each: None,
+            parallel: None,
+            max_items: None,
+            method: "GET".into(),
+            path: String::new(),
+            query: Map::new(),
+            headers: Map::new(),
+            body: None,
+            form: None,
+            pagination: None,
+            value: None,
+            retries: None,
+            idempotent: false,
+            errors: Vec::new(),
+            timeout: None,
+        }
     }
 }
