@@ -12,6 +12,12 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+mod errors;
+mod loops;
+mod pages;
+mod requests;
+mod retries;
+
 use super::*;
 use crate::integration::{Config as AnyConfig, Integrations, testing};
 use crate::lifecycle::Lifecycle;
@@ -26,10 +32,16 @@ struct Bank {
 
 impl Bank {
     async fn start() -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        Bank { seen: seen.clone(), ..Bank::serving(routes(seen)).await }
+    }
+
+    /// One that serves `api` below `/v1`.
+    async fn serving(api: Router) -> Self {
         let (lifecycle, seen) = (Lifecycle::new(), Arc::new(Mutex::new(Vec::new())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base_url = format!("http://{}/v1/", listener.local_addr().expect("an address"));
-        let (routes, stopping) = (routes(seen.clone()), lifecycle.token().cancelled_owned());
+        let (routes, stopping) = (Router::new().nest("/v1", api), lifecycle.token().cancelled_owned());
         lifecycle.spawn("bank", async move { axum::serve(listener, routes).with_graceful_shutdown(stopping).await });
         let token = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(token.path(), " opaque \n").expect("written");
@@ -46,9 +58,14 @@ impl Bank {
     }
 
     async fn run(&self, toml: &str, input: &str) -> Result<Value, Error> {
-        let context = testing::context(input);
-        let output = self.integration(toml).expect("valid").run(&context).await?;
-        Ok(output.read().expect("JSON"))
+        let output = self.run_in(toml, &testing::context(input)).await?;
+        Ok(serde_json::from_str(&output).expect("JSON"))
+    }
+
+    /// The output's text.
+    async fn run_in(&self, toml: &str, context: &Context) -> Result<String, Error> {
+        let output = self.integration(toml).expect("valid").run(context).await?;
+        Ok(output.as_str().to_owned())
     }
 
     async fn stop(self) {
@@ -83,15 +100,25 @@ fn routes(seen: Arc<Mutex<Vec<String>>>) -> Router {
     let status = |Path(status): Path<u16>| async move {
         (StatusCode::from_u16(status).expect("a status"), "secret body").into_response()
     };
-    let api = Router::new()
+    Router::new()
         .route("/accounts", get(accounts))
         .route("/accounts/{id}/transactions", get(transactions))
         .route("/echo", post(echo))
         .route("/json", post(|Body(body): Body<Value>| async move { Body(body) }))
         .route("/status/{status}", get(status))
         .route("/html", get(|| async { "<html>secret" }))
-        .route("/slow", get(slow));
-    Router::new().nest("/v1", api)
+        .route("/slow", get(slow))
+}
+
+/// What a transcript says: paths with queries and statuses or errors, and notes.
+fn said(context: &Context) -> (Vec<String>, Vec<String>) {
+    let transcript = context.recorder().take();
+    let exchanges = transcript.exchanges.iter().map(|exchange| {
+        let path = exchange.url.split_once("/v1").map_or("elsewhere", |(_, path)| path);
+        let status = exchange.response.as_ref().map(|response| response.status.to_string());
+        format!("{} {path} {}", exchange.method, exchange.error.clone().or(status).unwrap_or_default())
+    });
+    (exchanges.collect(), transcript.notes.into_iter().map(|note| note.text).collect())
 }
 
 fn parse(toml: &str) -> Config {
