@@ -89,19 +89,33 @@ fn defaults() -> Config {
     config
 }
 
+/// The variables that they come from are not set here.
+fn without_credentials(config: &mut Config) {
+    for integration in config.integrations.values_mut() {
+        if let integration::Config::Http(http) = integration {
+            http.token = None;
+        }
+    }
+}
+
 #[test]
 fn the_example_configuration_is_valid_as_it_stands_and_with_every_key_in_use() {
     let example = read(EXAMPLE);
     for text in [example.clone(), uncommented(&example)] {
         let mut config = config::from_text(&text).unwrap_or_else(|error| panic!("{error}"));
-        for integration in config.integrations.values_mut() {
-            if let integration::Config::Http(http) = integration {
-                // The variable that it names is not set here.
-                http.token = None;
-            }
-        }
+        without_credentials(&mut config);
         let telemetry = Telemetry::new().expect("a recorder");
         Integrations::from_config(&config.integrations, &telemetry).expect("its integrations compile");
+    }
+}
+
+#[test]
+fn the_worked_configurations_are_valid() {
+    for name in ["examples/uk_open_banking.toml", "examples/fdx.toml"] {
+        let mut config = config::from_text(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        without_credentials(&mut config);
+        let telemetry = Telemetry::new().expect("a recorder");
+        Integrations::from_config(&config.integrations, &telemetry).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 

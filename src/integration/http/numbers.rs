@@ -150,8 +150,8 @@ pub(super) fn sum(values: &Value, attribute: Option<String>, named: Kwargs) -> R
     named.assert_all_used()?;
     let (mut total, mut has_text) = (Decimal { units: 0, scale: 0 }, false);
     for value in values.try_iter()? {
-        let path = attribute.iter().flat_map(|path| path.split('.'));
-        let value = path.fold(Ok(value), |value, name| value?.get_attr(name))?;
+        let mut path = attribute.iter().flat_map(|path| path.split('.'));
+        let value = path.try_fold(value, |value, name| value.get_attr(name))?;
         has_text |= value.as_str().is_some();
         let text = match value.as_str() {
             Some(text) => text.to_owned(),

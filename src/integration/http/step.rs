@@ -137,8 +137,9 @@ impl<'a> Walk<'a> {
     /// One page, at the first attempt that is answered well.
     async fn answered(self, url: &str, scope: Scope<'_>, place: &str) -> Result<Answered, Error> {
         let request = self.step.request.request(url, &scope).map_err(|problem| invalid(place, &problem))?;
-        let attempts = self.step.retries.attempts;
-        for attempt in 1.. {
+        let (attempts, mut attempt) = (self.step.retries.attempts, 0);
+        loop {
+            attempt += 1;
             self.budget.request().map_err(|error| error.within(place))?;
             let (error, failed) = match self.http.send(request.clone(), self.context).await {
                 Ok(answer) => {
@@ -173,7 +174,6 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        unreachable!("attempts end")
     }
 
     fn url(self, scope: &Scope<'_>, at: &At<'_>, place: &str) -> Result<String, Error> {

@@ -17,6 +17,7 @@ mod loops;
 mod pages;
 mod requests;
 mod retries;
+mod worked;
 
 use super::*;
 use crate::integration::{Config as AnyConfig, Integrations, testing};
