@@ -1,8 +1,8 @@
 //! What happens to a request before and after it is answered: the one place where the bank misbehaves.
 //!
 //! In this order: who is it (401); is it too soon (429); does it hang; is there a place for it (wait, or 503); the
-//! latency; is the consent good (403). Then its answer, or the fault that was drawn for it. A hung request takes no
-//! place, so that shares and limits can be reasoned about apart. Limits and faults are those at its arrival, the
+//! latency; the fault that was drawn for it; is the consent good (403); its answer. A hung request takes no place, so
+//! that shares and limits can be reasoned about apart. Limits and faults are those at its arrival, the
 //! latency and the slowdown those of when it gets its place; a change does not touch what is being worked on.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::asked::{ClientId, customer};
 use super::bank::Random;
@@ -54,8 +55,10 @@ pub(super) async fn pass(
         }
     };
     if dialect != Dialect::Own {
-        let id = interaction.unwrap_or_else(|| HeaderValue::from_static("00000000-0000-4000-8000-000000000000"));
-        answer.headers_mut().insert(INTERACTION_ID, id);
+        let made_up = || HeaderValue::try_from(Uuid::now_v7().to_string()).ok();
+        if let Some(id) = interaction.or_else(made_up) {
+            answer.headers_mut().insert(INTERACTION_ID, id);
+        }
     }
     answer
 }

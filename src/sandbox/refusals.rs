@@ -5,8 +5,10 @@
 //! | body | `{"error"}` | `{"Id", "Errors": [{"ErrorCode", "Message"}]}` | `{"code", "message"}` |
 //! | consent expired | `consent_expired` | `U009`, an invalid consent status | `602`, customer not authorized |
 //!
-//! The codes are those of OBInternalStatusReason1Code (OpenBankingUK/External_Internal_CodeSets) and of section 6.2 of
-//! the FDX specification, as banks publish it (docs.pat.openbanking.amcb.developer.td.com).
+//! The codes are those of OBInternalStatusReason1Code (OpenBankingUK/External_Internal_CodeSets) and of the FDX
+//! specification's section on errors, as banks publish them (docs.flinks.com/api/outbound/endpoints/fdx/fdx-errors.md);
+//! where FDX has none, the HTTP status is the code. A consent that has expired is 403 in each of them, though FDX lists
+//! 602 under 401: a client must not take it for a token that it could renew.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -98,7 +100,7 @@ impl Refusal {
             Refusal::Unauthorized(_) => "401",
             Refusal::ConsentExpired => "602",
             Refusal::NoAccount => "701",
-            Refusal::RateLimited => "1207",
+            Refusal::RateLimited => "429",
             Refusal::Busy | Refusal::Closing => "501",
             Refusal::Failed(_) => "500",
         }
