@@ -220,9 +220,10 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.state.lock();
         let due = state.warned.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL);
-        // Before the first process is ready, and between two, waiting is no sign of too few.
+        // While a process is being started, waiting is no sign that there are too few.
+        let is_starting = state.slots.iter().any(|slot| matches!(slot, Slot::Starting));
         let places: usize = state.slots.iter().map(|slot| if let Slot::Ready(r) = slot { r.places } else { 0 }).sum();
-        if due && places > 0 {
+        if due && !is_starting && places > 0 {
             state.warned = Some(now);
             let (section, processes) = (&self.section, state.slots.len());
             tracing::warn!(

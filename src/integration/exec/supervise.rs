@@ -73,10 +73,8 @@ impl Supervisor {
             let cause = self.one_life(&stop).await;
             self.pool.metrics.ended(&cause);
             let failed = matches!(cause, Cause::NotReady(_)).then(|| self.failure(&cause));
-            match &cause {
-                Cause::Stopping => break,
-                Cause::Replaced => tracing::info!(integration = self.launch.integration, "a process was replaced"),
-                cause => tracing::warn!(integration = self.launch.integration, "a process {}", cause.says()),
+            if matches!(cause, Cause::Stopping) {
+                break;
             }
             self.pool.leave(self.slot, failed);
             if matches!(cause, Cause::Replaced) {
@@ -101,7 +99,11 @@ impl Supervisor {
     async fn one_life(&self, stop: &CancellationToken) -> Cause {
         let Started { mut child, mut group, stdin, mut stdout, stderr } = match self.launch.start() {
             Ok(started) => started,
-            Err(problem) => return Cause::NotReady(NotReady::Spawn(problem)),
+            Err(problem) => {
+                let cause = Cause::NotReady(NotReady::Spawn(problem));
+                self.log(None, &cause, None);
+                return cause;
+            }
         };
         let config = &self.launch.config;
         let (sender, lines) = mpsc::channel(2 * config.max_concurrency_per_process);
@@ -148,12 +150,22 @@ impl Supervisor {
             _ => {}
         }
         process.end(&cause);
-        if let (Cause::NotReady(_), Some(line)) = (&cause, process.last_error_line()) {
-            // No task's data can be in it: it has had none.
-            let line: String = line.chars().take(LAST_LINE_CHARS).collect();
-            tracing::warn!(integration = self.launch.integration, "the last line on its stderr: {line}");
-        }
+        self.log(Some(process.id()), &cause, process.last_error_line());
         cause
+    }
+
+    fn log(&self, pid: Option<u32>, cause: &Cause, last_error_line: Option<String>) {
+        let (integration, says) = (&self.launch.integration, cause.says());
+        match (cause, last_error_line) {
+            (Cause::Stopping, _) => tracing::debug!(integration, pid, "a process {says}"),
+            (Cause::Replaced, _) => tracing::info!(integration, pid, "a process {says}"),
+            // No task's data can be in this line: the process has had none.
+            (Cause::NotReady(_), Some(line)) => {
+                let stderr: String = line.chars().take(LAST_LINE_CHARS).collect();
+                tracing::warn!(integration, pid, stderr, "a process {says}");
+            }
+            _ => tracing::warn!(integration, pid, "a process {says}"),
+        }
     }
 
     /// Waits for its `ready`; returns how many places it has.
