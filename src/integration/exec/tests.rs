@@ -63,7 +63,8 @@ struct Programs {
 }
 
 fn python(program: &str) -> Config {
-    Config { command: ["python3", "-c", program].map(str::to_owned).into(), processes: 1, ..Config::default() }
+    let command = ["python3", "-c", program].map(str::to_owned).into();
+    Config { command, processes: 1, start_timeout: LONG, ..Config::default() }
 }
 
 fn shell(script: &str) -> Config {

@@ -1,4 +1,4 @@
-// A pull from the sandbox, and a task that hangs with the whole of its process.
+// A pull from the sandbox, and tasks that take their process with them.
 import { serve } from "../../../sdk/node/weir.mjs";
 
 const { BANK_URL, BANK_TOKEN } = process.env;
@@ -7,6 +7,7 @@ serve(
   async (task, context) => {
     console.log(`pid ${process.pid}`);
     context.secret(BANK_TOKEN);
+    if (task.input.do === "die") process.kill(process.pid, "SIGKILL");
     while (task.input.do === "hang");
     if (task.input.do === "lose") {
       Promise.reject(new Error("nobody waits for this"));

@@ -1,8 +1,8 @@
-# A pull from the sandbox, and a task that hangs; with "async" as an argument in one event loop, else in threads.
+# A pull from the sandbox, and tasks that take their process with them; with "async" as an argument in one event loop, else in threads.
 import asyncio
 import os
+import signal
 import sys
-import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../sdk/python"))
@@ -14,6 +14,8 @@ BANK, TOKEN = os.environ["BANK_URL"], os.environ["BANK_TOKEN"]
 def pull(task, context):
     print("pid", os.getpid())
     context.secret(TOKEN)
+    if task["input"].get("do") == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     while task["input"].get("do") == "hang":
         time.sleep(1)
     if task["input"].get("do") == "wait":
