@@ -19,6 +19,8 @@ const MAX_EXCHANGES = 1_000;
 const MAX_BODY_BYTES = 256 * 1024;
 /** Longer lines are not sent: they must fit max_line_bytes, which is 8 MiB by default. */
 const MAX_OUTPUT_BYTES = 7 * 1024 * 1024;
+/** How long runs may go on beyond their deadlines when stdin has ended. */
+const LAST_RUNS_MS = 5_000;
 
 const current = new AsyncLocalStorage();
 const pause = new Int32Array(new SharedArrayBuffer(4));
@@ -64,6 +66,9 @@ export function serve(handler, { concurrency = 1 } = {}) {
     }
   });
   lines.on("close", async () => {
+    // When weir itself is gone, nobody ends what hangs.
+    const latest = Math.max(0, ...[...runs.values()].map((run) => run.remaining));
+    setTimeout(() => process.exit(1), latest + LAST_RUNS_MS).unref();
     await Promise.allSettled([...runs.values()].map((run) => run.ended));
     process.exit(0);
   });

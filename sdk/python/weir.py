@@ -40,6 +40,8 @@ MAX_OUTPUT_BYTES = 7 * 1024 * 1024
 # What is read of one response.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 CONNECT_SECONDS = 5.0
+# How long runs may go on beyond their deadlines when stdin has ended.
+LAST_RUNS_SECONDS = 5.0
 
 _current = contextvars.ContextVar("weir_run", default=None)
 
@@ -274,6 +276,11 @@ def serve(handler, concurrency=1):
             context = Context(channel, message)
             contexts[message["run"]] = context
             perform(message["task"], context, lambda run=message["run"]: contexts.pop(run, None))
+    # When weir itself is gone, nobody ends what hangs.
+    latest = max([context.remaining for context in list(contexts.values())], default=0)
+    last = threading.Timer(latest + LAST_RUNS_SECONDS, os._exit, [1])
+    last.daemon = True
+    last.start()
     finish()
 
 

@@ -268,3 +268,82 @@ impl State {
 fn no_process(why: &str) -> Error {
     Error::retryable(format!("no process takes tasks: {why}")).because(cause::reason("no_process"))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::super::process::Limits;
+    use super::*;
+    use crate::telemetry::Telemetry;
+
+    fn pool(slots: usize, max_runs: Option<u64>) -> Arc<Pool> {
+        let telemetry = Telemetry::new().expect("a recorder");
+        let metrics = telemetry.register(|| Metrics::new("bank", slots));
+        Pool::new("integrations.bank".into(), slots, max_runs, metrics)
+    }
+
+    fn process(id: u32) -> Arc<Process> {
+        let limits = Limits { line_bytes: 1_000, run_bytes: 1_000, cancel_grace: WARN_INTERVAL };
+        Process::new(id, limits, tokio::sync::mpsc::channel(1).0)
+    }
+
+    fn id(given: &Given) -> u32 {
+        given.as_ref().expect("a place").1.id()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_loaded_process_is_first_and_waiters_are_served_in_their_order() {
+        let pool = pool(2, None);
+        let mut first = Box::pin(pool.place());
+        assert!(first.as_mut().now_or_never().is_none(), "a process is being started");
+        pool.enter(0, process(10), 2);
+        pool.enter(1, process(11), 1);
+        let (first, second, third) = (first.await, pool.place().await, pool.place().await);
+        assert_eq!([id(&first), id(&second), id(&third)], [10, 11, 10]);
+
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(pool.place())).collect();
+        assert!(waiting.iter_mut().all(|place| place.as_mut().now_or_never().is_none()), "all places are taken");
+        drop(waiting.remove(0));
+        drop(second);
+        let given = waiting.remove(0).await;
+        assert_eq!(id(&given), 11, "who went away is passed over");
+        assert!(waiting[0].as_mut().now_or_never().is_none());
+        drop(given);
+        waiting.remove(0).await.expect("the next in line");
+        assert!(pool.state.lock().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_of_a_process_that_is_gone_are_gone_and_without_any_start_tasks_fail_at_once() {
+        let pool = pool(2, None);
+        pool.enter(0, process(10), 1);
+        let old = pool.place().await;
+        pool.leave(0, None);
+        pool.enter(0, process(12), 1);
+        let new = pool.place().await;
+        assert_eq!(id(&new), 12);
+        drop(old);
+        let mut waiting = Box::pin(pool.place());
+        assert!(waiting.as_mut().now_or_never().is_none(), "the old place is no place in the new process");
+        pool.leave(1, Some("\"x\" exited".into()));
+        assert!(waiting.as_mut().now_or_never().is_none(), "one process is still there");
+        pool.leave(0, Some("\"x\" exited".into()));
+        let error = waiting.await.err().expect("none");
+        assert_eq!(error.message, "no process takes tasks: \"x\" exited");
+        assert!(pool.place().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_has_had_its_runs_is_let_go_when_it_is_empty() {
+        let pool = pool(1, Some(2));
+        let only = process(10);
+        pool.enter(0, only.clone(), 4);
+        let both = (pool.place().await, pool.place().await);
+        assert!(pool.place().now_or_never().is_none(), "it takes no more");
+        drop(both.0);
+        assert!(only.emptied().now_or_never().is_none());
+        drop(both.1);
+        only.emptied().await;
+    }
+}
