@@ -1,7 +1,7 @@
 //! Integrations: the code that runs tasks, and the list of what is configured.
 //!
-//! A team implements [`Integration`] in Rust, or configures a built-in one: [`http`] (declarative pulls) or
-//! [`synthetic`] (for tests and benches). An integration sees one task through its [`Context`]; it knows nothing of
+//! A team implements [`Integration`] in Rust, or configures a built-in one: [`http`] (declarative pulls), [`exec`]
+//! (programs in any language) or [`synthetic`] (for tests and benches). An integration sees one task through its [`Context`]; it knows nothing of
 //! gates, queues or payloads. What it says to the outside is recorded on the way by the context's HTTP client.
 
 pub mod context;
@@ -9,6 +9,7 @@ pub mod environment;
 pub mod recorder;
 pub mod transport;
 pub mod http;
+pub mod exec;
 pub mod synthetic;
 #[cfg(test)]
 mod testing;
@@ -130,6 +131,8 @@ impl From<transport::Error> for Error {
 pub enum Config {
     /// Declarative pulls over HTTP.
     Http(Box<http::Config>),
+    /// A command that is kept running.
+    Exec(Box<exec::Config>),
     /// Artificial work, for tests and benches.
     Synthetic(synthetic::Config),
 }
@@ -205,6 +208,10 @@ impl Integrations {
             match config {
                 Config::Http(config) => {
                     let integration = http::Http::new(name, config, telemetry).map_err(invalid)?;
+                    integrations.insert(name.clone(), integration);
+                }
+                Config::Exec(config) => {
+                    let integration = exec::Exec::new(name, config, telemetry).map_err(invalid)?;
                     integrations.insert(name.clone(), integration);
                 }
                 Config::Synthetic(config) => {

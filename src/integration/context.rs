@@ -103,6 +103,11 @@ impl Context {
         self.recorder.secret(value);
     }
 
+    /// Keeps the run's place in the worker while it lives: for what goes on without the run's future.
+    pub(super) fn hold(&self) -> Arc<dyn Any + Send + Sync> {
+        self.hold.clone()
+    }
+
     /// The transcript in the making.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder

@@ -6,6 +6,7 @@ mod cli;
 mod dashboards;
 mod documents;
 mod ending;
+mod exec;
 mod live_settings;
 mod outages;
 mod payload_s3;
