@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use super::error::SubmitError;
 use crate::task::{Outcome, Task, TaskId};
-use crate::wire::error::{describe, never_connected};
+use crate::wire::error::{describe, never_arrived};
 use crate::wire::proto::tasks_client::TasksClient;
 use crate::wire::{self, Reason, Started, TaskError, proto};
 
@@ -192,7 +192,7 @@ impl Call {
             let _ = sender.send(Err(SubmitError::unreachable(endpoint, cause.clone())));
         }
         for sender in waiting.into_values() {
-            let error = match never_connected(broken) {
+            let error = match never_arrived(broken) {
                 true => SubmitError::unreachable(endpoint, cause.clone()),
                 false => SubmitError::unknown(format!("the stream broke after the task was sent: {cause}")),
             };

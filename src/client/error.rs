@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::wire::error::{describe, never_connected};
+use crate::wire::error::{describe, never_arrived};
 use crate::wire::{Reason, Retry, Started, TaskError};
 
 /// Why there is no outcome.
@@ -29,7 +29,7 @@ pub enum SubmitError {
     /// The server said, or this client saw to it, that the task never started: it may be submitted again safely.
     #[error("{0}")]
     NotStarted(TaskError),
-    /// Nobody could be reached: the task never started.
+    /// Nobody could be reached, or the connection ended before the task arrived: it never started.
     #[error("cannot reach {endpoint}: {cause}")]
     Unreachable {
         /// Where.
@@ -48,7 +48,7 @@ impl SubmitError {
         match TaskError::from_status(status) {
             Some(error) if error.started == Started::No => SubmitError::NotStarted(error),
             Some(error) => SubmitError::OutcomeUnknown(error),
-            None if never_connected(status) => SubmitError::unreachable(endpoint, describe(status)),
+            None if never_arrived(status) => SubmitError::unreachable(endpoint, describe(status)),
             None => SubmitError::unknown(format!("the call broke after the task was sent: {}", describe(status))),
         }
     }

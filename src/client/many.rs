@@ -45,6 +45,10 @@ where
             // Replies first: a task whose reply is here has not run out of time, however late the caller polls.
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
             let answer = answers.as_mut().poll_next(context);
+            if matches!(answer, Poll::Ready(None)) {
+                // A server that drains waits for open calls; nobody needs them any more.
+                calls.clear();
+            }
             if answer.is_ready() || !opened.has_opened() {
                 return answer;
             }
