@@ -103,13 +103,18 @@ impl Submission {
     }
 
     /// What no server takes is not sent: a message over the transport's limit breaks the call, and then nobody could
-    /// tell whether the task has started.
+    /// tell whether the task has started; without time, no answer could be waited for.
     fn check(&self) -> Result<(), SubmitError> {
         let bytes = self.input.as_str().len();
-        if bytes <= MAX_INPUT_BYTES {
-            return Ok(());
+        if bytes > MAX_INPUT_BYTES {
+            return Err(SubmitError::invalid(format!(
+                "input is {bytes} bytes long: at most {MAX_INPUT_BYTES} are taken"
+            )));
         }
-        Err(SubmitError::invalid(format!("input is {bytes} bytes long: at most {MAX_INPUT_BYTES} are taken")))
+        if self.timeout.is_zero() {
+            return Err(SubmitError::too_late("the task's timeout is zero: give it time to run".into()));
+        }
+        Ok(())
     }
 
     fn into_task(self, deadline: Instant) -> Task {

@@ -94,8 +94,9 @@ impl Call {
             }
             None => Withdrawn::Sent,
         };
+        let is_retired = state.is_retired;
         drop(state);
-        if withdrawn == Withdrawn::Sent {
+        if is_retired || withdrawn == Withdrawn::Sent {
             self.retire();
         }
         withdrawn
@@ -139,20 +140,22 @@ impl Call {
         }
     }
 
-    /// What the connection sends. A task's remaining time is read when it leaves.
+    /// What the connection sends. A task's remaining time is read when it leaves; one whose time is over stays, and is
+    /// told so by whoever waits for it.
     fn messages(self: Arc<Self>) -> impl Stream<Item = proto::Task> + Send + 'static {
         stream::poll_fn(move |context| {
             let mut state = self.state.lock();
-            let Some(task) = state.unsent.pop_front() else {
+            let now = Instant::now();
+            let Some(index) = state.unsent.iter().position(|task| task.deadline > now) else {
                 if state.is_retired {
                     return Poll::Ready(None);
                 }
                 state.connection = Some(context.waker().clone());
                 return Poll::Pending;
             };
+            let task = state.unsent.remove(index);
             drop(state);
-            let remaining = task.deadline.saturating_duration_since(Instant::now());
-            Poll::Ready(Some(wire::task_out(&task, remaining)))
+            Poll::Ready(task.map(|task| wire::task_out(&task, task.deadline - now)))
         })
     }
 

@@ -65,6 +65,10 @@ impl SubmitError {
         SubmitError::NotStarted(TaskError::invalid(message))
     }
 
+    pub(super) fn too_late(message: String) -> Self {
+        SubmitError::NotStarted(TaskError::deadline_too_short(message))
+    }
+
     /// The reason on the wire, or `UNREACHABLE`.
     pub fn reason(&self) -> &'static str {
         match self {

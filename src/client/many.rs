@@ -20,7 +20,6 @@ use super::call::{Attempt, Call, Withdrawn};
 use super::error::SubmitError;
 use super::{ANSWER_MARGIN, Client, Submission};
 use crate::task::{Task, TaskId};
-use crate::wire::TaskError;
 
 /// What came of one of the submissions.
 pub type Answer = (TaskId, Attempt);
@@ -93,7 +92,7 @@ impl Link {
             Ok(Err(_)) => Err(SubmitError::unknown("the call was dropped".into())),
             Err(_) if call.withdraw(&id) == Withdrawn::Unsent => {
                 let message = format!("{} did not take the task within its timeout", self.client.endpoint);
-                Err(SubmitError::NotStarted(TaskError::deadline_too_short(message)))
+                Err(SubmitError::too_late(message))
             }
             Err(_) => Err(SubmitError::unknown(self.client.no_answer())),
         }
