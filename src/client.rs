@@ -19,6 +19,8 @@
 //! # Ok(()) }
 //! ```
 
+pub mod operations;
+
 use std::time::Duration;
 
 use rand::RngExt;

@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod metadata;
+pub mod operations;
 pub mod server;
 pub mod stream;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::task::{Failure, FailureCode, Json, Outcome, Priority, Remedy, RunId, Task, Tenant, Timings, WorkerId};
+pub use operations::Start;
 pub use error::{Reason, Retry, Started, TaskError};
 
 /// The code generated from `proto/weir/v1`.

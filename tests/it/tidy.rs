@@ -20,10 +20,12 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("minijinja", &["integration/http"]),
     (
         "tonic",
-        &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client.rs"],
+        &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"],
     ),
     ("axum", &["admin.rs", "sandbox"]),
     ("clap", &["cli", "main.rs"]),
+    ("clap_complete", &["cli/completion.rs"]),
+    ("console", &["cli"]),
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
     ("tikv_jemalloc", &["telemetry/allocator.rs", "main.rs"]),
