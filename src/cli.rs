@@ -4,6 +4,7 @@ mod completion;
 mod demo;
 mod describe;
 mod drain;
+mod fleet;
 mod payload;
 mod router;
 mod sandbox;
@@ -57,6 +58,8 @@ enum Command {
     Router(router::Args),
     /// Submits tasks, one JSON object per line, and prints their outcomes as JSON lines.
     Submit(submit::Args),
+    /// Shows the workers of a pool, live.
+    Fleet(fleet::Args),
     /// Shows what a worker or router is and does now.
     Describe(describe::Args),
     /// Has a worker or router end in order.
@@ -78,6 +81,7 @@ impl Cli {
             Command::Worker(args) => worker::run(args, config()?, Integrations::new()),
             Command::Router(args) => router::run(args, config()?),
             Command::Submit(args) => submit::run(args),
+            Command::Fleet(args) => fleet::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Drain(args) => drain::run(args),
             Command::Payload(args) => payload::run(args, config),

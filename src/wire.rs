@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::task::{Failure, FailureCode, Json, Outcome, Priority, Remedy, RunId, Task, Tenant, Timings, WorkerId};
-pub use operations::Start;
 pub use error::{Reason, Retry, Started, TaskError};
+pub use operations::Start;
 
 /// The code generated from `proto/weir/v1`.
 #[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto files document it")]

@@ -19,12 +19,14 @@ const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Flags of `weir drain`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "It does what SIGTERM does: no more tasks are taken, what runs is finished, and the process exits.
+#[command(
+    after_help = "It does what SIGTERM does: no more tasks are taken, what runs is finished, and the process exits.
 Who may is set by worker.drain_from and router.drain_from: by default, callers on the same machine.
 
 Examples:
   weir drain 127.0.0.1:7401
-  weir drain 127.0.0.1:7401 --wait")]
+  weir drain 127.0.0.1:7401 --wait"
+)]
 pub(super) struct Args {
     /// The gRPC address of a worker or router: HOST:PORT or http://HOST:PORT.
     address: String,

@@ -89,7 +89,14 @@ mod tests {
 
     #[test]
     fn times_have_two_units_at_the_most() {
-        let cases = [(0.04, "0.0s"), (9.96, "10.0s"), (59.9, "59s"), (192.0, "3m 12s"), (3_700.0, "1h 1m"), (190_000.0, "2d 4h")];
+        let cases = [
+            (0.04, "0.0s"),
+            (9.96, "10.0s"),
+            (59.9, "59s"),
+            (192.0, "3m 12s"),
+            (3_700.0, "1h 1m"),
+            (190_000.0, "2d 4h"),
+        ];
         for (seconds, shown) in cases {
             assert_eq!(duration(seconds), shown);
         }

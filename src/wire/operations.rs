@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::field::display;
 
 use super::proto;
 use crate::task::PoolName;
@@ -148,10 +147,7 @@ impl<O: Operated> Operations<O> {
 
 #[tonic::async_trait]
 impl<O: Operated> proto::operations_server::Operations for Operations<O> {
-    async fn describe(
-        &self,
-        request: Request<proto::DescribeRequest>,
-    ) -> Result<Response<proto::Description>, Status> {
+    async fn describe(&self, request: Request<proto::DescribeRequest>) -> Result<Response<proto::Description>, Status> {
         let tasks = match request.into_inner().max_tasks as usize {
             0 => DEFAULT_TASKS,
             asked => asked.min(MAX_TASKS),
@@ -161,10 +157,12 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
 
     async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
         let caller = request.remote_addr();
-        self.check(caller).inspect_err(|_| tracing::warn!(caller = caller.map(display), "a caller was not allowed to drain"))?;
+        self.check(caller).inspect_err(|_| {
+            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to drain")
+        })?;
         let before = self.operated.remaining();
         if !before.is_draining {
-            tracing::info!(caller = caller.map(display), "asked to drain");
+            tracing::info!(caller = caller.map(tracing::field::display), "asked to drain");
         }
         self.drain.asked.cancel();
         if tokio::time::timeout(DRAIN_BEGINS_WITHIN, self.operated.draining()).await.is_err() {

@@ -71,10 +71,7 @@ fn gate_out(load: Load) -> description::Gate {
 
 fn settings_out(settings: &Settings) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
-    description::Settings {
-        version: settings.version.clone(),
-        values: settings::TABLE.iter().map(value).collect(),
-    }
+    description::Settings { version: settings.version.clone(), values: settings::TABLE.iter().map(value).collect() }
 }
 
 fn run_out(entry: &Entry, now: Instant) -> description::Run {

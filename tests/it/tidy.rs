@@ -18,10 +18,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("aws_", &["payload/store/s3"]),
     ("reqwest", &["integration/transport"]),
     ("minijinja", &["integration/http"]),
-    (
-        "tonic",
-        &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"],
-    ),
+    ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
     ("axum", &["admin.rs", "sandbox"]),
     ("clap", &["cli", "main.rs"]),
     ("clap_complete", &["cli/completion.rs"]),
