@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod check;
 mod completion;
 mod demo;
 mod describe;
@@ -64,6 +65,8 @@ enum Command {
     Describe(describe::Args),
     /// Has a worker or router end in order.
     Drain(drain::Args),
+    /// Checks the configuration, and on request whether all that it names can be reached.
+    Check(check::Args),
     /// Reads debug payloads back.
     Payload(payload::Args),
     /// A bank over HTTP to run integrations against.
@@ -84,6 +87,7 @@ impl Cli {
             Command::Fleet(args) => fleet::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Drain(args) => drain::run(args),
+            Command::Check(args) => check::run(&args, self.config.as_deref()),
             Command::Payload(args) => payload::run(args, config),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),

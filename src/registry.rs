@@ -184,6 +184,9 @@ pub trait Registry: Send + Sync {
     /// What these workers last said of themselves, at their last heartbeat; those that are gone are left out. It is for
     /// the few that somebody looks at: a number in flight alone is no change, so followers do not hear of it.
     async fn look(&self, workers: &[WorkerId]) -> Result<Vec<Presence>, RegistryError>;
+
+    /// Whether it answers: what it is, where, and how fast.
+    async fn probe(&self) -> Result<String, RegistryError>;
 }
 
 /// What went wrong with the registry. None of it holds the password.

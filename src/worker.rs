@@ -187,7 +187,7 @@ impl Worker {
             errors: service::Errors::new(&telemetry),
         };
         let port = Port::listen(config.listen).await?;
-        let address = advertised(config.advertise.as_deref(), port.local_address)?;
+        let address = config.advertised(port.local_address)?;
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
@@ -287,19 +287,22 @@ fn reachable(host: url::Host<&str>) -> bool {
     }
 }
 
-fn advertised(configured: Option<&str>, local: SocketAddr) -> Result<String, StartError> {
-    match configured {
-        Some(address) => match url::Url::parse(address) {
-            Ok(url) if url.scheme() == "http" && url.host().is_some_and(reachable) => Ok(address.to_owned()),
-            _ => Err(StartError::Advertise(format!(
-                "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
+impl Config {
+    /// Where routers reach a worker of this configuration that listens on `local`.
+    pub fn advertised(&self, local: SocketAddr) -> Result<String, StartError> {
+        match &self.advertise {
+            Some(address) => match url::Url::parse(address) {
+                Ok(url) if url.scheme() == "http" && url.host().is_some_and(reachable) => Ok(address.clone()),
+                _ => Err(StartError::Advertise(format!(
+                    "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
+                ))),
+            },
+            None if local.ip().is_unspecified() => Err(StartError::Advertise(format!(
+                "the worker listens on {local}, which routers cannot reach: set the address that they can, \
+                 such as \"http://10.0.0.7:{}\"",
+                local.port()
             ))),
-        },
-        None if local.ip().is_unspecified() => Err(StartError::Advertise(format!(
-            "the worker listens on {local}, which routers cannot reach: set the address that they can, \
-             such as \"http://10.0.0.7:{}\"",
-            local.port()
-        ))),
-        None => Ok(format!("http://{local}")),
+            None => Ok(format!("http://{local}")),
+        }
     }
 }

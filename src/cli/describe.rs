@@ -124,7 +124,7 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
     head(text, description, "router", &[]);
     pair(text, "in flight", &format!("{}, {}", counted(description.in_flight.into(), "task"), channels(router)));
 
-    let view = router.view.clone().unwrap_or_default();
+    let view = router.view.unwrap_or_default();
     let heard = match view.age_seconds {
         Some(age) => format!("heard {} ago", duration(age)),
         None => "never heard".into(),

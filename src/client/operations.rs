@@ -27,9 +27,9 @@ pub enum OperationsError {
         /// What the system says.
         cause: String,
     },
-    /// Somebody else is there.
+    /// Somebody else is there, an older weir, or one that has just ended.
     #[error(
-        "{endpoint} is no worker or router of weir, or one that is too old ({cause}): give the address of its gRPC port, \
+        "{endpoint} does not answer as a worker or router of weir does ({cause}): give the address of its gRPC port, \
          worker.listen or router.listen, not of its admin port"
     )]
     NotWeir {
@@ -116,11 +116,9 @@ impl Operations {
         match status.code() {
             Code::PermissionDenied => OperationsError::Refused { endpoint, reason: status.message().to_owned() },
             Code::Unimplemented => OperationsError::NotWeir { endpoint, cause: "it has no weir.v1.Operations".into() },
-            // A status of the transport's own: what answers speaks something else.
-            _ if std::error::Error::source(status).is_some() => {
-                OperationsError::NotWeir { endpoint, cause: describe(status) }
-            }
-            _ => OperationsError::Failed { endpoint, reason: status.message().to_owned() },
+            Code::FailedPrecondition => OperationsError::Failed { endpoint, reason: status.message().to_owned() },
+            // No other status is weir's own: what answers speaks something else.
+            _ => OperationsError::NotWeir { endpoint, cause: describe(status) },
         }
     }
 }

@@ -91,6 +91,10 @@ impl Integration for Http {
             result = self.perform(context) => result,
         }
     }
+
+    async fn probe(&self) -> Result<Option<String>, Error> {
+        Ok(Some(self.transport.probe(self.plan.base()).await?))
+    }
 }
 
 fn check_status(step: &CompiledStep, answer: &Answer) -> Result<(), Error> {

@@ -109,6 +109,10 @@ impl Registry for MemoryRegistry {
             some.filter_map(|worker| pool.members.get(worker)).map(|(presence, _)| presence.clone()).collect()
         }))
     }
+
+    async fn probe(&self) -> Result<String, RegistryError> {
+        Ok("in this process".into())
+    }
 }
 
 impl Pool {

@@ -229,6 +229,17 @@ impl Registry for RedisRegistry {
         let ids: Vec<&str> = workers.iter().take(LOOK_LIMIT).map(WorkerId::as_str).collect();
         if ids.is_empty() { Ok(Vec::new()) } else { self.presences(&ids).await }
     }
+
+    async fn probe(&self) -> Result<String, RegistryError> {
+        let mut lease = self.requests.lease(Operation::Position).await?;
+        let started = Instant::now();
+        let reply = cmd("HELLO").query_async(&mut lease.connection).await;
+        let version = link::version(&lease.settle(reply)?);
+        let took = started.elapsed().as_secs_f64() * 1000.0;
+        // Scripts are what a user's rights most often lack.
+        self.position().await?;
+        Ok(format!("redis {version} at {}, {took:.1} ms", self.requests.address()))
+    }
 }
 
 impl Keys {

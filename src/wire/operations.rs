@@ -166,7 +166,9 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
         }
         self.drain.asked.cancel();
         if tokio::time::timeout(DRAIN_BEGINS_WITHIN, self.operated.draining()).await.is_err() {
-            return Err(Status::internal("the drain was asked for and has not begun: see the log, or send SIGTERM"));
+            return Err(Status::failed_precondition(
+                "the drain was asked for and has not begun: see the log, or send SIGTERM",
+            ));
         }
         Ok(Response::new(proto::DrainReply {
             in_flight: self.operated.remaining().in_flight,

@@ -15,3 +15,4 @@ mod registry_redis;
 mod support;
 mod tasks;
 mod tidy;
+mod tools;

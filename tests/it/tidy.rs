@@ -17,6 +17,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("redis", &["registry/redis"]),
     ("aws_", &["payload/store/s3"]),
     ("reqwest", &["integration/transport"]),
+    ("tower", &["integration/transport/probe.rs"]),
     ("minijinja", &["integration/http"]),
     ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
     ("axum", &["admin.rs", "sandbox"]),

@@ -75,6 +75,11 @@ impl Plan {
         }
     }
 
+    /// What the paths of the steps are added to.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(super) fn request(&self, step: &CompiledStep, scope: &Scope<'_>) -> Result<Request, String> {
         let path = step.path.path(scope).map_err(|problem| format!("path: {problem}"))?;
         let mut url = format!("{}{path}", self.base);
