@@ -167,23 +167,22 @@ impl Worker {
 
         parts.integrations.start(&background);
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
-        let roster = Roster::new(integrations.iter());
-        let runner = Runner {
+        let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
             environment,
             payloads: payloads.clone(),
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
-            roster: roster.clone(),
+            roster: Roster::new(integrations.iter()),
             runs: runs.clone(),
-        };
+        });
         let inner = Inner {
             gate: gate.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
-            runner: Arc::new(runner),
+            runner: runner.clone(),
             errors: service::Errors::new(&telemetry),
         };
         let port = Port::listen(config.listen).await?;
@@ -196,16 +195,11 @@ impl Worker {
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(flush_within),
             gate: gate.clone(),
-            roster,
-            settings: settings.clone(),
-            payloads: payloads.clone(),
+            runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
-        tracing::info!(
-            worker = %id, listen = %server.local_address, advertise = identity.address, admin = %admin.local_addr,
-            pool = %config.pool, max_parallelism = gate.load().target, "the worker serves"
-        );
+        log_start(&identity, &server, &admin, &gate);
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
@@ -259,6 +253,14 @@ impl Worker {
     pub async fn failed(&self) {
         Lifecycle::any_cancelled([&self.runs, &self.background, &self.serving, &self.announcing, &self.loops]).await;
     }
+}
+
+fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &Gate) {
+    let Identity { worker, address, pool, .. } = identity;
+    tracing::info!(
+        %worker, listen = %server.local_address, advertise = address, admin = %admin.local_addr, %pool,
+        max_parallelism = gate.load().target, "the worker serves"
+    );
 }
 
 /// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.

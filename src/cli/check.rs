@@ -16,6 +16,7 @@ use super::table::{counted, printable};
 use super::{block_on, print};
 use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
+use crate::payload::store;
 use crate::settings::{self, Settings};
 use crate::telemetry::Telemetry;
 
@@ -95,7 +96,7 @@ fn check(args: &Args, config: &Config, report: &mut Report) -> anyhow::Result<Pa
             report.note("registry.url", "not set: no router will find this worker")?;
         }
         match config.payloads.store {
-            crate::payload::store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
+            store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
             kind => report.fine("payloads", format!("kept in {kind:?}").to_lowercase())?,
         }
     }

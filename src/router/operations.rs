@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::Intake;
 use super::channels::Channels;
 use super::dispatch::{Dispatcher, Numbers};
-use crate::task::PoolName;
+use crate::task::{PoolName, Priority};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, description};
@@ -28,7 +28,7 @@ pub(super) struct RouterOperations {
 impl Operated for RouterOperations {
     fn describe(&self, _max_tasks: usize) -> Description {
         let numbers = self.dispatcher.numbers();
-        let queue = |(priority, waiting): (crate::task::Priority, usize)| description::Queue {
+        let queue = |(priority, waiting): (Priority, usize)| description::Queue {
             priority: priority.as_str().into(),
             waiting: count(waiting),
             capacity: count(self.queue_tasks),

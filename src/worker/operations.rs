@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::announce::Identity;
-use super::roster::{Entry, Roster};
+use super::roster::Entry;
+use super::run::Runner;
 use crate::gate::{Gate, Load, State};
-use crate::payload::{Ledger, Payloads, Reason};
+use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
+use crate::task::IntegrationName;
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, description};
@@ -22,28 +23,25 @@ pub(super) struct WorkerOperations {
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) gate: Gate,
-    pub(super) roster: Arc<Roster>,
-    pub(super) settings: watch::Receiver<Arc<Settings>>,
-    pub(super) payloads: Option<Payloads>,
+    pub(super) runner: Arc<Runner>,
 }
 
 #[async_trait]
 impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
-        let integration = |(name, in_flight): (_, u32)| {
-            let name: crate::task::IntegrationName = name;
-            description::Integration { name: name.to_string(), in_flight }
-        };
+        let Runner { roster, settings, payloads, .. } = &*self.runner;
+        let integration =
+            |(name, in_flight): (IntegrationName, u32)| description::Integration { name: name.to_string(), in_flight };
         let worker = description::Worker {
             id: self.identity.worker.to_string(),
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(self.gate.load())),
-            settings: Some(settings_out(&self.settings.borrow())),
-            integrations: self.roster.by_integration().into_iter().map(integration).collect(),
-            running: self.roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
-            payloads: self.payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
+            settings: Some(settings_out(&settings.borrow())),
+            integrations: roster.by_integration().into_iter().map(integration).collect(),
+            running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
+            payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
         };
         let role = Some(description::Role::Worker(worker));
         Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use weir::client::operations::{Operations, OperationsError};
 use weir::gate;
@@ -140,6 +140,42 @@ async fn changes_of_the_fleet_come_as_lines_until_the_command_is_interrupted() {
     house.redis.start_again();
     follower.until("it is back", |line| line["worker"] == ids[0].as_str() && line["change"] == "present").await;
     follower.end().await;
+    house.close().await;
+}
+
+/// On a terminal that the program `script` makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_shows_the_fleet_live_and_is_left_as_it_was() {
+    let house = House::start().await;
+    let program = format!("'{}' fleet; stty -a", processes::weir().display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &program, "/dev/null"]).env("WEIR_REGISTRY__URL", house.redis.url()).env("TERM", "xterm");
+    let started = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+    let Ok(mut child) = started else {
+        eprintln!("skipped: there is no script here");
+        return drop(house.close().await);
+    };
+    let (mut keys, mut shown) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let mut seen = String::new();
+    let session = async {
+        let mut buffer = [0; 4096];
+        let mut asked = false;
+        loop {
+            let count = shown.read(&mut buffer).await.expect("readable");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            if !asked && seen.contains("1 worker, 1 open") {
+                keys.write_all(b"q").await.expect("it listens");
+                asked = true;
+            }
+            if count == 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, session).await.unwrap_or_else(|_| panic!("it did not end: {seen}"));
+    let (table, after) = seen.split_once("\u{1b}[?1049l").expect("the second screen is left");
+    assert!(table.contains("\u{1b}[?1049h") && table.contains(house.worker(0).id().as_str()), "{table}");
+    assert!(after.contains(" icanon") && after.contains(" echo "), "{after}");
     house.close().await;
 }
 

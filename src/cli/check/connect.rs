@@ -10,8 +10,9 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::{Parts, Report, Role};
+use crate::cli::table::counted;
 use crate::config::Config;
-use crate::integration::Integrations;
+use crate::integration::{Error, Integrations};
 use crate::payload::{self, Object};
 use crate::registry;
 use crate::task::{IntegrationName, PoolName};
@@ -85,7 +86,7 @@ async fn integrations(integrations: &Integrations, report: &mut Report) -> anyho
     let probes = integrations.names().map(|name| async move {
         let Some(integration) = integrations.get(name) else { return (name, Ok(None)) };
         let probed = timeout(WITHIN, integration.probe()).await;
-        (name, probed.unwrap_or_else(|_| Err(crate::integration::Error::retryable("no end within a minute"))))
+        (name, probed.unwrap_or_else(|_| Err(Error::retryable("no end within a minute"))))
     });
     let mut probes: stream::Buffered<_> = stream::iter(probes).buffered(AT_ONCE);
     while let Some((name, probed)) = probes.next().await {
@@ -125,7 +126,7 @@ async fn redis(config: &Config, pool: &PoolName, report: &mut Report) -> anyhow:
         let registry = registry::open(&config.registry, pool, &Telemetry::new()?)?;
         let server = registry.probe().await?;
         let workers = registry.snapshot().await?.workers.len();
-        anyhow::Ok(format!("{server}, {} in pool {pool}", crate::cli::table::counted(workers as u64, "worker")))
+        anyhow::Ok(format!("{server}, {} in pool {pool}", counted(workers as u64, "worker")))
     };
     match timeout(WITHIN, reached).await {
         Ok(Ok(reached)) => report.fine("registry", reached),
