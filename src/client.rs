@@ -47,6 +47,7 @@ mod backoff;
 mod call;
 mod error;
 mod many;
+pub mod operations;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -49,6 +49,12 @@ pub trait Integration: Send + Sync + 'static {
         let _ = background;
     }
 
+    /// Whether what it needs can be reached from here, for `weir check --connect`: what was reached, or `None` when there is
+    /// nothing to reach. It asks nothing and changes nothing there.
+    async fn probe(&self) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
     /// What to do with a run whose task is cancelled or past its deadline.
     fn on_cancel(&self) -> OnCancel {
         OnCancel::default()

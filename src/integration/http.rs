@@ -96,6 +96,10 @@ impl Integration for Http {
             result = self.perform(context) => result,
         }
     }
+
+    async fn probe(&self) -> Result<Option<String>, Error> {
+        Ok(Some(self.transport.probe(self.plan.base.as_str()).await?))
+    }
 }
 
 fn scope<'a>(context: &'a Context, steps: &'a [(String, Json)]) -> Scope<'a> {

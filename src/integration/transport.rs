@@ -5,6 +5,7 @@
 //! are not followed: credentials must not travel to a host that nobody configured. No proxy is read from the
 //! environment, nothing is sent twice.
 
+mod probe;
 mod recording;
 mod sockets;
 
@@ -186,18 +187,7 @@ impl Transport {
         config.check()?;
         // The client panics without a provider, and there is one anyway wherever `main` runs: an error means that.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.max_connections_per_host)
-            .http1_only()
-            .http1_max_headers(MAX_RESPONSE_HEADERS)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .build()
-            .map_err(|error| Invalid::new("tls", root_cause(&error)))?;
+        let http = builder(config).build().map_err(|error| Invalid::new("tls", root_cause(&error)))?;
         let (sockets, metrics) = telemetry.register(|| {
             let sockets = Sockets::new(label, settings_key, config.max_connections_per_host);
             (sockets, recording::Metrics::new(label))
@@ -210,6 +200,20 @@ impl Transport {
     pub fn client<'a>(&'a self, recorder: &'a Recorder, deadline: Instant) -> Client<'a> {
         Client { transport: &self.inner, recorder, deadline }
     }
+}
+
+/// What all exchanges have in common.
+fn builder(config: &Config) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(config.connect_timeout)
+        .pool_idle_timeout(config.idle_timeout)
+        .pool_max_idle_per_host(config.max_connections_per_host)
+        .http1_only()
+        .http1_max_headers(MAX_RESPONSE_HEADERS)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
 }
 
 /// A transport in the hands of one run.

@@ -19,3 +19,4 @@ mod submit_many;
 mod support;
 mod tasks;
 mod tidy;
+mod tools;

@@ -1,6 +1,7 @@
 //! The client's stream of many tasks: one answer for each, whatever breaks, and nothing left when the caller goes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,11 +11,13 @@ use futures_util::stream::{self, BoxStream, Stream};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use weir::client::{Answer, Client, Options, Submission, SubmitError};
 use weir::lifecycle::Lifecycle;
 use weir::task::{Json, Outcome};
-use weir::wire::server::RunningServer;
+use weir::wire::proto::tasks_server::TasksServer;
 use weir::wire::{MAX_INPUT_BYTES, Reason, Started, TaskError, proto};
 
 use crate::support::cable::Cable;
@@ -345,13 +348,22 @@ impl proto::tasks_server::Tasks for Forgetful {
     }
 }
 
+/// Serves without all that a role has beside it.
+fn serve(server: Forgetful, lifecycle: &Lifecycle) -> SocketAddr {
+    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let (address, token) = (incoming.local_addr().expect("it is bound"), lifecycle.token());
+    let served = Server::builder().add_service(TasksServer::new(server));
+    lifecycle.spawn("server", served.serve_with_incoming_shutdown(incoming, token.cancelled_owned()));
+    address
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_never_answered_ends_at_its_timeout_and_its_call_takes_no_other() {
     let (server, lifecycle) = (Forgetful::default(), Lifecycle::new());
-    let running = RunningServer::start(([127, 0, 0, 1], 0).into(), server.clone(), &lifecycle).await.expect("a server");
+    let address = serve(server.clone(), &lifecycle);
     let hurried = |id: &str| Submission { timeout: Duration::from_millis(200), ..noop(id) };
     let source = [hurried("same"), hurried("same"), hurried("other")];
-    let mut answers = client(&format!("http://{}", running.local_address), 1).submit_many(stream::iter(source));
+    let mut answers = client(&format!("http://{address}"), 1).submit_many(stream::iter(source));
     let (_, answer) = next(&mut answers).await;
     let error = answer.expect_err("nobody knows");
     assert_eq!((error.reason(), error.started()), ("OUTCOME_UNKNOWN", Started::Unknown));
