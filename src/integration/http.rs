@@ -4,7 +4,7 @@
 //! is encoded for its place, so that an input cannot lead a request elsewhere. Messages name step, method, configured
 //! path and status, never what was sent or answered.
 
-mod auth;
+pub mod auth;
 mod config;
 mod lookup;
 mod plan;
@@ -20,7 +20,8 @@ use auth::Auth;
 use plan::{CompiledStep, Plan};
 use template::Scope;
 
-pub use config::{Config, Step, TokenSource};
+pub use auth::{AuthConfig, SecretSource};
+pub use config::{Config, Step};
 
 /// The integration.
 pub struct Http {
@@ -33,8 +34,8 @@ impl Http {
     /// Checks and compiles the configuration of `[integrations.NAME]`.
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         let plan = Plan::compile(config)?;
-        let auth = Auth::new(config, |name| std::env::var(name).ok())?;
         let transport = Transport::new(name.as_str(), &format!("integrations.{name}"), &config.limits(), telemetry)?;
+        let auth = Auth::new(config, &transport, |name| std::env::var(name).ok())?;
         Ok(Http { transport, plan, auth })
     }
 
@@ -74,11 +75,14 @@ impl Http {
         let client = context.client(&self.transport);
         let (authorized, used) = self.auth.authorize(context, request.clone()).await?;
         let answer = client.send(authorized).await?;
-        if answer.status != 401 || !self.auth.renew(context, &used).await? {
+        if !self.auth.answered(context, &used, answer.status).await {
             return Ok(answer);
         }
-        let (authorized, _) = self.auth.authorize(context, request).await?;
-        Ok(client.send(authorized).await?)
+        context.note("the credentials were refused with status 401: sending once more with newer ones");
+        let (authorized, used) = self.auth.authorize(context, request).await?;
+        let answer = client.send(authorized).await?;
+        self.auth.answered(context, &used, answer.status).await;
+        Ok(answer)
     }
 }
 

@@ -252,6 +252,17 @@ impl Request {
         self
     }
 
+    /// With one more parameter in the URL's query.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        // What is no URL is refused when the request is made.
+        if let Ok(mut url) = url::Url::parse(&self.url) {
+            url.query_pairs_mut().append_pair(name, value);
+            self.url = url.into();
+        }
+        self
+    }
+
     /// With this body.
     #[must_use]
     pub fn body(self, content_type: &str, body: impl Into<Bytes>) -> Self {

@@ -1,12 +1,12 @@
 //! What `[integrations.NAME]` with `kind = "http"` holds.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::auth::{AuthConfig, SecretSource};
 use crate::integration::transport;
 
 /// A declarative pull: where from, how, and in which steps. Texts in steps and result are templates.
@@ -15,8 +15,10 @@ use crate::integration::transport;
 pub struct Config {
     /// Such as `https://api.bank.example/v1`; the paths of the steps are added to it.
     pub base_url: String,
-    /// Sent as `Authorization: Bearer …` where there is one.
-    pub token: Option<TokenSource>,
+    /// Sent as `Authorization: Bearer …` where there is one: short for `auth` of the kind `bearer`.
+    pub token: Option<SecretSource>,
+    /// What is sent so that the bank knows who asks.
+    pub auth: Option<AuthConfig>,
     /// Sent with each request.
     pub headers: BTreeMap<String, String>,
     /// Until a connection is made, TLS included.
@@ -44,6 +46,7 @@ impl Default for Config {
         Config {
             base_url: String::new(),
             token: None,
+            auth: None,
             headers: BTreeMap::new(),
             connect_timeout: limits.connect_timeout,
             request_timeout: limits.request_timeout,
@@ -66,16 +69,6 @@ impl Config {
             max_response_bytes: self.max_response_bytes,
         }
     }
-}
-
-/// Where a token comes from; never from the configuration itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenSource {
-    /// An environment variable, read at boot.
-    Env(String),
-    /// A file, read for each task, so that a token can be renewed; the space around it is ignored.
-    File(PathBuf),
 }
 
 /// One request; its answer must be JSON, with a status of 200 to 299.
