@@ -64,7 +64,7 @@ fn keys_of_example() -> Vec<Key> {
 /// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
 fn values(config: &Config) -> BTreeMap<String, Value> {
     fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
-        let is_value = [".headers", ".latency", ".result", ".token"].iter().any(|end| path.ends_with(end));
+        let is_value = [".auth", ".headers", ".latency", ".result", ".token"].iter().any(|end| path.ends_with(end));
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {
@@ -96,8 +96,8 @@ fn the_example_configuration_is_valid_as_it_stands_and_with_every_key_in_use() {
         let mut config = config::from_text(&text).unwrap_or_else(|error| panic!("{error}"));
         for integration in config.integrations.values_mut() {
             if let integration::Config::Http(http) = integration {
-                // The variable that it names is not set here.
-                http.token = None;
+                // The variables and files that it names are not here.
+                (http.token, http.auth, http.tls) = (None, None, Default::default());
             }
         }
         let telemetry = Telemetry::new().expect("a recorder");

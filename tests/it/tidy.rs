@@ -16,7 +16,8 @@ const MAX_LINES: usize = 500;
 const AT_HOME: &[(&str, &[&str])] = &[
     ("redis", &["registry/redis"]),
     ("aws_", &["payload/store/s3"]),
-    ("reqwest", &["integration/transport"]),
+    ("hyper_rustls", &["integration/transport"]),
+    ("rustls_platform_verifier", &["integration/transport"]),
     ("minijinja", &["integration/http"]),
     (
         "tonic",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::auth::{AuthConfig, SecretSource};
-use crate::integration::transport;
+use crate::integration::transport::{self, TlsConfig};
 
 /// A declarative pull: where from, how, and in which steps. Texts in steps and result are templates.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Config {
     pub max_connections_per_host: usize,
     /// What is read of one response.
     pub max_response_bytes: usize,
+    /// Whom to trust, and who the client is.
+    pub tls: TlsConfig,
     /// One after the other.
     pub steps: Vec<Step>,
     /// The output; the last step's body where it is left out.
@@ -53,6 +55,7 @@ impl Default for Config {
             idle_timeout: limits.idle_timeout,
             max_connections_per_host: limits.max_connections_per_host,
             max_response_bytes: limits.max_response_bytes,
+            tls: limits.tls,
             steps: Vec::new(),
             result: None,
         }
@@ -67,6 +70,7 @@ impl Config {
             idle_timeout: self.idle_timeout,
             max_connections_per_host: self.max_connections_per_host,
             max_response_bytes: self.max_response_bytes,
+            tls: self.tls.clone(),
         }
     }
 }
