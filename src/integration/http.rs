@@ -35,7 +35,8 @@ impl Http {
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         let plan = Plan::compile(config)?;
         let transport = Transport::new(name.as_str(), &format!("integrations.{name}"), &config.limits(), telemetry)?;
-        let auth = Auth::new(config, &transport, |name| std::env::var(name).ok())?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, variable))?;
         Ok(Http { transport, plan, auth })
     }
 

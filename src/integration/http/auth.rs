@@ -71,8 +71,10 @@ enum Credentials {
 }
 
 impl Auth {
-    /// Looks up what the configuration names; `variable` reads the environment. Tokens are asked for over `transport`.
+    /// Looks up what the configuration names; `variable` reads the environment. Tokens are asked for over `transport`;
+    /// `label` is the integration in metrics.
     pub(super) fn new(
+        label: &str,
         config: &Config,
         transport: &Transport,
         variable: impl Fn(&str) -> Option<String>,
@@ -83,7 +85,9 @@ impl Auth {
                 return Err(Invalid::new("token", "there is auth, too: use one of both; token is short for a bearer"));
             }
             (Some(source), None) => Kind::Bearer(Secret::find("token", source, &variable)?),
-            (None, Some(auth)) => Kind::find(auth, transport, &variable).map_err(|invalid| invalid.within("auth"))?,
+            (None, Some(auth)) => {
+                Kind::find(label, auth, transport, &variable).map_err(|invalid| invalid.within("auth"))?
+            }
         };
         let header = kind.header();
         match config.headers.keys().find(|name| header.is_some_and(|header| name.eq_ignore_ascii_case(header))) {
@@ -130,6 +134,7 @@ impl Auth {
 
 impl Kind {
     fn find(
+        label: &str,
         config: &AuthConfig,
         transport: &Transport,
         variable: &impl Fn(&str) -> Option<String>,
@@ -159,7 +164,7 @@ impl Kind {
                 Ok(Kind::ApiKey { place, key: Secret::find("key", key, variable)? })
             }
             AuthConfig::Oauth2(config) => {
-                Oauth2::new(config, transport.clone(), variable).map(|oauth2| Kind::Oauth2(Arc::new(oauth2)))
+                Oauth2::new(label, config, transport.clone(), variable).map(|oauth2| Kind::Oauth2(Arc::new(oauth2)))
             }
         }
     }

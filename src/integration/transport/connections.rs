@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use metrics::{Counter, counter, describe_counter};
@@ -96,8 +96,7 @@ impl Connector {
         http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         #[cfg(target_os = "linux")]
         http.set_tcp_user_timeout(Some(UNACKNOWLEDGED_WITHIN));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        Connector { https: https.wrap_connector(Tcp { http, open }), within }
+        Connector { https: (Tcp { http, open }, tls).into(), within }
     }
 }
 

@@ -4,19 +4,26 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls_platform_verifier::Verifier;
 
 use super::config::TlsConfig;
 use crate::integration::Invalid;
 
 /// What handshakes are made with.
 pub(super) fn client(config: &TlsConfig) -> Result<ClientConfig, Invalid> {
+    let mut client = unnegotiated(config)?;
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(client)
+}
+
+fn unnegotiated(config: &TlsConfig) -> Result<ClientConfig, Invalid> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -27,9 +34,7 @@ pub(super) fn client(config: &TlsConfig) -> Result<ClientConfig, Invalid> {
             let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
             builder.with_webpki_verifier(verifier.map_err(|error| Invalid::new("ca", error.to_string()))?)
         }
-        None => builder.with_platform_verifier().map_err(|error| {
-            Invalid::new("ca", format!("the system's certificates cannot be used: {error}; name a file with others"))
-        })?,
+        None => builder.dangerous().with_custom_certificate_verifier(system(provider)?),
     };
     let (Some(certificate), Some(key)) = (&config.client_certificate, &config.client_key) else {
         return Ok(builder.with_no_client_auth());
@@ -44,6 +49,18 @@ pub(super) fn client(config: &TlsConfig) -> Result<ClientConfig, Invalid> {
         }
         error => Invalid::new("client_key", format!("{key:?} cannot be used: {error}; use RSA, ECDSA or Ed25519")),
     })
+}
+
+/// The system's CAs, read once for all transports: there are more than a hundred.
+fn system(provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, Invalid> {
+    static SYSTEM: OnceLock<Arc<Verifier>> = OnceLock::new();
+    if let Some(verifier) = SYSTEM.get() {
+        return Ok(verifier.clone());
+    }
+    let verifier = Verifier::new(provider).map_err(|error| {
+        Invalid::new("ca", format!("the system's certificates cannot be used: {error}; name a file with others"))
+    })?;
+    Ok(SYSTEM.get_or_init(|| Arc::new(verifier)).clone())
 }
 
 fn roots(path: &Path) -> Result<Arc<RootCertStore>, Invalid> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use metrics::{Counter, counter, describe_counter};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,6 +54,7 @@ pub(super) struct Oauth2 {
     in_header: bool,
     refresh: Option<RefreshToken>,
     cache: Cache,
+    metrics: Metrics,
 }
 
 /// A successful answer (RFC 6749, section 5.1).
@@ -66,7 +68,9 @@ struct Success {
 }
 
 impl Oauth2 {
+    /// `label` is the integration in metrics.
     pub(super) fn new(
+        label: &str,
         config: &Oauth2Config,
         transport: Transport,
         variable: &impl Fn(&str) -> Option<String>,
@@ -97,7 +101,8 @@ impl Oauth2 {
             }
         };
         let form = form(config)?;
-        Ok(Oauth2 { transport, token_url, form, id, secret, in_header, refresh, cache: Cache::default() })
+        let (cache, metrics) = (Cache::default(), Metrics::new(label));
+        Ok(Oauth2 { transport, token_url, form, id, secret, in_header, refresh, cache, metrics })
     }
 
     /// The token to use now. Waits for one at most until the task's deadline.
@@ -106,7 +111,11 @@ impl Oauth2 {
         let token = self.cache.token(|flight| {
             starts = true;
             let (this, recorder) = (self.clone(), context.recorder().clone());
-            context.lifecycle().spawn("token request", async move { flight.land(this.fetch(&recorder).await) });
+            context.lifecycle().spawn("token request", async move {
+                let landed = this.fetch(&recorder).await;
+                this.metrics.count(&landed);
+                flight.land(landed);
+            });
         });
         let token = timeout_at(context.deadline(), token).await;
         let waited_ms = asked.elapsed().as_millis();
@@ -225,6 +234,25 @@ impl Oauth2 {
 
     fn shown(&self) -> String {
         format!("POST {}", self.token_url)
+    }
+}
+
+/// Requests for tokens in numbers.
+struct Metrics {
+    granted: Counter,
+    denied: Counter,
+}
+
+impl Metrics {
+    fn new(label: &str) -> Self {
+        const NAME: &str = "weir_http_token_requests_total";
+        describe_counter!(NAME, "Requests for OAuth2 access tokens, by whether one was granted.");
+        let counter = |result: &'static str| counter!(NAME, "integration" => label.to_owned(), "result" => result);
+        Metrics { granted: counter("granted"), denied: counter("denied") }
+    }
+
+    fn count(&self, landed: &Result<Granted, Denied>) {
+        if landed.is_ok() { self.granted.increment(1) } else { self.denied.increment(1) }
     }
 }
 
