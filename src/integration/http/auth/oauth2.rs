@@ -8,11 +8,14 @@
 //! wait for it, and a refresh token that the bank has just replaced must reach its file. Each request is in the
 //! transcript of the task that started it.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt;
 use metrics::{Counter, counter, describe_counter};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -107,19 +110,22 @@ impl Oauth2 {
 
     /// The token to use now. Waits for one at most until the task's deadline.
     pub(super) async fn token(self: &Arc<Self>, context: &Context) -> Result<Arc<Access>, Error> {
-        let (asked, mut starts) = (Instant::now(), false);
-        let token = self.cache.token(|flight| {
-            starts = true;
+        let (asked, starts) = (Instant::now(), AtomicBool::new(false));
+        let mut token = pin!(self.cache.token(|flight| {
+            starts.store(true, Ordering::Relaxed);
             let (this, recorder) = (self.clone(), context.recorder().clone());
             context.lifecycle().spawn("token request", async move {
                 let landed = this.fetch(&recorder).await;
                 this.metrics.count(&landed);
                 flight.land(landed);
             });
-        });
+        }));
+        if let Some(token) = token.as_mut().now_or_never() {
+            return token;
+        }
         let token = timeout_at(context.deadline(), token).await;
-        let waited_ms = asked.elapsed().as_millis();
-        if !starts && waited_ms > 0 {
+        if !starts.load(Ordering::Relaxed) {
+            let waited_ms = asked.elapsed().as_millis();
             context.note(format!("waited {waited_ms} ms for the access token that another task has asked for"));
         }
         token.unwrap_or_else(|_| Err(Error::retryable("the task's deadline came before an access token")))
