@@ -16,6 +16,7 @@ use super::Error;
 use super::environment::Environment;
 use super::recorder::Recorder;
 use super::transport::{Client, Transport};
+use crate::lifecycle::Lifecycle;
 use crate::task::{RunId, Task};
 use crate::telemetry::Counted;
 
@@ -113,6 +114,11 @@ impl Context {
         &self.recorder
     }
 
+    /// Owns what a run starts and others may need after it.
+    pub(super) fn lifecycle(&self) -> &Lifecycle {
+        &self.environment.lifecycle
+    }
+
     /// Runs `work` on a blocking thread, for what computes for more than about a millisecond or calls what blocks.
     ///
     /// Waits for one of a limited number of places; a cancellation ends the waiting. Once it runs `work` cannot be
@@ -159,7 +165,6 @@ mod tests {
 
     use super::*;
     use crate::integration::testing;
-    use crate::lifecycle::Lifecycle;
     use crate::task::Remedy;
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 //! place, so that an input cannot lead a request elsewhere. Messages name step, method, configured path and status,
 //! never what was sent or answered.
 
-mod auth;
+pub mod auth;
 mod base;
 mod budget;
 mod config;
@@ -36,7 +36,8 @@ use expression::Scope;
 use plan::Plan;
 use step::Walk;
 
-pub use config::{Config, Step, TokenSource};
+pub use auth::{AuthConfig, SecretSource};
+pub use config::{Config, Step};
 pub use errors::Rule;
 pub use pages::Pagination;
 pub use retry::Config as Retries;
@@ -53,8 +54,9 @@ impl Http {
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         let section = format!("integrations.{name}");
         let plan = Plan::compile(config, &section)?;
-        let auth = Auth::new(config, |name| std::env::var(name).ok())?;
         let transport = Transport::new(name.as_str(), &section, &config.limits(), telemetry)?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, variable))?;
         Ok(Http { transport, plan, auth })
     }
 
@@ -79,11 +81,14 @@ impl Http {
         let client = context.client(&self.transport);
         let (authorized, used) = self.auth.authorize(context, request.clone()).await?;
         let answer = client.send(authorized).await?;
-        if answer.status != 401 || !self.auth.renew(context, &used).await? {
+        if !self.auth.answered(context, &used, answer.status).await {
             return Ok(answer);
         }
-        let (authorized, _) = self.auth.authorize(context, request).await?;
-        Ok(client.send(authorized).await?)
+        context.note("the credentials were refused with status 401: sending once more with newer ones");
+        let (authorized, used) = self.auth.authorize(context, request).await?;
+        let answer = client.send(authorized).await?;
+        self.auth.answered(context, &used, answer.status).await;
+        Ok(answer)
     }
 }
 

@@ -66,7 +66,7 @@ fn keys_of_example() -> Vec<Key> {
 /// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
 fn values(config: &Config) -> BTreeMap<String, Value> {
     fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
-        let ends = [".headers", ".latency", ".result", ".token", ".variables"];
+        let ends = [".auth", ".headers", ".latency", ".result", ".token", ".variables"];
         let is_value = ends.iter().any(|end| path.ends_with(end))
             || path.starts_with("sandbox.behaviour.")
             || path == "sandbox.clients";
@@ -100,7 +100,8 @@ fn defaults() -> Config {
 fn without_credentials(config: &mut Config) {
     for integration in config.integrations.values_mut() {
         if let integration::Config::Http(http) = integration {
-            http.token = None;
+            // The variables and files that it names are not here.
+            (http.token, http.auth, http.tls) = (None, None, Default::default());
         }
     }
 }

@@ -16,8 +16,8 @@ const MAX_LINES: usize = 500;
 const AT_HOME: &[(&str, &[&str])] = &[
     ("redis", &["registry/redis"]),
     ("aws_", &["payload/store/s3"]),
-    ("reqwest", &["integration/transport"]),
-    ("tower", &["integration/transport/probe.rs"]),
+    ("hyper_rustls", &["integration/transport"]),
+    ("rustls_platform_verifier", &["integration/transport"]),
     ("minijinja", &["integration/http"]),
     ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
     ("axum", &["admin.rs", "sandbox"]),

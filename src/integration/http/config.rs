@@ -1,16 +1,16 @@
 //! What `[integrations.NAME]` with `kind = "http"` holds.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::auth::{AuthConfig, SecretSource};
 use super::errors::Rule;
 use super::pages::Pagination;
 use super::retry;
-use crate::integration::transport;
+use crate::integration::transport::{self, TlsConfig};
 
 /// A declarative pull: where from, how, and in which steps. Texts in steps and result are templates.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,8 +18,10 @@ use crate::integration::transport;
 pub struct Config {
     /// Such as `https://api.bank.example/v1`; the paths of the steps are added to it.
     pub base_url: String,
-    /// Sent as `Authorization: Bearer …` where there is one.
-    pub token: Option<TokenSource>,
+    /// Sent as `Authorization: Bearer …` where there is one: short for `auth` of the kind `bearer`.
+    pub token: Option<SecretSource>,
+    /// What is sent so that the bank knows who asks.
+    pub auth: Option<AuthConfig>,
     /// Sent with each request, unless its step has one of the same name.
     pub headers: BTreeMap<String, String>,
     /// Until a connection is made, TLS included.
@@ -35,6 +37,8 @@ pub struct Config {
     pub max_connections_per_host: usize,
     /// What is read of one response.
     pub max_response_bytes: usize,
+    /// Whom to trust, and who the client is.
+    pub tls: TlsConfig,
     /// How often what may be repeated is sent.
     pub retries: retry::Config,
     /// Requests of one task.
@@ -55,12 +59,14 @@ impl Default for Config {
         Config {
             base_url: String::new(),
             token: None,
+            auth: None,
             headers: BTreeMap::new(),
             connect_timeout: limits.connect_timeout,
             request_timeout: limits.request_timeout,
             idle_timeout: limits.idle_timeout,
             max_connections_per_host: limits.max_connections_per_host,
             max_response_bytes: limits.max_response_bytes,
+            tls: limits.tls,
             retries: retry::Config::default(),
             max_requests: 1_000,
             max_bytes: 64 * 1024 * 1024,
@@ -79,18 +85,9 @@ impl Config {
             idle_timeout: self.idle_timeout,
             max_connections_per_host: self.max_connections_per_host,
             max_response_bytes: self.max_response_bytes,
+            tls: self.tls.clone(),
         }
     }
-}
-
-/// Where a token comes from; never from the configuration itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenSource {
-    /// An environment variable, read at boot.
-    Env(String),
-    /// A file, read for each task, so that a token can be renewed; the space around it is ignored.
-    File(PathBuf),
 }
 
 /// A request, or several: for each item of a list, for each page. Answers must be JSON, or empty, with a status of 200

@@ -53,7 +53,7 @@ impl Bank {
     fn integration(&self, toml: &str) -> Result<Http, Invalid> {
         let mut config = parse(toml);
         config.base_url = self.base_url.clone();
-        config.token = Some(TokenSource::File(self.token.path().to_owned()));
+        config.token = Some(SecretSource::File(self.token.path().to_owned()));
         let telemetry = Telemetry::new().expect("a recorder");
         Http::new(&"bank".parse().expect("a name"), &config, &telemetry)
     }

@@ -1,45 +1,28 @@
 //! Whether a host can be reached: a connection as any request would make it, TLS included, and no request on it.
-//!
-//! The client has no call for that. So a layer around its connector, in a client of the probe's own, turns each finished
-//! connection into the error [`Reached`], which ends the exchange before a byte of a request is written.
 
-use std::error::Error as StdError;
+use std::future::poll_fn;
 
 use tokio::time::Instant;
-use tower::BoxError;
-use tower::util::MapResultLayer;
+use tower_service::Service;
 
-use super::{Error, Request, Transport, builder, root_cause};
-
-/// The connection was made, and that was all.
-#[derive(Debug, thiserror::Error)]
-#[error("reached")]
-struct Reached;
+use super::{Error, Request, Transport, root_cause};
 
 impl Transport {
     /// Connects to the host of `url`; says where to, and how long it took.
     pub(in crate::integration) async fn probe(&self, url: &str) -> Result<String, Error> {
         let request = Request::get(url);
         let target = request.target().trim_start_matches("GET ").to_owned();
-        let failed = |error: &reqwest::Error| Error::Connect { target: target.clone(), problem: root_cause(error) };
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let problem = root_cause(&*error);
+            Error::Connect { target: target.clone(), problem }
+        };
         let built = request.build().map_err(|problem| Error::Invalid { target: target.clone(), problem })?;
-        let client = builder(&self.inner.config).connector_layer(MapResultLayer::new(stop_here));
-        let client = client.build().map_err(|error| failed(&error))?;
+        let mut connector = self.inner.connector.clone();
         let started = Instant::now();
-        match client.execute(built).await {
-            Err(error) if !was_reached(&error) => Err(failed(&error)),
-            _ => Ok(format!("{target} takes connections, {:.1} ms", started.elapsed().as_secs_f64() * 1000.0)),
-        }
+        poll_fn(|cx| connector.poll_ready(cx)).await.map_err(failed)?;
+        connector.call(built.uri().clone()).await.map_err(failed)?;
+        Ok(format!("{target} takes connections, {:.1} ms", started.elapsed().as_secs_f64() * 1000.0))
     }
-}
-
-fn stop_here<C>(connected: Result<C, BoxError>) -> Result<C, BoxError> {
-    connected.and_then(|_connection| Err(Reached.into()))
-}
-
-fn was_reached(error: &reqwest::Error) -> bool {
-    let first: Option<&(dyn StdError + 'static)> = error.source();
-    std::iter::successors(first, |error| (**error).source()).any(|error| error.is::<Reached>())
 }
 
 #[cfg(test)]

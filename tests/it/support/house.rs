@@ -99,7 +99,7 @@ impl House {
         std::fs::write(&token, format!("sandbox.worker-{index}")).expect("written");
         for integration in config.integrations.values_mut() {
             if let weir::integration::Config::Http(http) = integration {
-                http.token = Some(weir::integration::http::TokenSource::File(token.clone()));
+                http.token = Some(weir::integration::http::SecretSource::File(token.clone()));
             }
         }
         let integrations = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");

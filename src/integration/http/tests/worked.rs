@@ -12,7 +12,7 @@ fn worked(text: &str, name: &str, bank: &Bank) -> Http {
     let config = serde_json::from_value::<AnyConfig>(all["integrations"][name].clone()).expect("a configuration");
     let AnyConfig::Http(mut config) = config else { panic!("{name} is of kind http") };
     config.base_url = bank.base_url.clone();
-    config.token = Some(TokenSource::File(bank.token.path().to_owned()));
+    config.token = Some(SecretSource::File(bank.token.path().to_owned()));
     Http::new(&name.parse().expect("a name"), &config, &Telemetry::new().expect("a recorder")).expect("valid")
 }
 
