@@ -103,19 +103,22 @@ impl Expression {
                 Cow::Borrowed(text) => lookup::find(text, keys),
                 owned => Ok(owned),
             }),
-            Kind::Compiled(expression) => evaluate(expression, scope).and_then(|value| match value.is_undefined() {
-                true => Err("cannot be evaluated: undefined value".into()),
-                false => Ok(Cow::Owned(value.json)),
-            }),
+            Kind::Compiled(expression) => match evaluate(expression, scope) {
+                Ok(value) if value.is_undefined() => Err("cannot be evaluated: undefined value".into()),
+                evaluated => evaluated.map(|value| Cow::Owned(value.json)),
+            },
         };
         found.map_err(|problem| self.failed(&problem))
     }
 
-    /// The value as a JSON text, `null` where a path leads nowhere.
+    /// The value as a JSON text, `null` where it is not there.
     pub(super) fn lenient<'a>(&self, scope: &Scope<'a>) -> Result<Cow<'a, str>, String> {
         match &self.kind {
             Kind::Path(..) => Ok(self.json(scope).unwrap_or(Cow::Borrowed("null"))),
-            Kind::Compiled(_) => self.json(scope),
+            Kind::Compiled(expression) => match evaluate(expression, scope) {
+                Ok(value) if value.is_undefined() => Ok(Cow::Borrowed("null")),
+                evaluated => evaluated.map(|value| Cow::Owned(value.json)).map_err(|problem| self.failed(&problem)),
+            },
         }
     }
 

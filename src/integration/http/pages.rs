@@ -297,6 +297,12 @@ mod tests {
             let answers = [(r#"{"next": "a/b"}"#, 2), (r#"{"next": 7}"#, 0), (last, 1)];
             assert_eq!(answered(cursor.clone(), &answers), ["c=a/b", "c=7", "end"], "{last}");
         }
+        let in_header = compiled(serde_json::json!({
+            "kind": "cursor", "items": "{{ body }}", "next": "{{ headers['x-next'] }}", "parameter": "c"
+        }));
+        let (in_header, headers) = (in_header.expect("valid"), [("x-next".to_owned(), "a".to_owned())]);
+        assert_eq!(places(&in_header, &headers, &[("[]", 1)]), [Ok("c=a".into())]);
+        assert_eq!(places(&in_header, &[], &[("[]", 1)]), [Ok("end".into())]);
         let again = answered(cursor.clone(), &[(r#"{"next": "a"}"#, 1), (r#"{"next": "a"}"#, 1)]);
         assert!(again[1].contains("would never end"), "{again:?}");
         let list = answered(cursor, &[(r#"{"next": [1]}"#, 1)]);

@@ -299,4 +299,12 @@ fn the_kind_chooses_the_integration_and_unknown_keys_are_refused() {
         let error = read(wrong.clone()).expect_err("unknown").to_string();
         assert!(error.contains("unknown"), "{wrong}: {error}");
     }
+    for (key, value, says) in [
+        ("steps", json!([{ "name": "a" }, { "retries": { "attempts": "x" } }]), "steps[1].retries.attempts: "),
+        ("steps", json!([{ "pagination": { "kind": "cursor" } }]), "steps[0].pagination: missing field"),
+        ("errors", json!([{ "status": [400] }]), "errors[0]: missing field `remedy`"),
+    ] {
+        let error = read(json!({ "kind": "http", key: value })).expect_err(says).to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
 }

@@ -64,9 +64,9 @@ async fn limits_of_a_task_are_errors_that_name_the_key() {
 async fn a_step_has_its_own_timeout_for_all_that_it_does() {
     let bank = Bank::serving(api()).await;
     let context = testing::context("[1, 2]");
-    let toml = r#"steps = [{ name = "s", for_each = "{{ input }}", parallel = 2, path = "/slow", timeout = "50ms" }]"#;
+    let toml = r#"steps = [{ name = "s", for_each = "{{ input }}", parallel = 2, path = "/slow", timeout = "2s" }]"#;
     let error = bank.run_in(toml, &context).await.expect_err("too slow");
-    assert_eq!(error, Error::retryable("step s: it took longer than 50ms; raise its timeout if it may"));
+    assert_eq!(error, Error::retryable("step s: it took longer than 2s; raise its timeout if it may"));
     assert_eq!(said(&context).0, ["GET /slow cancelled", "GET /slow cancelled"]);
     bank.stop().await;
 }

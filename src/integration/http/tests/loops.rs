@@ -18,11 +18,16 @@ fn api(together: usize, most: Arc<AtomicUsize>) -> Router {
             ([("content-type", "application/json")], format!("{{\"id\": {id}, \"amount\": {id}.10}}"))
         }
     };
-    let turn = |Path(id): Path<u64>| async move {
-        match id {
-            0 => std::future::pending::<Body<Value>>().await.into_response(),
-            1 => StatusCode::NOT_FOUND.into_response(),
-            _ => Body(json!(id)).into_response(),
+    // Refuses the second item once the first one has been asked about, which it never answers.
+    let both = Arc::new(Barrier::new(2));
+    let turn = move |Path(id): Path<u64>| {
+        let both = both.clone();
+        async move {
+            both.wait().await;
+            match id {
+                0 => std::future::pending().await,
+                _ => StatusCode::NOT_FOUND,
+            }
         }
     };
     Router::new()
