@@ -95,6 +95,8 @@ impl Setup {
     fn stop(mut self) -> BTreeMap<String, Value> {
         let pids = self.pids();
         assert!(!pids.is_empty());
+        // On a slow machine they take longer than a stop waits for them.
+        wait_for("all payloads are stored", LONG, || (self.metric("weir_payloads_pending", "") == 0.0).then_some(()));
         self.worker.stop();
         for pid in pids {
             assert!(test_kill_process(Pid::from_raw(pid).expect("a pid")).is_err(), "process {pid} is left");
