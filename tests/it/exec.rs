@@ -114,7 +114,7 @@ fn payload(file: &Path) -> (String, Value) {
 }
 
 fn answers(mut submit: Process) -> Answers {
-    submit.exit_code(LONG);
+    submit.exit_code(3 * LONG);
     let lines = submit.out();
     let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
     lines.map(|line| (line["task_id"].as_str().expect("an id").to_owned(), line)).collect()
