@@ -39,7 +39,8 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_OUTPUT_BYTES = 7 * 1024 * 1024
 # What is read of one response.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
-CONNECT_SECONDS = 5.0
+# Below weir's cancel_grace: a thread that connects cannot be woken.
+CONNECT_SECONDS = 1.5
 # How long runs may go on beyond their deadlines when stdin has ended.
 LAST_RUNS_SECONDS = 5.0
 

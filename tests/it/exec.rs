@@ -95,6 +95,8 @@ impl Setup {
     fn stop(mut self) -> BTreeMap<String, Value> {
         let pids = self.pids();
         assert!(!pids.is_empty());
+        // On a slow machine they take longer than a stop waits for them.
+        wait_for("all payloads are stored", LONG, || (self.metric("weir_payloads_pending", "") == 0.0).then_some(()));
         self.worker.stop();
         for pid in pids {
             assert!(test_kill_process(Pid::from_raw(pid).expect("a pid")).is_err(), "process {pid} is left");
@@ -112,7 +114,7 @@ fn payload(file: &Path) -> (String, Value) {
 }
 
 fn answers(mut submit: Process) -> Answers {
-    submit.exit_code(LONG);
+    submit.exit_code(3 * LONG);
     let lines = submit.out();
     let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
     lines.map(|line| (line["task_id"].as_str().expect("an id").to_owned(), line)).collect()
