@@ -32,10 +32,12 @@
 //! use weir::client::{Client, Options, Submission};
 //! use weir::task::Json;
 //!
+//! let mut submissions = Vec::new();
+//! for n in 0..1000 {
+//!     let input = Json::of(&serde_json::json!({"customer": format!("c{n}")}))?;
+//!     submissions.push(Submission::new(format!("refresh-{n}").parse()?, "bank".parse()?, input));
+//! }
 //! let client = Client::with_options("http://127.0.0.1:7400", Options { max_in_flight: 100, ..Options::default() })?;
-//! let input = Json::of(&serde_json::json!({"customer": "c1"}))?;
-//! let (bank, ids) = ("bank".parse()?, (0..1000).map(|n| format!("refresh-{n}").parse()).collect::<Result<Vec<_>, _>>()?);
-//! let submissions = ids.into_iter().map(move |id| Submission::new(id, bank.clone(), input.clone()));
 //! let mut answers = client.submit_many(stream::iter(submissions));
 //! while let Some((id, answer)) = answers.next().await {
 //!     println!("{id}: {}", answer.map_or_else(|error| error.to_string(), |outcome| outcome.label().to_owned()));

@@ -16,7 +16,7 @@ use weir::wire::Started;
 use crate::support::house::{LONG, synthetic};
 
 const PREFACE_BYTES: usize = 24;
-const HEADERS: u8 = 1;
+const DATA: u8 = 0;
 const SETTINGS_FRAME: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// "I refuse stream 1": REFUSED_STREAM is 7.
 const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
@@ -29,22 +29,29 @@ const FAREWELL_AFTER_1: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0
 /// "I end for an internal error, and have looked at no stream."
 const FAILURE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
-/// Answers the first request of each connection with these bytes, and hangs up.
-async fn server(bytes: &'static [u8], lifecycle: &Lifecycle) -> SocketAddr {
+/// What the server does when it has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    HangsUp,
+    Stays,
+}
+
+/// Answers the first message of each connection with these bytes.
+async fn server(bytes: &'static [u8], then: Then, lifecycle: &Lifecycle) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let token = lifecycle.token();
     lifecycle.spawn("server of bytes", async move {
         while let Some(accepted) = token.run_until_cancelled(listener.accept()).await {
             let (mut socket, _) = accepted.expect("a connection");
-            let served = serve(&mut socket, bytes);
+            let served = serve(&mut socket, bytes, then);
             token.run_until_cancelled(served).await;
         }
     });
     address
 }
 
-async fn serve(socket: &mut TcpStream, bytes: &[u8]) {
+async fn serve(socket: &mut TcpStream, bytes: &[u8], then: Then) {
     let _ = socket.write_all(SETTINGS_FRAME).await;
     let mut preface = [0; PREFACE_BYTES];
     let _ = socket.read_exact(&mut preface).await;
@@ -56,12 +63,14 @@ async fn serve(socket: &mut TcpStream, bytes: &[u8]) {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
         let _ = socket.read_exact(&mut payload).await;
-        if head[3] == HEADERS {
+        if head[3] == DATA {
             break;
         }
     }
     let _ = socket.write_all(bytes).await;
-    let _ = socket.shutdown().await;
+    if then == Then::HangsUp {
+        let _ = socket.shutdown().await;
+    }
     // Reading on keeps the system from taking back what was written.
     let _ = socket.read_to_end(&mut Vec::new()).await;
 }
@@ -69,16 +78,16 @@ async fn serve(socket: &mut TcpStream, bytes: &[u8]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_the_server_has_not_looked_at_never_started() {
     let cases = [
-        (REFUSED, Started::No),
-        (CANCELLED, Started::Unknown),
-        (FAREWELL, Started::No),
-        (FAREWELL_AFTER_1, Started::Unknown),
-        (FAILURE, Started::Unknown),
-        (b"".as_slice(), Started::Unknown),
+        (REFUSED, Then::Stays, Started::No),
+        (CANCELLED, Then::Stays, Started::Unknown),
+        (FAREWELL, Then::Stays, Started::No),
+        (FAREWELL_AFTER_1, Then::HangsUp, Started::Unknown),
+        (FAILURE, Then::Stays, Started::Unknown),
+        (b"".as_slice(), Then::HangsUp, Started::Unknown),
     ];
-    for (bytes, started) in cases {
+    for (bytes, then, started) in cases {
         let lifecycle = Lifecycle::new();
-        let address = format!("http://{}", server(bytes, &lifecycle).await);
+        let address = format!("http://{}", server(bytes, then, &lifecycle).await);
         let options = Options { backoff: None, ..Options::default() };
         // A connection of its own for each call.
         let client = || Client::with_options(&address, options.clone()).expect("an address");
