@@ -20,7 +20,7 @@ const WAIT_MARGIN: Duration = Duration::from_secs(5);
 /// Flags of `weir drain`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It does what SIGTERM does: no more tasks are taken, what runs is finished, and the process exits.
+    after_help = "It does what SIGTERM does: no more tasks are taken, what runs is finished, and the process exits. \
 Who may is set by worker.drain_from and router.drain_from: by default, callers on the same machine.
 
 Examples:

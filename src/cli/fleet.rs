@@ -37,11 +37,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// Flags of `weir fleet`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "On a terminal the table is live: q or Ctrl-C ends it. Numbers in flight are those of each worker's last
+    after_help = "On a terminal the table is live: q or Ctrl-C ends it. Numbers in flight are those of each worker's last \
 heartbeat, at most 2 s old; off the screen, those of its last change of state.
 
-With --json, each line is a worker: worker, address, incarnation, pool, target, in_flight, state, integrations,
-settings_version. With --follow too, each has \"change\": \"present\" (new, or changed) or \"gone\" (worker and
+With --json, each line is a worker: worker, address, incarnation, pool, target, in_flight, state, integrations, \
+settings_version. With --follow too, each has \"change\": \"present\" (new, or changed) or \"gone\" (worker and \
 incarnation alone).
 
 Examples:

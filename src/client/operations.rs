@@ -1,6 +1,6 @@
 //! The client for operating: what a worker or router is and does now, and a drain from afar.
 //!
-//! Each call is made once and within [`CALL_TIMEOUT`]; an operator looks at the error and calls again.
+//! Each call is made once and has ten seconds; an operator looks at the error and calls again.
 
 use std::time::Duration;
 
