@@ -294,7 +294,7 @@ fn the_kind_chooses_the_integration_and_unknown_keys_are_refused() {
         json!({ "kind": "http", "base": "http://h" }),
         json!({ "kind": "http", "steps": [{ "name": "a", "pth": "/" }] }),
         json!({ "kind": "synthetic", "x": 1 }),
-        json!({ "kind": "exec" }),
+        json!({ "kind": "soap" }),
     ] {
         let error = read(wrong.clone()).expect_err("unknown").to_string();
         assert!(error.contains("unknown"), "{wrong}: {error}");
