@@ -13,6 +13,7 @@ mod never_arrived;
 mod outages;
 mod payload_s3;
 mod processes;
+mod pulls;
 mod readme;
 mod registry_redis;
 mod submit_many;

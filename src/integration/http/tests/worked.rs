@@ -12,7 +12,7 @@ fn worked(text: &str, name: &str, bank: &Bank) -> Http {
     let config = serde_json::from_value::<AnyConfig>(all["integrations"][name].clone()).expect("a configuration");
     let AnyConfig::Http(mut config) = config else { panic!("{name} is of kind http") };
     config.base_url = bank.base_url.clone();
-    config.token = Some(SecretSource::File(bank.token.path().to_owned()));
+    config.auth = None;
     Http::new(&name.parse().expect("a name"), &config, &Telemetry::new().expect("a recorder")).expect("valid")
 }
 
@@ -47,7 +47,7 @@ async fn uk_open_banking() {
             .route("/accounts/{id}/transactions", get(transactions)),
     );
     let bank = bank.await;
-    let context = testing::context(r#"{"from": "2025-01-01T00:00:00"}"#);
+    let context = testing::context(r#"{"customer": "c1", "from": "2025-01-01T00:00:00"}"#);
     let output = worked(UK, "uk_bank", &bank).run(&context).await.expect("it runs");
     let expected = concat!(
         r#"{"accounts":[{"account":{"AccountId": "1"},"balances":[{"Amount": {"Amount": "1230.00"}}],"#,
@@ -66,7 +66,8 @@ async fn uk_open_banking() {
     ] {
         let refused = move || async move { (StatusCode::from_u16(status).expect("a status"), body) };
         let bank = Bank::serving(Router::new().route("/accounts", get(refused))).await;
-        let error = worked(UK, "uk_bank", &bank).run(&testing::context("{}")).await.expect_err("refused");
+        let error =
+            worked(UK, "uk_bank", &bank).run(&testing::context(r#"{"customer": "c1"}"#)).await.expect_err("refused");
         let expected = format!("step accounts: GET /accounts answered with status {status}");
         assert_eq!(error, Error { message: expected, remedy, reason: reason.parse().ok() });
         bank.stop().await;
@@ -94,7 +95,7 @@ async fn fdx() {
     };
     let api = Router::new().route("/accounts", get(accounts)).route("/accounts/{id}/transactions", get(transactions));
     let bank = Bank::serving(api).await;
-    let context = testing::context(r#"{"from": "2025-01-01", "to": "2025-02-01"}"#);
+    let context = testing::context(r#"{"customer": "c1", "from": "2025-01-01", "to": "2025-02-01"}"#);
     let output = worked(FDX, "fdx_bank", &bank).run(&context).await.expect("it runs");
     let expected = concat!(
         r#"{"accounts":[{"accountId": "d/1"},{"accountId": "d2"}],"#,
@@ -107,7 +108,8 @@ async fn fdx() {
     for code in ["602", "\"602\""] {
         let refused = move || async move { (StatusCode::FORBIDDEN, format!("{{\"code\": {code}}}")) };
         let bank = Bank::serving(Router::new().route("/accounts", get(refused))).await;
-        let error = worked(FDX, "fdx_bank", &bank).run(&testing::context("{}")).await.expect_err("refused");
+        let error =
+            worked(FDX, "fdx_bank", &bank).run(&testing::context(r#"{"customer": "c1"}"#)).await.expect_err("refused");
         assert_eq!((error.remedy, error.reason), (Remedy::UserAction, "consent_expired".parse().ok()));
         bank.stop().await;
     }
