@@ -97,7 +97,7 @@ fn defaults() -> Config {
 }
 
 /// The variables that they come from are not set here.
-fn without_credentials(config: &mut Config) {
+pub fn without_credentials(config: &mut Config) {
     for integration in config.integrations.values_mut() {
         if let integration::Config::Http(http) = integration {
             // The variables and files that it names are not here.
