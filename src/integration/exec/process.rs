@@ -260,8 +260,9 @@ impl Process {
         }
     }
 
-    /// Reads its stderr to the end: each line is a note of each run that is in it.
-    pub(super) async fn read_errors(&self, mut errors: impl AsyncBufRead + Unpin, integration: &str) {
+    /// Reads its stderr to the end: each line is a note of each run that is in it. It is not logged: what a program
+    /// writes about a task may be as personal as the task, and the log is not redacted.
+    pub(super) async fn read_errors(&self, mut errors: impl AsyncBufRead + Unpin) {
         let (mut line, mut since, mut kept, mut left_out) = (Vec::new(), Instant::now(), 0, 0_u64);
         let mut is_rest = false;
         loop {
@@ -284,7 +285,6 @@ impl Process {
             }
             kept += 1;
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            tracing::debug!(integration, pid = self.id, "stderr: {text}");
             self.note(&format!("stderr: {text}"));
             self.state.lock().last_error_line = Some(text);
         }

@@ -108,7 +108,7 @@ impl Supervisor {
         let config = &self.launch.config;
         let (sender, lines) = mpsc::channel(2 * config.max_concurrency_per_process);
         let process = Process::new(group.id(), self.launch.limits(), sender);
-        let mut errors = pin!(maybe_done(process.read_errors(stderr, &self.launch.integration)));
+        let mut errors = pin!(maybe_done(process.read_errors(stderr)));
 
         let ready = beside(self.until_ready(&group, &mut stdout, stop), errors.as_mut()).await;
         let mut output = pin!(maybe_done(process.read_output(stdout)));
