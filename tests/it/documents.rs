@@ -64,7 +64,7 @@ fn keys_of_example() -> Vec<Key> {
 /// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
 fn values(config: &Config) -> BTreeMap<String, Value> {
     fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
-        let is_value = [".headers", ".latency", ".result", ".token"].iter().any(|end| path.ends_with(end));
+        let is_value = [".headers", ".latency", ".paths", ".result", ".token"].iter().any(|end| path.ends_with(end));
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {

@@ -60,20 +60,28 @@ impl<'t> Nesting<'t> {
         (start..end, format!("{}\"", "\\".repeat(backslashes)))
     }
 
-    /// The part of `range` in the string in which it begins; none when it begins in no string of a document.
+    /// The part of `range` in the string in which it begins. None when it begins right after the end of one, and so in
+    /// the midst of a document's punctuation.
     pub fn clip(&mut self, range: Range<usize>) -> Option<Range<usize>> {
         self.advance(range.start);
+        let bytes = self.text.as_bytes();
         if self.documents.len() == 1 {
-            return (!self.documents[0]).then_some(range);
+            let after_string = self.documents[0] && range.start > 0 && bytes[range.start - 1] == b'"';
+            return (!after_string).then_some(range);
         }
-        let mut probe = Nesting { text: self.text, at: range.start, documents: self.documents.clone() };
+        let mut probe = Nesting { text: self.text, at: self.at.max(range.start), documents: self.documents.clone() };
         while let Some(quote) = probe.next_quote(range.end) {
             if probe.documents.len() == 1 {
-                let backslashes = self.text[range.start..quote].bytes().rev().take_while(|&byte| byte == b'\\').count();
+                let backslashes = bytes[range.start..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
                 return (quote - backslashes > range.start).then_some(range.start..quote - backslashes);
             }
         }
         Some(range)
+    }
+
+    /// Whether the last place that was asked for is in a document and in none of its strings.
+    pub fn is_bare(&self) -> bool {
+        self.documents == [true]
     }
 
     fn advance(&mut self, to: usize) {
@@ -130,6 +138,7 @@ mod tests {
         let text = r#"{"a":"xyz","b":1}"#;
         assert_eq!(Nesting::new(text).clip(6..15), Some(6..9));
         assert_eq!(Nesting::new(text).clip(10..12), None);
+        assert_eq!(Nesting::new("{token: 'x'}").clip(9..10), Some(9..10));
         assert_eq!(Nesting::new("plain \"text\"").clip(0..9), Some(0..9));
     }
 }

@@ -99,7 +99,7 @@ fn text(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: bool) -> Re
         pass.form(text)?
     } else if is_json(media_type, text) {
         match pass.document(text)? {
-            Ok(text) => pass.text_of(text)?,
+            Ok(text) => text,
             Err(_) => {
                 return Ok(Body::Withheld("it is not valid JSON, so the paths that are configured could not be found"));
             }

@@ -15,6 +15,7 @@ use memchr::memmem;
 use self::value::{bare_end, bracketed_end, find, line_end, quoted_end, user_info};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
+use super::edit::Nesting;
 use super::names::{MAX_NAME_BYTES, is_sensitive};
 
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
@@ -31,7 +32,7 @@ pub(super) struct Found {
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search = Search { text, from: 0, tag: None, pair: 0 };
+    let mut search = Search { text, from: 0, tag: None, pair: 0, nesting: Nesting::new(text) };
     let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
     while let Some(next) = bytes[at..].iter().position(|byte| matches!(byte, b':' | b'=' | b'>' | b'<')) {
         let mark = at + next;
@@ -61,6 +62,7 @@ struct Search<'t> {
     tag: Option<usize>,
     /// Up to where a `value` belongs to a `name` that is a credential's.
     pair: usize,
+    nesting: Nesting<'t>,
 }
 
 struct Name<'t> {
@@ -77,7 +79,8 @@ impl<'t> Search<'t> {
             return user_info(self.text, mark + 3).map(unquoted);
         }
         if bytes[mark] == b'>' {
-            return self.element(mark).map(unquoted);
+            // An element does not reach out of the JSON string that it is in.
+            return self.element(mark).and_then(|range| self.nesting.clip(range)).map(unquoted);
         }
         let name = name_before(self.text, self.from, mark)?;
         let plain_name = plain_name(name.text);
@@ -90,7 +93,11 @@ impl<'t> Search<'t> {
         if !is_pair_value && !is_sensitive(&plain_name) {
             return None;
         }
-        self.value(start, &name, &plain_name)
+        let value = self.value(start, &name, &plain_name)?;
+        // The quote after a bare name may be the end of the JSON string that the name is in.
+        let is_doubtful = !name.quoted && bytes[value.range.start - 1] == b'"';
+        let range = if is_doubtful { self.nesting.clip(value.range)? } else { value.range };
+        Some(Found { range, ..value })
     }
 
     /// The value from `start` on, of a credential called `name`.

@@ -67,18 +67,27 @@ impl<'r> Pass<'r> {
 
     /// An input or an output.
     pub fn json(&mut self, json: &Json) -> Result<Json, Stop> {
-        let text = match self.document(json.as_str())? {
-            Ok(text) => self.text_of(text)?,
-            Err(Unreadable) => Cow::Borrowed(r#""[redacted-0]""#),
-        };
-        Ok(match text {
-            Cow::Borrowed(same) if same.len() == json.as_str().len() => json.clone(),
-            text => json_or_text(text.into_owned()),
+        Ok(match self.document(json.as_str())? {
+            Ok(Cow::Borrowed(_)) => json.clone(),
+            Ok(Cow::Owned(text)) => json_or_text(text),
+            Err(Unreadable) => json_or_text(r#""[redacted-0]""#.to_owned()),
         })
     }
 
-    /// A JSON document without what the integration's paths lead to.
+    /// A JSON document, whole or cut.
     pub fn document<'t>(&mut self, text: &'t str) -> Result<Result<Cow<'t, str>, Unreadable>, Stop> {
+        let without_paths = match self.without_paths(text)? {
+            Ok(text) => text,
+            Err(unreadable) => return Ok(Err(unreadable)),
+        };
+        Ok(Ok(match self.text_of(without_paths)? {
+            Cow::Owned(changed) if is_number(text) => Cow::Owned(format!("\"{changed}\"")),
+            text => text,
+        }))
+    }
+
+    /// A JSON document without what the integration's paths lead to.
+    fn without_paths<'t>(&mut self, text: &'t str) -> Result<Result<Cow<'t, str>, Unreadable>, Stop> {
         if self.paths.is_empty() {
             return Ok(Ok(Cow::Borrowed(text)));
         }
@@ -93,7 +102,7 @@ impl<'r> Pass<'r> {
     }
 
     /// As [`Pass::text`], of a text that is changed already or not.
-    pub fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
+    fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
         match text {
             Cow::Borrowed(text) => self.text(text),
             Cow::Owned(text) => Ok(Cow::Owned(self.text(&text)?.into_owned())),
@@ -177,7 +186,8 @@ impl<'r> Pass<'r> {
         let tail = &text[text.len() - length..];
         let digits = tail.bytes().filter(u8::is_ascii_digit).count();
         let user_info = tail.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
-        if digits >= MIN_CUT_DIGITS || user_info || tail.contains("eyJ") || tail.contains('@') {
+        let begins = |start: &str| tail.to_ascii_lowercase().contains(start);
+        if digits >= MIN_CUT_DIGITS || user_info || ["eyj", "@", "bearer ", "basic "].into_iter().any(begins) {
             return &text[..text.len() - length];
         }
         text
@@ -265,7 +275,10 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
         if edits.last().is_some_and(|last| range.start < last.range.end) {
             continue;
         }
-        edits.extend(nesting.clip(range).map(|range| Edit { range, with }));
+        if let Some(range) = nesting.clip(range) {
+            let quote = if nesting.is_bare() { "\"" } else { "" };
+            edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+        }
     }
     edits
 }
@@ -280,6 +293,14 @@ fn encoded(text: &str) -> String {
         encoded = parts.fold(first, |text, part| text + &to + &part.replacen("%5D", "]", 1));
     }
     encoded
+}
+
+/// Whether a document is a number and nothing else.
+fn is_number(text: &str) -> bool {
+    const MAX_NUMBER_BYTES: usize = 64;
+    let text = text.trim_ascii();
+    let belongs = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+    (1..=MAX_NUMBER_BYTES).contains(&text.len()) && text.bytes().all(belongs)
 }
 
 /// Whether a body of this type is to be read as JSON.

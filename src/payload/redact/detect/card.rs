@@ -1,6 +1,7 @@
 //! Card numbers: 13 to 19 digits that begin as an issuer's do and end in the right check digit (ISO/IEC 7812, Luhn).
 //!
-//! In one run, or in groups of at least four (the last may be shorter) between single spaces or dashes. A run within a
+//! In one run, or in groups of at least four (the last may be shorter) between single spaces (in a
+//! form, that is `+`) or dashes. A run within a
 //! longer one, a part of a decimal number or of a UUID is no card number. One in ten other numbers of the same length
 //! and beginning has the right check digit by chance; it is taken out too.
 
@@ -39,9 +40,9 @@ pub fn at(bytes: &[u8], start: usize) -> Option<usize> {
     best
 }
 
-/// A space, a space that does not break, or a dash.
+/// A space, a space that does not break, a space of a form, or a dash.
 fn separator_at(bytes: &[u8], at: usize) -> Option<&'static [u8]> {
-    [&b" "[..], b"-", "\u{a0}".as_bytes()].into_iter().find(|separator| bytes[at..].starts_with(separator))
+    [&b" "[..], b"-", b"+", "\u{a0}".as_bytes()].into_iter().find(|separator| bytes[at..].starts_with(separator))
 }
 
 fn is_digit(bytes: &[u8], at: usize) -> bool {
@@ -52,9 +53,17 @@ fn digits_of_group(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().take(MAX_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count()
 }
 
-/// Whether groups between dashes would begin in the middle of a longer chain, as in a UUID.
+/// Whether groups between dashes would begin in the middle of a longer chain, as in a UUID: after hexadecimal digits.
 fn is_chained(bytes: &[u8], start: usize, separator: Option<&[u8]>) -> bool {
-    separator == Some(b"-") && start >= 2 && bytes[start - 1] == b'-' && bytes[start - 2].is_ascii_alphanumeric()
+    const MIN_GROUP: usize = 4;
+    let Some(before) = bytes[..start].strip_suffix(b"-").filter(|_| separator == Some(b"-")) else { return false };
+    let group = before.iter().rev().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_alphanumeric());
+    let (mut length, mut is_hex, mut has_digit) = (0, true, false);
+    for byte in group {
+        (length, is_hex, has_digit) =
+            (length + 1, is_hex && byte.is_ascii_hexdigit(), has_digit || byte.is_ascii_digit());
+    }
+    is_hex && (has_digit || length >= MIN_GROUP)
 }
 
 /// Whether the digits before `end` are the whole of their group, and a chain between dashes ends there.

@@ -1,6 +1,6 @@
 //! IBANs (ISO 13616): country, check digits, and the length that the country's registration states.
 //!
-//! In either case, with single spaces or dashes between any two characters.
+//! In either case, with single spaces (in a form, that is `+`) or dashes between any two characters.
 
 use std::ops::Range;
 
@@ -139,7 +139,7 @@ fn collect(bytes: &[u8], start: usize, length: usize) -> Option<(Vec<u8>, usize)
     let (mut characters, mut at) = (Vec::with_capacity(length), start);
     while characters.len() < length {
         at += match bytes[at..] {
-            [b' ' | b'-', ..] => 1,
+            [b' ' | b'-' | b'+', ..] => 1,
             // A space that does not break.
             [0xc2, 0xa0, ..] => 2,
             _ => 0,

@@ -103,6 +103,8 @@ fn after_scheme(text: &str, at: usize, end: usize, scheme: &str) -> Option<Range
         return None;
     }
     let colon = end + usize::from(bytes.get(end) == Some(&b':'));
+    // A form's space is a `+`, which a token may hold too: of words between many, the first may be a scheme.
+    let colon = colon + usize::from(bytes.get(colon) == Some(&b'+') && (at == 0 || bytes[at - 1] != b'+'));
     let start = run(bytes, colon, |byte| matches!(byte, b' ' | b'\t'));
     if start == end {
         return None;
@@ -125,6 +127,9 @@ fn after_scheme(text: &str, at: usize, end: usize, scheme: &str) -> Option<Range
         && text[start..end].bytes().filter(|&byte| byte == b'=').count() == 1
         && end - start < 24
         && text[start..end - 1].bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    // In a path, the next segment may begin with a scheme of its own.
+    let next = ["bearer", "basic"].into_iter().find(|it| text[start..end].to_ascii_lowercase().ends_with(it));
+    end -= next.filter(|it| start + it.len() < end && bytes.get(end) == Some(&b' ')).map_or(0, str::len);
     while end > start && bytes[end - 1] == b'.' {
         end -= 1;
     }

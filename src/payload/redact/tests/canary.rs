@@ -4,9 +4,9 @@ use super::*;
 
 /// A secret of each kind: what must not come through of it, and how it is written so that it can be known as one.
 const SECRETS: &[(&str, &str)] = &[
-    ("4929123412341236", "4929123412341236"),
-    ("4929 1234 1234 1236", "4929 1234 1234 1236"),
-    ("4929-1234-1234-1236", "4929-1234-1234-1236"),
+    ("4929123412341232", "4929123412341232"),
+    ("4929 1234 1234 1232", "4929 1234 1234 1232"),
+    ("4929-1234-1234-1232", "4929-1234-1234-1232"),
     ("DE02120300000000202051", "DE02120300000000202051"),
     ("DE02 1203 0000 0000 2020 51", "DE02 1203 0000 0000 2020 51"),
     ("eyJhbGciOiJIUzI1NiJ9.eyJDQU5BUlkiOjF9.Q0FOQVJZ", "eyJhbGciOiJIUzI1NiJ9.eyJDQU5BUlkiOjF9.Q0FOQVJZ"),
@@ -39,13 +39,20 @@ fn encodings(text: &str) -> Vec<String> {
         escaped(&escaped(text)),
         escaped(text).replace('/', "\\/"),
         percent(text),
-        percent(text).to_lowercase(),
+        lowercase(&percent(text)),
         percent(&percent(text)),
         unicode.clone(),
         escaped(&unicode),
         entities,
         form,
     ]
+}
+
+/// With the hexadecimal digits of escapes in lowercase.
+fn lowercase(percent: &str) -> String {
+    let mut parts = percent.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "%" + &part[..2].to_lowercase() + &part[2..])
 }
 
 /// What a reader could take for the secret: the secret, and its digits and letters alone.
@@ -156,6 +163,8 @@ fn what_a_cut_leaves_of_a_secret_does_not_come_through() {
         {
             let whole = format!("{before}{written}");
             let begins = before.len() + written.len() - secret.len();
+            // Only with its @ an address can be known.
+            let begins = begins + secret.find('@').unwrap_or(0);
             for end in (begins + 1..whole.len()).filter(|end| whole.is_char_boundary(*end)) {
                 let mut record = record("t-1");
                 record.transcript.secrets.push(NAMED.to_owned());
@@ -165,7 +174,7 @@ fn what_a_cut_leaves_of_a_secret_does_not_come_through() {
                 let left: Value = serde_json::from_str(&stored_by(&redactor, record)).expect("JSON");
                 let left = left["transcript"]["log"]["entries"][0]["response"]["content"]["text"].to_string();
                 // A start of a few characters says nothing.
-                let start: String = secret[..end - begins].chars().take(8).collect();
+                let start: String = secret[..end - (whole.len() - secret.len())].chars().take(8).collect();
                 assert!(start.chars().count() < 8 || !left.contains(&start), "{start} is in {left}");
             }
         }
