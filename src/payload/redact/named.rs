@@ -94,9 +94,8 @@ impl<'t> Search<'t> {
             return None;
         }
         let value = self.value(start, &name, &plain_name)?;
-        // The quote after a bare name may be the end of the JSON string that the name is in.
-        let is_doubtful = !name.quoted && bytes[value.range.start - 1] == b'"';
-        let range = if is_doubtful { self.nesting.clip(value.range)? } else { value.range };
+        // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
+        let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
         Some(Found { range, ..value })
     }
 

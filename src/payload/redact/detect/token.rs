@@ -90,7 +90,7 @@ pub fn basic(text: &str, at: usize, end: usize) -> Option<Range<usize>> {
     let token = after_scheme(text, at, end, "basic")?;
     let plain = plain(&text[token.clone()]).replace('-', "+").replace('_', "/");
     let has_colon = LENIENT.decode(plain.as_bytes()).is_ok_and(|decoded| decoded.contains(&b':'));
-    let has = |kind: fn(&u8) -> bool| plain.as_bytes().iter().any(|byte| kind(byte));
+    let has = |kind: fn(&u8) -> bool| plain.as_bytes().iter().any(kind);
     let is_mixed =
         plain.len() >= 8 && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
     (plain.len() >= 4 && (has_colon || is_mixed || plain.ends_with('='))).then_some(token)
@@ -140,7 +140,7 @@ fn after_scheme(text: &str, at: usize, end: usize, scheme: &str) -> Option<Range
 mod tests {
     use super::*;
 
-    fn token<'t>(find: fn(&str, usize, usize) -> Option<Range<usize>>, text: &'t str) -> Option<&'t str> {
+    fn token(find: fn(&str, usize, usize) -> Option<Range<usize>>, text: &str) -> Option<&str> {
         find(text, 0, run(text.as_bytes(), 0, |byte| byte.is_ascii_alphabetic())).map(|range| &text[range])
     }
 

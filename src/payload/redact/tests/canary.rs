@@ -168,7 +168,7 @@ fn what_a_cut_leaves_of_a_secret_does_not_come_through() {
             for end in (begins + 1..whole.len()).filter(|end| whole.is_char_boundary(*end)) {
                 let mut record = record("t-1");
                 record.transcript.secrets.push(NAMED.to_owned());
-                let mut message = plain_message(content_type, whole[..end].as_bytes());
+                let mut message = plain_message(content_type, &whole.as_bytes()[..end]);
                 message.body_bytes = 1 << 20;
                 record.transcript.exchanges[0].response = Some(Response { status: 200, message });
                 let left: Value = serde_json::from_str(&stored_by(&redactor, record)).expect("JSON");
