@@ -57,9 +57,22 @@ impl<'r> Pass<'r> {
     pub fn text<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
         let mut text = self.raw(Cow::Borrowed(text))?;
         for escapes in [Escapes::Markup, Escapes::All] {
-            for rounds in 1..=MAX_ROUNDS {
-                let Some(edits) = self.escaped(&text, escapes, rounds)? else { break };
-                text = apply(text, &edits);
+            let (mut views, mut level): (Vec<View>, usize) = (Vec::new(), 1);
+            'levels: while level <= MAX_ROUNDS {
+                while views.len() < level {
+                    let source = views.last().map_or(&*text, |view| &view.text);
+                    self.budget.spend(source.len())?;
+                    match View::of(source, escapes) {
+                        Some(view) => views.push(view),
+                        None => break 'levels,
+                    }
+                }
+                let edits = self.escaped(&text, &views, escapes)?;
+                if !edits.is_empty() {
+                    text = apply(text, &edits);
+                    views.clear();
+                }
+                level += 1;
             }
         }
         Ok(text)
@@ -218,16 +231,9 @@ impl<'r> Pass<'r> {
         Ok(apply(text, &edits))
     }
 
-    /// The text after so many rounds of taking escapes away. None where there are no escapes left.
-    fn escaped(&mut self, text: &str, escapes: Escapes, rounds: usize) -> Result<Option<Vec<Edit>>, Stop> {
-        let mut views: Vec<View> = Vec::new();
-        for _ in 0..rounds {
-            let source = views.last().map_or(text, |view| &view.text);
-            self.budget.spend(source.len())?;
-            let Some(view) = View::of(source, escapes) else { return Ok(None) };
-            views.push(view);
-        }
-        let Some(view) = views.last() else { return Ok(None) };
+    /// What is found in the last of the views, each of which is made of the one before, the first of the text.
+    fn escaped(&mut self, text: &str, views: &[View], escapes: Escapes) -> Result<Vec<Edit>, Stop> {
+        let Some(view) = views.last() else { return Ok(Vec::new()) };
         let mut found: Vec<(Range<usize>, String)> = Vec::new();
         let ranges = if escapes == Escapes::Markup {
             // Without JSON's backslashes one cannot tell where its values end: names are looked for with them.
@@ -248,7 +254,7 @@ impl<'r> Pass<'r> {
             *range = views.iter().rev().fold(range.clone(), |range, view| view.source(range));
         }
         found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
-        Ok(Some(clipped(text, found)))
+        Ok(clipped(text, found))
     }
 }
 

@@ -3,6 +3,7 @@
 //! For each container on the way down, it knows which paths have come how far; where none has, the container is skipped
 //! without a look at what it holds. It is as strict as it must be to know where it is, and no stricter.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::{Path, Selector};
@@ -74,8 +75,9 @@ impl Walk<'_> {
         self.skip_space();
         let Some(byte) = self.byte() else { return Ok(false) };
         let Some(container) = self.containers.last_mut() else {
-            let start = self.paths.iter().enumerate().map(|(path, _)| (path, 0)).collect();
-            return self.value(start).map(|()| true);
+            let progress = (0..self.paths.len()).map(|path| (path, 0)).collect();
+            let is_match = self.paths.iter().any(|path| path.steps.is_empty());
+            return self.value(progress, is_match).map(|()| true);
         };
         let close = if container.index.is_some() { b']' } else { b'}' };
         if byte == close {
@@ -113,31 +115,34 @@ impl Walk<'_> {
             _ => return Err(Unreadable),
         }
         let key = &self.text[key];
-        let key = View::of(key, Escapes::Json).map_or_else(|| key.to_owned(), |view| view.text);
+        let key = View::of(key, Escapes::Json).map_or(Cow::Borrowed(key), |view| Cow::Owned(view.text));
         self.child(|selector| matches!(selector, Selector::Name(name) if *name == key))
     }
 
     /// The next value, which a step of a path leads to when `is_named` says so.
     fn child(&mut self, is_named: impl Fn(&Selector) -> bool) -> Result<bool, Unreadable> {
-        let mut progress: Vec<Progress> = Vec::new();
+        self.skip_space();
+        let is_container = matches!(self.byte(), Some(b'{' | b'['));
+        let (mut progress, mut is_match): (Vec<Progress>, bool) = (Vec::new(), false);
         for &(path, made) in self.containers.last().map_or(&[][..], |it| &it.progress) {
-            let Some(step) = self.paths[path].steps.get(made) else { continue };
-            if step.descends {
+            let steps = &self.paths[path].steps;
+            let Some(step) = steps.get(made) else { continue };
+            let leads_here = matches!(step.selector, Selector::Any) || is_named(&step.selector);
+            is_match |= leads_here && made + 1 == steps.len();
+            if is_container && step.descends {
                 progress.push((path, made));
             }
-            if matches!(step.selector, Selector::Any) || is_named(&step.selector) {
+            if is_container && leads_here {
                 progress.push((path, made + 1));
             }
         }
         progress.sort_unstable();
         progress.dedup();
-        self.skip_space();
-        self.value(progress).map(|()| true)
+        self.value(progress, is_match).map(|()| true)
     }
 
-    fn value(&mut self, progress: Vec<Progress>) -> Result<(), Unreadable> {
+    fn value(&mut self, progress: Vec<Progress>, is_match: bool) -> Result<(), Unreadable> {
         let Some(byte) = self.byte() else { return Ok(()) };
-        let is_match = progress.iter().any(|&(path, made)| self.paths[path].steps.len() == made);
         let start = self.at;
         match byte {
             b'"' => {
