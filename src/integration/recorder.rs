@@ -145,17 +145,20 @@ impl Recorder {
         }
     }
 
-    /// Has `value` removed wherever it would be stored.
+    /// Has `value` removed wherever it would be stored. Of a run with more than 256 of them, or with one of more than
+    /// 16 KiB, only metadata is stored.
     pub fn secret(&self, value: impl Into<String>) {
         let value = value.into();
         let mut state = self.inner.state.lock();
-        let secrets = &mut state.transcript.secrets;
-        if value.is_empty() || value.len() > MAX_SECRET_BYTES || secrets.len() >= MAX_SECRETS {
+        let transcript = &mut state.transcript;
+        if value.is_empty() || transcript.secrets.contains(&value) {
             return;
         }
-        if !secrets.contains(&value) {
-            secrets.push(value);
+        if value.len() > MAX_SECRET_BYTES || transcript.secrets.len() >= MAX_SECRETS {
+            transcript.secrets_left_out = transcript.secrets_left_out.saturating_add(1);
+            return;
         }
+        transcript.secrets.push(value);
     }
 
     /// The transcript so far; what is recorded later starts an empty one.
@@ -243,6 +246,18 @@ mod tests {
         for secret in ["a", "a", "", "b"] {
             recorder.secret(secret);
         }
-        assert_eq!(recorder.take().secrets, ["a", "b"]);
+        let transcript = recorder.take();
+        assert_eq!((transcript.secrets, transcript.secrets_left_out), (vec!["a".to_owned(), "b".to_owned()], 0));
+    }
+
+    #[test]
+    fn secrets_beyond_the_limits_are_counted() {
+        let recorder = Recorder::new(&Config::default());
+        recorder.secret("x".repeat(MAX_SECRET_BYTES + 1));
+        for n in 0..=MAX_SECRETS {
+            recorder.secret(n.to_string());
+        }
+        let transcript = recorder.take();
+        assert_eq!((transcript.secrets.len(), transcript.secrets_left_out), (MAX_SECRETS, 2));
     }
 }

@@ -52,8 +52,12 @@ impl Redactor {
 
     /// The record without its secrets; its metadata alone where that fails.
     pub fn redact(&self, record: Record) -> Redacted {
+        self.guarded(record, redacted)
+    }
+
+    fn guarded(&self, record: Record, work: impl FnOnce(&Rules, &Record) -> Result<Redacted, Stop>) -> Redacted {
         // A panic's own message may quote the payload: it is not looked at.
-        let redacted = catch_unwind(AssertUnwindSafe(|| redacted(&self.rules, &record)));
+        let redacted = catch_unwind(AssertUnwindSafe(|| work(&self.rules, &record)));
         match redacted.unwrap_or(Err(Stop::Panicked)) {
             Ok(redacted) => redacted,
             Err(stop) => {
@@ -87,6 +91,9 @@ pub fn for_log(text: &str) -> String {
 
 fn redacted(rules: &Rules, record: &Record) -> Result<Redacted, Stop> {
     let Record { task, outcome, transcript, pool } = record;
+    if transcript.secrets_left_out > 0 {
+        return Err(Stop::TooManySecrets);
+    }
     let mut pass = Pass::new(rules, &task.integration, &transcript.secrets)?;
     // In the order in which it happened, so that the numbers of the placeholders follow the story.
     let input = pass.json(&task.input)?;

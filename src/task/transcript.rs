@@ -19,6 +19,8 @@ pub struct Transcript {
     pub attachments: Vec<Attachment>,
     /// Values that must never be stored, wherever they turn up: tokens that the run was given or was handed.
     pub secrets: Vec<String>,
+    /// How many more such values there were: more or longer ones than are kept.
+    pub secrets_left_out: u32,
     /// Exchanges left out because the transcript had reached its limit.
     pub exchanges_left_out: u32,
     /// Remarks left out or cut for the same reason.

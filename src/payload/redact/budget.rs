@@ -10,6 +10,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// The clock is read once in so many bytes. A pass makes at least 20 MB a second, so that is every few milliseconds.
 const BYTES_BETWEEN_CHECKS: usize = 64 * 1024;
 
+/// A build for debugging is that much slower, and must not lose transcripts for it.
+const DEBUG_FACTOR: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
+
 /// Why only the metadata of a payload is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -53,7 +56,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub fn new(limit: Duration) -> Self {
-        Budget { ends: thread_time().saturating_add(limit), unchecked_bytes: 0 }
+        Budget { ends: thread_time().saturating_add(limit.saturating_mul(DEBUG_FACTOR)), unchecked_bytes: 0 }
     }
 
     /// Before or while `bytes` are looked at: fails when the time is over.
@@ -73,7 +76,7 @@ impl Budget {
 }
 
 /// The processor time that this thread has had.
-fn thread_time() -> Duration {
+pub(super) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
