@@ -6,7 +6,7 @@
 //! of a card number, an IBAN or a token, and all of it again with escapes taken away. A body that cannot be looked into
 //! is withheld: what is not understood is not kept. Where the rules fail or take too long, only metadata is kept.
 //!
-//! The same secret has the same placeholder within a payload ([`placeholder`]).
+//! The same secret has the same placeholder within a payload (`redact/placeholder.rs`).
 
 mod budget;
 mod decoded;

@@ -51,8 +51,11 @@ fn cut_and_binary_bodies_say_so() {
     assert_eq!(*content, expected);
 }
 
+/// The name of a field, the type of its value, and whether it must be there.
+type Field = (&'static str, &'static str, bool);
+
 /// The published schema of HAR 1.2: of each object its fields, their types, and whether they must be there.
-const SCHEMA_OF: &[(&str, &[(&str, &str, bool)])] = &[
+const SCHEMA_OF: &[(&str, &[Field])] = &[
     (
         "log",
         &[
