@@ -17,6 +17,7 @@ use super::Error;
 use super::environment::Environment;
 use super::recorder::Recorder;
 use super::transport::{Client, Transport};
+use crate::lifecycle::Lifecycle;
 use crate::task::{RunId, Task};
 use crate::telemetry::Counted;
 
@@ -110,10 +111,20 @@ impl Context {
         self.recorder.secret(value);
     }
 
+    /// Keeps the run's place in the worker while it lives: for what goes on without the run's future.
+    pub(super) fn hold(&self) -> Arc<dyn Any + Send + Sync> {
+        self.hold.clone()
+    }
+
     /// The transcript in the making. An integration that does not speak HTTP through [`Context::http`] adds its exchanges
     /// with [`Recorder::record`].
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    /// Owns what a run starts and others may need after it.
+    pub(super) fn lifecycle(&self) -> &Lifecycle {
+        &self.environment.lifecycle
     }
 
     /// Runs `work` on a blocking thread, for what computes for more than about a millisecond or calls what blocks.
@@ -162,7 +173,6 @@ mod tests {
 
     use super::*;
     use crate::integration::testing;
-    use crate::lifecycle::Lifecycle;
     use crate::task::Remedy;
 
     #[tokio::test]

@@ -221,18 +221,18 @@ async fn health_checks_and_reflection_are_answered_by_both_roles() {
     let house = House::start().await;
     for url in house.urls() {
         let channel = channel(&url).await;
-        for service in ["", "weir.v1.Tasks"] {
+        for service in ["", "weir.v1.Tasks", "weir.v1.Operations"] {
             let request = HealthCheckRequest { service: service.into() };
             let response = HealthClient::new(channel.clone()).check(request).await.expect("known");
             assert_eq!(response.into_inner().status(), ServingStatus::Serving);
         }
         macro_rules! assert_reflects {
-            ($version:ident) => {{
+            ($version:ident, $service:literal, $method:literal) => {{
                 use tonic_reflection::pb::$version as pb;
                 let question = pb::ServerReflectionRequest {
                     host: String::new(),
                     message_request: Some(pb::server_reflection_request::MessageRequest::FileContainingSymbol(
-                        "weir.v1.Tasks".into(),
+                        $service.into(),
                     )),
                 };
                 let mut client = pb::server_reflection_client::ServerReflectionClient::new(channel.clone());
@@ -244,11 +244,12 @@ async fn health_checks_and_reflection_are_answered_by_both_roles() {
                     panic!("no descriptors: {answer:?}")
                 };
                 let file = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
-                assert!(file.contains("SubmitMany"));
+                assert!(file.contains($method));
             }};
         }
-        assert_reflects!(v1);
-        assert_reflects!(v1alpha);
+        assert_reflects!(v1, "weir.v1.Tasks", "SubmitMany");
+        assert_reflects!(v1, "weir.v1.Operations", "Drain");
+        assert_reflects!(v1alpha, "weir.v1.Tasks", "SubmitMany");
     }
     house.close().await;
 }

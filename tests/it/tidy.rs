@@ -16,14 +16,17 @@ const MAX_LINES: usize = 500;
 const AT_HOME: &[(&str, &[&str])] = &[
     ("redis", &["registry/redis"]),
     ("aws_", &["payload/store/s3"]),
-    ("reqwest", &["integration/transport"]),
+    ("hyper_rustls", &["integration/transport"]),
+    ("rustls_platform_verifier", &["integration/transport"]),
     ("minijinja", &["integration/http"]),
-    (
-        "tonic",
-        &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client.rs"],
-    ),
+    ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
     ("axum", &["admin.rs", "sandbox"]),
+    ("tokio_rustls", &["sandbox"]),
+    ("webpki", &["sandbox/tls.rs"]),
+    ("toml", &["sandbox/script.rs"]),
     ("clap", &["cli", "main.rs"]),
+    ("clap_complete", &["cli/completion.rs"]),
+    ("console", &["cli"]),
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
     ("tikv_jemalloc", &["telemetry/allocator.rs", "main.rs"]),
@@ -44,7 +47,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// The code, without comments; tests, in a file of their own or at the end of one, may import what they like.
