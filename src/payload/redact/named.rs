@@ -190,7 +190,9 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
         while inside_end > floor && bytes[inside_end - 1] == b'\\' {
             inside_end -= 1;
         }
-        let start = bytes[floor..inside_end].iter().rposition(|&byte| byte == quote)? + floor + 1;
+        let start = bytes[floor..inside_end].iter().rposition(|&byte| byte == quote);
+        // Of a longer name, the end tells what it is.
+        let start = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
         let backslashes = end - 1 - inside_end;
         return Some(Name { text: text.get(start..inside_end)?, quoted: quote == b'"', backslashes });
     }

@@ -278,12 +278,18 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
     let mut nesting = Nesting::new(text);
     let mut edits: Vec<Edit> = Vec::new();
     for (range, with) in found {
-        if edits.last().is_some_and(|last| range.start < last.range.end) {
+        let Some(range) = nesting.clip(range) else { continue };
+        let is_bare = nesting.is_bare();
+        // Outside of strings there are no escapes: what is more than a number was not seen right.
+        if is_bare && text[range.clone()].contains(['"', ',', '{', '}', '[', ']']) {
             continue;
         }
-        if let Some(range) = nesting.clip(range) {
-            let quote = if nesting.is_bare() { "\"" } else { "" };
-            edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+        match edits.last_mut() {
+            Some(last) if range.start < last.range.end => last.range.end = last.range.end.max(range.end),
+            _ => {
+                let quote = if is_bare { "\"" } else { "" };
+                edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+            }
         }
     }
     edits
