@@ -172,7 +172,7 @@ fn inflate(compressed: &[u8], limit: u64) -> Result<Vec<u8>, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::redact::Redactor;
+    use super::super::redact::redact;
     use super::super::tests::record;
     use super::*;
 
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn what_is_encoded_can_be_read_back() {
         for level in [0, 1, 6, 9] {
-            let encoded = encode(&Redactor::default().redact(record("t-1")), level).expect("encodes");
+            let encoded = encode(&redact(record("t-1")), level).expect("encodes");
             let json = decode(&encoded.body, Limits::default()).expect("decodes");
             assert_eq!(json.len() as u64, encoded.json_bytes);
             assert!(json.starts_with(r#"{"schema":"weir.payload.v1","task":{"id":"t-1""#), "{json}");
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error() {
-        let body = encode(&Redactor::default().redact(record("t-1")), 1).expect("encodes").body;
+        let body = encode(&redact(record("t-1")), 1).expect("encodes").body;
         for length in 0..body.len() {
             assert!(decode(&body[..length], Limits::default()).is_err(), "cut to {length}");
         }

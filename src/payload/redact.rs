@@ -77,6 +77,12 @@ impl Default for Redactor {
     }
 }
 
+/// The record without its secrets, by the defaults; for the tests of what comes after.
+#[cfg(test)]
+pub(super) fn redact(record: Record) -> Redacted {
+    Redactor::default().redact(record)
+}
+
 /// A text for a log: without secrets as far as names and forms tell, or nothing of it.
 pub fn for_log(text: &str) -> String {
     const WITHHELD: &str = "(it could not be searched for secrets)";

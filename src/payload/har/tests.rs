@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::super::redact::Redactor;
+use super::super::redact::redact;
 use super::super::tests::{message, record};
 use super::*;
 
 fn document(record: super::super::Record) -> Value {
-    serde_json::to_value(Document::of(&Redactor::default().redact(record))).expect("serializes")
+    serde_json::to_value(Document::of(&redact(record))).expect("serializes")
 }
 
 #[test]

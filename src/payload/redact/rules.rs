@@ -122,7 +122,7 @@ fn compile(paths: &BTreeMap<String, Vec<String>>) -> Result<BTreeMap<String, Vec
     for (integration, texts) in paths {
         if integration != ANY && integration.parse::<IntegrationName>().is_err() {
             let right = "use an integration's name, or \"*\" for all, and a list of paths for each";
-            return Err(ConfigError::new(KEY, format!("for {integration:?}"), right));
+            return Err(ConfigError::new(KEY, format!("{integration:?}"), right));
         }
         if texts.len() > MAX_NAMES {
             return Err(ConfigError::new(
@@ -149,7 +149,7 @@ fn check_names(
         return Err(ConfigError::new(key, format!("a list of {}", names.len()), "use at most 200"));
     }
     match names.iter().find_map(|name| problem(name).map(|problem| (name, problem))) {
-        Some((name, problem)) => Err(ConfigError::new(key, format!("with {name:?} in it"), problem)),
+        Some((name, problem)) => Err(ConfigError::new(key, format!("{name:?}"), problem)),
         None => Ok(()),
     }
 }
@@ -190,12 +190,12 @@ mod tests {
         for (json, error) in [
             (
                 r#"{"keep_headers": ["x-branch", "Authorization"]}"#,
-                r#"payloads.redaction.keep_headers is with "Authorization" in it; such a header holds a credential: leave it out"#,
+                r#"payloads.redaction.keep_headers is "Authorization"; such a header holds a credential: leave it out"#,
             ),
-            (r#"{"keep_headers": ["*"]}"#, r#"with "*" in it; use names of headers, such as "x-bank-branch""#),
-            (r#"{"keep_query": ["access_token"]}"#, r#"keep_query is with "access_token" in it; such a key holds"#),
-            (r#"{"keep_binary": ["pdf"]}"#, r#"with "pdf" in it; use media types, such as "application/pdf""#),
-            (r#"{"paths": {"Bank!": ["$.a"]}}"#, r#"paths is for "Bank!"; use an integration's name, or "*" for all"#),
+            (r#"{"keep_headers": ["*"]}"#, r#""*"; use names of headers, such as "x-bank-branch""#),
+            (r#"{"keep_query": ["access_token"]}"#, r#"keep_query is "access_token"; such a key holds"#),
+            (r#"{"keep_binary": ["pdf"]}"#, r#""pdf"; use media types, such as "application/pdf""#),
+            (r#"{"paths": {"Bank!": ["$.a"]}}"#, r#"paths is "Bank!"; use an integration's name, or "*" for all"#),
             (
                 r#"{"paths": {"bank": ["$.a", "$.b[?(@.c)]"]}}"#,
                 r#"paths is "$.b[?(@.c)]" for bank; this is no name, index or * at character 5: use names, [*] and indices"#,
