@@ -25,7 +25,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::Integrations;
-use crate::lifecycle::panic_message;
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
 
@@ -132,7 +131,11 @@ fn start_logs(config: &Config) -> anyhow::Result<Logs> {
     let logs = Logs::start(&config.log)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
+        // A message that was put together may quote what the code was working on. An integration's is in its outcome,
+        // and the loops of weir log theirs.
+        let message =
+            panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its message is not shown here)");
+        tracing::error!(place, "panic: {message}");
     }));
     Ok(logs)
 }

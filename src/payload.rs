@@ -57,6 +57,8 @@ pub struct Config {
     /// How long a stop may spend on storing what is pending.
     #[serde(with = "humantime_serde")]
     pub flush_within: Duration,
+    /// What is taken out of a payload before it is encoded.
+    pub redaction: redact::Config,
     /// For `store = "directory"`.
     pub directory: store::directory::Config,
     /// For `store = "s3"`.
@@ -74,6 +76,7 @@ impl Default for Config {
             uploads: 32,
             zlib_level: 1,
             flush_within: Duration::from_secs(10),
+            redaction: Default::default(),
             directory: Default::default(),
             s3: Default::default(),
         }
@@ -107,6 +110,7 @@ impl Config {
             let right = "use segments of A-Z a-z 0-9 . _ - between single slashes, such as \"weir/payloads\"";
             return Err(ConfigError::new("prefix", format!("{:?}", self.prefix), right));
         }
+        self.redaction.check()?;
         match self.store {
             store::Kind::None => Ok(()),
             store::Kind::Directory => self.directory.check(),
@@ -150,11 +154,12 @@ impl Payloads {
         config.check()?;
         let limits = queue::Limits { items: config.queue_items, bytes: config.queue_bytes, uploads: config.uploads };
         let queue = Queue::new(limits);
+        let redactor = Arc::new(telemetry.register(|| redact::Redactor::new(&config.redaction))?);
         let uploader = Arc::new(Uploader::new(store, Metrics::register(telemetry, &queue, limits)));
         abandon_at_stop(&queue, lifecycle);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         for _ in 0..config.encoder_threads.min(cores) {
-            let encoder = Encoder::new(config, &queue, &uploader, lifecycle, Handle::current());
+            let encoder = Encoder::new(config, &queue, &uploader, &redactor, lifecycle, Handle::current());
             lifecycle.thread("payload encoder", move |_token| encoder.run())?;
         }
         Ok(Payloads { queue: Some(queue) })

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -98,6 +99,12 @@ impl Context {
         self.recorder.note(text);
     }
 
+    /// Adds a file to the transcript: a page, a screenshot, a log. It is redacted as a body is; for what the recorder's
+    /// limits and the redaction leave of it see [`Recorder::attach`] and the configuration's `[payloads.redaction]`.
+    pub fn attach(&self, name: &str, content_type: &str, body: impl Into<Bytes>) {
+        self.recorder.attach(name, content_type, body);
+    }
+
     /// Has `value` (a token, a password) removed wherever the transcript, the input or the output hold it when they are
     /// stored.
     pub fn secret(&self, value: impl Into<String>) {
@@ -109,7 +116,8 @@ impl Context {
         self.hold.clone()
     }
 
-    /// The transcript in the making.
+    /// The transcript in the making. An integration that does not speak HTTP through [`Context::http`] adds its exchanges
+    /// with [`Recorder::record`].
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }

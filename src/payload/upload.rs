@@ -18,7 +18,7 @@ use super::key::key;
 use super::ledger::Reason;
 use super::queue::{Limits, Pending, Queue};
 use super::record::{Record, SCHEMA};
-use super::redact::redact;
+use super::redact::Redactor;
 use super::store::{Object, Store, UPLOAD_DEADLINE};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
@@ -33,6 +33,7 @@ const NICENESS: i32 = 10;
 pub(super) struct Encoder {
     queue: Arc<Queue<Record>>,
     uploader: Arc<Uploader>,
+    redactor: Arc<Redactor>,
     prefix: String,
     level: u32,
     lifecycle: Lifecycle,
@@ -51,12 +52,14 @@ impl Encoder {
         config: &super::Config,
         queue: &Arc<Queue<Record>>,
         uploader: &Arc<Uploader>,
+        redactor: &Arc<Redactor>,
         lifecycle: &Lifecycle,
         runtime: Handle,
     ) -> Self {
         Encoder {
             queue: queue.clone(),
             uploader: uploader.clone(),
+            redactor: redactor.clone(),
             prefix: config.prefix.clone(),
             level: config.zlib_level,
             lifecycle: lifecycle.clone(),
@@ -77,7 +80,7 @@ impl Encoder {
         let key = key(&self.prefix, &record.task.integration, &record.outcome);
         let started = Instant::now();
         // One strange payload must not take the worker down.
-        let encoded = catch_unwind(AssertUnwindSafe(|| encode(&redact(record), self.level)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| encode(&self.redactor.redact(record), self.level)));
         let encoded = match encoded {
             Ok(Ok(encoded)) => encoded,
             Ok(Err(error)) => return self.uploader.lost(pending, Reason::Encode, &format!("encoding {key}: {error}")),

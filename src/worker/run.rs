@@ -19,7 +19,7 @@ use super::roster::{Entry, Listed, Roster};
 use crate::gate::Permit;
 use crate::integration::{self, Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
-use crate::payload::{Payloads, Record};
+use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
 use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
 use crate::wire::MAX_OUTPUT_BYTES;
@@ -195,7 +195,8 @@ impl Hold {
 /// Drops the integration's future; a panic in one of its destructors is not the worker's end either.
 fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
-        tracing::warn!("an integration panicked while it was dropped: {}", panic_message(&*panic));
+        let message = redact::for_log(panic_message(&*panic));
+        tracing::warn!("an integration panicked while it was dropped: {message}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod canary;
 mod cli;
 mod dashboards;
 mod documents;

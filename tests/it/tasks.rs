@@ -54,7 +54,8 @@ async fn a_pull_ends_in_an_outcome_and_leaves_a_payload_without_its_token() {
         assert!(entry["time"].as_f64().is_some_and(|time| time >= 5.0), "{entry}");
     }
     let asked: Vec<_> = entries.iter().map(|entry| entry["request"]["url"].as_str().expect("a URL")).collect();
-    assert!(asked[0].ends_with("/accounts?customer=c1") && asked[1].ends_with("/transactions"), "{asked:?}");
+    // The customer's name is no key of a query that is kept.
+    assert!(asked[0].contains("/accounts?customer=[redacted-") && asked[1].ends_with("/transactions"), "{asked:?}");
 
     let ledgers = house.close().await;
     assert_eq!((ledgers[0].offered, ledgers[0].stored), (1, 1));
