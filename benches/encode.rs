@@ -24,7 +24,7 @@ use peak_alloc::PeakAlloc;
 use sha2::{Digest, Sha256};
 use spread::Spread;
 use weir::payload::encode::{Encoder, write_json};
-use weir::payload::redact::redact;
+use weir::payload::redact::Redactor;
 use weir::payload::{Compression, Encoding, Redacted};
 
 #[global_allocator]
@@ -39,7 +39,8 @@ const MOST_BYTES: usize = 128 * 1024;
 const LEAST_RATIO: f64 = 0.95;
 
 fn main() {
-    let redacted = redact(har::record("t-1", PAYLOAD_BYTES));
+    let redactor = Redactor::new(&Default::default()).expect("valid settings");
+    let redacted = redactor.redact(har::record("t-1", PAYLOAD_BYTES));
     let mut json = Vec::new();
     write_json(&redacted, &mut json).expect("into memory");
     println!("{} bytes of JSON, {ROUNDS} interleaved rounds, medians (10th and 90th percentile)\n", json.len());

@@ -1,12 +1,19 @@
 //! The command line: one file per command.
 
+mod check;
+mod completion;
 mod demo;
+mod describe;
+mod drain;
+mod fleet;
 mod payload;
 mod router;
 mod sandbox;
 mod submit;
+mod table;
 mod worker;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +25,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::Integrations;
-use crate::lifecycle::panic_message;
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
 
@@ -52,10 +58,20 @@ enum Command {
     Router(router::Args),
     /// Submits tasks, one JSON object per line, and prints their outcomes as JSON lines.
     Submit(submit::Args),
+    /// Shows the workers of a pool, live.
+    Fleet(fleet::Args),
+    /// Shows what a worker or router is and does now.
+    Describe(describe::Args),
+    /// Has a worker or router end in order.
+    Drain(drain::Args),
+    /// Checks the configuration, and on request whether all that it names can be reached.
+    Check(check::Args),
     /// Reads debug payloads back.
     Payload(payload::Args),
     /// A bank over HTTP to run integrations against.
     Sandbox(sandbox::Args),
+    /// Writes a script with which a shell completes weir's commands.
+    Completion(completion::Args),
 }
 
 impl Cli {
@@ -67,8 +83,13 @@ impl Cli {
             Command::Worker(args) => worker::run(args, config()?, Integrations::new()),
             Command::Router(args) => router::run(args, config()?),
             Command::Submit(args) => submit::run(args),
+            Command::Fleet(args) => fleet::run(args, config()?),
+            Command::Describe(args) => describe::run(args),
+            Command::Drain(args) => drain::run(args),
+            Command::Check(args) => check::run(&args, self.config.as_deref()),
             Command::Payload(args) => payload::run(args, config),
             Command::Sandbox(args) => sandbox::run(args, config()?),
+            Command::Completion(args) => completion::run(&args),
         }
     }
 }
@@ -80,6 +101,14 @@ fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!("the limit on descriptors stays as it is: {error}");
+    }
+}
+
+/// Prints a command's result. A reader that has gone, such as `head`, has what it wanted.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the result"),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -102,7 +131,11 @@ fn start_logs(config: &Config) -> anyhow::Result<Logs> {
     let logs = Logs::start(&config.log)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
+        // A message that was put together may quote what the code was working on. An integration's is in its outcome,
+        // and the loops of weir log theirs.
+        let message =
+            panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its message is not shown here)");
+        tracing::error!(place, "panic: {message}");
     }));
     Ok(logs)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ::config::Config as Source;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::task::IntegrationName;
 use crate::telemetry::logs;
@@ -71,6 +71,25 @@ pub enum ConfigError {
 
 /// Reads the configuration: `file`, or `weir.toml` where there is one, and then `variables`.
 pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    compose(read(file, variables)?)
+}
+
+/// As [`load`], and goes on after a mistake: what can be used, with defaults for what cannot, and all that is wrong (of
+/// each section and of each integration, the first mistake). No configuration when nothing can be read at all.
+pub fn examine(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (String, String)>,
+) -> (Option<Config>, Vec<ConfigError>) {
+    let (config, mut problems) = match read(file, variables).and_then(|source| Ok((tree(&source)?, source))) {
+        Ok((tree, source)) => examine_parts(&source, tree),
+        Err(error) => (None, vec![error]),
+    };
+    // The source has no order of its own.
+    problems.sort_by_key(ToString::to_string);
+    (config, problems)
+}
+
+fn read(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Source, ConfigError> {
     let named = file.map(Path::to_owned);
     let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
     let unreadable = |path: &Path, reason: String| ConfigError::File { path: path.to_owned(), reason };
@@ -88,7 +107,8 @@ pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String
         let environment = ::config::Environment::with_prefix("WEIR").prefix_separator("_").separator(LEVELS);
         environment.try_parsing(parse).source(Some(variables))
     };
-    compose(builder.add_source(source(texts, false)).add_source(source(others, true)).build())
+    let built = builder.add_source(source(texts, false)).add_source(source(others, true)).build();
+    built.map_err(|error| ConfigError::Value { key: "(variables)".into(), reason: error.to_string() })
 }
 
 /// Whether the key that a variable names holds a text, as far as its default tells: `WEIR_WORKER__ID=0` is no number.
@@ -101,26 +121,74 @@ fn is_text(variable: &str) -> bool {
 
 /// Reads a configuration from a TOML text alone.
 pub fn from_text(text: &str) -> Result<Config, ConfigError> {
-    compose(Source::builder().add_source(toml(text)).build())
+    let built = Source::builder().add_source(toml(text)).build();
+    compose(built.map_err(|error| ConfigError::Value { key: "(all)".into(), reason: error.to_string() })?)
 }
 
 fn toml(text: &str) -> ::config::File<::config::FileSourceString, ::config::FileFormat> {
     ::config::File::from_str(text, ::config::FileFormat::Toml)
 }
 
-fn compose(source: Result<Source, ::config::ConfigError>) -> Result<Config, ConfigError> {
-    let value = |key: String, reason: String| ConfigError::Value { key, reason };
-    let source = source.map_err(|error| value("(variables)".into(), error.to_string()))?;
-    // By way of JSON, whose types are strict: the source itself would take 1.5 for 2, and true for 1.
-    let tree: Value = source.clone().try_deserialize().map_err(|error| value("(all)".into(), error.to_string()))?;
-    let mut config: Config = serde_path_to_error::deserialize(&tree).map_err(|error| {
+fn compose(source: Source) -> Result<Config, ConfigError> {
+    let config = deserialize(&source, &tree(&source)?)?;
+    match config.problems().into_iter().next() {
+        None => Ok(config),
+        Some(problem) => Err(problem),
+    }
+}
+
+/// The source as JSON, whose types are strict: the source itself would take 1.5 for 2, and true for 1.
+fn tree(source: &Source) -> Result<Value, ConfigError> {
+    let failed = |error: ::config::ConfigError| ConfigError::Value { key: "(all)".into(), reason: error.to_string() };
+    source.clone().try_deserialize().map_err(failed)
+}
+
+fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
+    let mut config: Config = serde_path_to_error::deserialize(tree).map_err(|error| {
         let key = error.path().to_string();
-        let reason = explain(&source, &key, &error.into_inner().to_string());
-        value(key, reason)
+        let reason = explain(source, &key, &error.into_inner().to_string());
+        ConfigError::Value { key, reason }
     })?;
     config.settings.log_level.clone_from(&config.log.level);
-    config.check()?;
     Ok(config)
+}
+
+/// Reads each section, and each integration, on its own, and then together what is good.
+fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigError>) {
+    const TABLES: &str = "integrations";
+    let Value::Object(sections) = tree else { return (None, Vec::new()) };
+    let (mut good, mut problems) = (Map::new(), Vec::new());
+    let mut keep =
+        |part: Value, into: &mut Map<String, Value>, key: String, value: Value| match deserialize(source, &part) {
+            Ok(_) => drop(into.insert(key, value)),
+            Err(problem) => problems.push(problem),
+        };
+    for (section, value) in sections {
+        match value {
+            Value::Object(tables) if section == TABLES => {
+                let mut good_tables = Map::new();
+                for (name, table) in tables {
+                    let part = json!({ TABLES: { name.clone(): table.clone() } });
+                    keep(part, &mut good_tables, name, table);
+                }
+                good.insert(section, good_tables.into());
+            }
+            value => {
+                let part = json!({ section.clone(): value.clone() });
+                keep(part, &mut good, section, value);
+            }
+        }
+    }
+    match deserialize(source, &good.into()) {
+        Ok(config) => {
+            problems.extend(config.problems());
+            (Some(config), problems)
+        }
+        Err(problem) => {
+            problems.push(problem);
+            (None, problems)
+        }
+    }
 }
 
 /// What is wrong with a value, with the value itself and a form that would be right where the message lacks them.
@@ -137,18 +205,18 @@ fn explain(source: &Source, key: &str, message: &str) -> String {
 }
 
 impl Config {
-    /// Checks what the types cannot; each module names its own keys.
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |section: &str| {
-            let key = section.to_owned();
-            move |reason: String| ConfigError::Value { key, reason }
+    /// What is wrong that the types cannot tell; each module names its own keys.
+    fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        let mut check = |section: &str, result: Result<(), String>| {
+            problems.extend(result.err().map(|text| ConfigError::of(section, &text)));
         };
-        logs::check(&self.log.level).map_err(|error| wrong("log.level")(error.to_string()))?;
-        self.settings.check().map_err(|error| wrong("settings")(error.to_string()))?;
-        self.registry.check().map_err(|error| wrong("registry")(error.to_string()))?;
-        self.payloads.check().map_err(|error| wrong("payloads")(error.to_string()))?;
-        self.worker.environment.check().map_err(|error| wrong("worker.environment")(error.to_string()))?;
-        self.sandbox.check().map_err(|error| wrong("sandbox")(error.to_string()))?;
+        check("log.level", logs::check(&self.log.level).map_err(|error| error.to_string()));
+        check("settings", self.settings.check().map_err(|error| error.to_string()));
+        check("registry", self.registry.check().map_err(|error| error.to_string()));
+        check("payloads", self.payloads.check().map_err(|error| error.to_string()));
+        check("worker.environment", self.worker.environment.check().map_err(|error| error.to_string()));
+        check("sandbox", self.sandbox.check().map_err(|error| error.to_string()));
         for (section, default, max) in [
             ("worker", self.worker.default_timeout, self.worker.max_timeout),
             ("router", self.router.default_timeout, self.router.max_timeout),
@@ -156,15 +224,34 @@ impl Config {
             if default.is_zero() || default > max {
                 let (default, max) = (humantime::format_duration(default), humantime::format_duration(max));
                 let reason = format!("{default} must be more than 0s and at most max_timeout, which is {max}");
-                return Err(wrong(&format!("{section}.default_timeout"))(reason));
+                check(&format!("{section}.default_timeout"), Err(reason));
             }
         }
         if self.router.queue_tasks == 0 {
-            return Err(wrong("router.queue_tasks")(
-                "0 would refuse every task that has to wait: use at least 1".into(),
-            ));
+            check("router.queue_tasks", Err("0 would refuse every task that has to wait: use at least 1".into()));
         }
-        Ok(())
+        problems
+    }
+}
+
+impl ConfigError {
+    /// From a module's own words about a section, which may begin with the key: `response_bytes: …`,
+    /// `payloads.uploads is …`, `settings.max_parallelism = …`.
+    fn of(section: &str, text: &str) -> Self {
+        let is_key =
+            |word: &str| !word.is_empty() && word.bytes().all(|it| it.is_ascii_lowercase() || b"_.".contains(&it));
+        let (key, reason) = match text.split_once([' ', ':']) {
+            Some((key, _)) if key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')) => {
+                let reason = text[key.len()..].trim_start_matches(':').trim_start();
+                let verb = ["= ", "is "].into_iter().find_map(|verb| reason.strip_prefix(verb));
+                (key.to_owned(), verb.unwrap_or(reason))
+            }
+            Some((key, reason)) if is_key(key) && text[key.len()..].starts_with(':') => {
+                (format!("{section}.{key}"), reason.trim_start())
+            }
+            _ => (section.to_owned(), text),
+        };
+        ConfigError::Value { key, reason: reason.to_owned() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Integrations: the code that runs tasks, and the list of what is configured.
 //!
-//! A team implements [`Integration`] in Rust, or configures a built-in one: [`http`] (declarative pulls) or
-//! [`synthetic`] (for tests and benches). An integration sees one task through its [`Context`]; it knows nothing of
+//! A team implements [`Integration`] in Rust, or configures a built-in one: [`http`] (declarative pulls), [`exec`]
+//! (programs in any language) or [`synthetic`] (for tests and benches). An integration sees one task through its [`Context`]; it knows nothing of
 //! gates, queues or payloads. What it says to the outside is recorded on the way by the context's HTTP client.
 
 pub mod context;
@@ -9,6 +9,7 @@ pub mod environment;
 pub mod recorder;
 pub mod transport;
 pub mod http;
+pub mod exec;
 pub mod synthetic;
 #[cfg(test)]
 mod testing;
@@ -46,6 +47,12 @@ pub trait Integration: Send + Sync + 'static {
     /// first task; the worker stops `background` after the last one, and what runs on it must then end by itself.
     fn start(&self, background: &Lifecycle) {
         let _ = background;
+    }
+
+    /// Whether what it needs can be reached from here, for `weir check --connect`: what was reached, or `None` when there is
+    /// nothing to reach. It asks nothing and changes nothing there.
+    async fn probe(&self) -> Result<Option<String>, Error> {
+        Ok(None)
     }
 
     /// What to do with a run whose task is cancelled or past its deadline.
@@ -130,6 +137,8 @@ impl From<transport::Error> for Error {
 pub enum Config {
     /// Declarative pulls over HTTP.
     Http(Box<http::Config>),
+    /// A command that is kept running.
+    Exec(Box<exec::Config>),
     /// Artificial work, for tests and benches.
     Synthetic(synthetic::Config),
 }
@@ -205,6 +214,10 @@ impl Integrations {
             match config {
                 Config::Http(config) => {
                     let integration = http::Http::new(name, config, telemetry).map_err(invalid)?;
+                    integrations.insert(name.clone(), integration);
+                }
+                Config::Exec(config) => {
+                    let integration = exec::Exec::new(name, config, telemetry).map_err(invalid)?;
                     integrations.insert(name.clone(), integration);
                 }
                 Config::Synthetic(config) => {

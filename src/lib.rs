@@ -27,3 +27,5 @@ pub mod task;
 pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;
+
+pub use client::Client;

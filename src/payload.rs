@@ -94,6 +94,8 @@ pub struct Config {
     pub flush_within: Duration,
     /// Where payloads wait for a store that is down or slow.
     pub spool: spool::Config,
+    /// What is taken out of a payload before it is encoded.
+    pub redaction: redact::Config,
     /// For `store = "directory"`.
     pub directory: store::directory::Config,
     /// For `store = "s3"`.
@@ -115,6 +117,7 @@ impl Default for Config {
             slow_quantile: 0.99,
             flush_within: Duration::from_secs(10),
             spool: Default::default(),
+            redaction: Default::default(),
             directory: Default::default(),
             s3: Default::default(),
         }
@@ -150,6 +153,7 @@ impl Config {
             let right = "use segments of A-Z a-z 0-9 . _ - between single slashes, such as \"weir/payloads\"";
             return Err(ConfigError::new("prefix", format!("{:?}", self.prefix), right));
         }
+        self.redaction.check()?;
         match self.store {
             store::Kind::None => Ok(()),
             store::Kind::Directory => self.directory.check(),
@@ -205,6 +209,7 @@ impl Payloads {
         config.check()?;
         let limits = queue::Limits { items: config.queue_items, bytes: config.queue_bytes, uploads: config.uploads };
         let queue = Queue::new(limits);
+        let redactor = Arc::new(telemetry.register(|| redact::Redactor::new(&config.redaction))?);
         let (spool, metrics) = (Spool::new(&config.spool), Metrics::register(telemetry));
         let spool_limit = spool.as_ref().map(|_| config.spool.max_bytes);
         queue.recover(spool.as_ref().map_or(0, Spool::open));
@@ -217,6 +222,7 @@ impl Payloads {
         for _ in 0..config.encoder_threads.min(cores) {
             let thread = EncoderThread {
                 uploader: uploader.clone(),
+                redactor: redactor.clone(),
                 prefix: config.prefix.clone(),
                 encoding: config.encoding(),
                 lag: lag.clone(),

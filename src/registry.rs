@@ -43,6 +43,9 @@ pub const CHANGES_WAIT: Duration = Duration::from_secs(1);
 /// Changes that are kept for followers that were away; one that missed more takes a snapshot.
 const CHANGES_KEPT: usize = 10_000;
 
+/// The most workers in one [`Registry::look`]; what is beyond is left out.
+pub const LOOK_LIMIT: usize = 500;
+
 /// The most changes in one answer.
 const CHANGES_PER_READ: usize = 1_000;
 
@@ -177,6 +180,13 @@ pub trait Registry: Send + Sync {
     /// Fails with [`RegistryError::Lagged`] when that is no longer known: take a snapshot. Dropping the call loses
     /// nothing, the same cursor may be used again.
     async fn changes(&self, after: &Cursor) -> Result<Changes, RegistryError>;
+
+    /// What these workers last said of themselves, at their last heartbeat; those that are gone are left out. It is for
+    /// the few that somebody looks at: a number in flight alone is no change, so followers do not hear of it.
+    async fn look(&self, workers: &[WorkerId]) -> Result<Vec<Presence>, RegistryError>;
+
+    /// Whether it answers: what it is, where, and how fast.
+    async fn probe(&self) -> Result<String, RegistryError>;
 }
 
 /// What went wrong with the registry. None of it holds the password.

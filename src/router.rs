@@ -7,6 +7,7 @@ mod channels;
 mod dispatch;
 mod follow;
 mod metrics;
+mod operations;
 mod pick;
 mod queue;
 mod retry;
@@ -27,11 +28,13 @@ use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
-use crate::wire::Timeouts;
-use crate::wire::server::{RunningServer, ServeError};
+use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
+use crate::wire::server::{Port, RunningServer, ServeError};
+use crate::wire::{Start, Timeouts};
 use channels::Channels;
 use dispatch::Dispatcher;
 use metrics::Metrics;
+use operations::RouterOperations;
 use service::{Inner, RouterService};
 
 /// How long connections may take to end after the last task.
@@ -61,6 +64,8 @@ pub struct Config {
     /// How long tasks may take to end after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub drain_within: Duration,
+    /// Who may drain the router through its gRPC port.
+    pub drain_from: DrainFrom,
 }
 
 impl Default for Config {
@@ -73,6 +78,7 @@ impl Default for Config {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
+            drain_from: DrainFrom::Loopback,
         }
     }
 }
@@ -102,6 +108,7 @@ pub struct Router {
     server: RunningServer,
     admin: Admin,
     intake: Intake,
+    drain_request: DrainRequest,
     serving: Lifecycle,
     loops: Lifecycle,
 }
@@ -139,13 +146,25 @@ impl Router {
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
         let metrics = Metrics::new(&telemetry);
+        let port = Port::listen(config.listen).await?;
+        let drain_request = DrainRequest::default();
+        let operated = RouterOperations {
+            pool: config.pool.clone(),
+            start: Start::now(port.local_address, admin.local_addr),
+            stops_within: config.stops_within(),
+            queue_tasks: config.queue_tasks,
+            dispatcher: dispatcher.clone(),
+            channels: channels.clone(),
+            intake: intake.clone(),
+        };
+        let operations = Operations::new(operated, config.drain_from, "router.drain_from", drain_request.clone());
         let inner =
             Inner { dispatcher, channels, metrics, timeouts, intake: intake.clone(), queue_tasks: config.queue_tasks };
-        let server = RunningServer::start(config.listen, RouterService { inner: Arc::new(inner) }, &serving).await?;
+        let server = port.serve(RouterService { inner: Arc::new(inner) }, operations, &serving).await?;
         tracing::info!(
             listen = %server.local_address, admin = %admin.local_addr, pool = %config.pool, "the router serves"
         );
-        Ok(Router { config, server, admin, intake, serving, loops })
+        Ok(Router { config, server, admin, intake, drain_request, serving, loops })
     }
 
     /// Where it serves gRPC.
@@ -156,6 +175,11 @@ impl Router {
     /// Where it serves `/metrics` and health.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.local_addr
+    }
+
+    /// Waits until somebody asks through the gRPC port that the router drain: do it then.
+    pub async fn asked_to_drain(&self) {
+        self.drain_request.asked().await;
     }
 
     /// Waits until a part of the router has failed for good: drain it then.

@@ -157,6 +157,11 @@ impl Spec {
         self.read(&mut Config::default().start())
     }
 
+    /// What it is in a snapshot.
+    pub fn value(&self, settings: &Settings) -> Value {
+        self.read(&mut settings.clone())
+    }
+
     fn read(&self, settings: &mut Settings) -> Value {
         match &self.kind {
             Kind::Integer(_, at) => (*at(settings)).into(),

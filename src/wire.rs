@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod metadata;
+pub mod operations;
 pub mod server;
 pub mod stream;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::task::{Failure, FailureCode, Json, Outcome, Priority, Remedy, RunId, Task, Tenant, Timings, WorkerId};
 pub use error::{Reason, Retry, Started, TaskError};
+pub use operations::Start;
 
 /// The code generated from `proto/weir/v1`.
 #[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto files document it")]

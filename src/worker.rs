@@ -7,6 +7,8 @@ mod announce;
 pub mod descriptors;
 mod drain;
 mod metrics;
+mod operations;
+mod roster;
 mod run;
 mod service;
 mod tune;
@@ -29,10 +31,13 @@ use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
-use crate::wire::Timeouts;
-use crate::wire::server::{RunningServer, ServeError};
+use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
+use crate::wire::server::{Port, RunningServer, ServeError};
+use crate::wire::{Start, Timeouts};
 use announce::{Announcer, Identity};
 pub use drain::Ended;
+use operations::WorkerOperations;
+use roster::Roster;
 use run::Runner;
 use service::{Inner, WorkerService};
 
@@ -60,6 +65,8 @@ pub struct Config {
     /// How long tasks may take to end after SIGTERM, before they are cancelled.
     #[serde(with = "humantime_serde")]
     pub drain_within: Duration,
+    /// Who may drain the worker through its gRPC port.
+    pub drain_from: DrainFrom,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
 }
@@ -75,6 +82,7 @@ impl Default for Config {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
+            drain_from: DrainFrom::Loopback,
             environment: integration::environment::Config::default(),
         }
     }
@@ -131,6 +139,7 @@ pub struct Worker {
     gate: Gate,
     payloads: Option<Payloads>,
     flush_within: Duration,
+    drain_request: DrainRequest,
     runs: Lifecycle,
     background: Lifecycle,
     serving: Lifecycle,
@@ -160,36 +169,42 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let runner = Runner {
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
             environment,
             payloads: payloads.clone(),
             settings: settings.clone(),
-            metrics: metrics::Metrics::new(&telemetry, &config.pool, parts.integrations.names()),
+            metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
+            roster: Roster::new(integrations.iter()),
             runs: runs.clone(),
-        };
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        });
         let inner = Inner {
             gate: gate.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
-            runner: Arc::new(runner),
+            runner: runner.clone(),
             errors: service::Errors::new(&telemetry),
         };
-        let server = RunningServer::start(config.listen, WorkerService { inner: Arc::new(inner) }, &serving).await?;
+        let port = Port::listen(config.listen).await?;
+        let address = config.advertised(port.local_address)?;
+        let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
-        let address = advertised(&config, server.local_address)?;
-        let pool = config.pool.clone();
-        tracing::info!(
-            worker = %id, listen = %server.local_address, advertise = address, admin = %admin.local_addr, %pool,
-            max_parallelism = gate.load().target, "the worker serves"
-        );
-        let identity = Identity { worker: id.clone(), address, incarnation, pool, integrations };
+        let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
+        let operated = WorkerOperations {
+            identity: identity.clone(),
+            start: Start::now(port.local_address, admin.local_addr),
+            stops_within: config.stops_within(flush_within),
+            gate: gate.clone(),
+            runner,
+        };
+        let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
+        let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
+        log_start(&identity, &server, &admin, &gate);
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
-        let flush_within = parts.payloads.flush_within;
         Ok(Worker {
             config,
             id,
@@ -198,6 +213,7 @@ impl Worker {
             gate,
             payloads,
             flush_within,
+            drain_request,
             runs,
             background,
             serving,
@@ -231,10 +247,23 @@ impl Worker {
         self.payloads.as_ref().map(Payloads::ledger)
     }
 
+    /// Waits until somebody asks through the gRPC port that the worker drain: do it then.
+    pub async fn asked_to_drain(&self) {
+        self.drain_request.asked().await;
+    }
+
     /// Waits until a part of the worker has failed for good: drain it then.
     pub async fn failed(&self) {
         Lifecycle::any_cancelled([&self.runs, &self.background, &self.serving, &self.announcing, &self.loops]).await;
     }
+}
+
+fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &Gate) {
+    let Identity { worker, address, pool, .. } = identity;
+    tracing::info!(
+        %worker, listen = %server.local_address, advertise = address, admin = %admin.local_addr, %pool,
+        max_parallelism = gate.load().target, "the worker serves"
+    );
 }
 
 /// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.
@@ -263,19 +292,22 @@ fn reachable(host: url::Host<&str>) -> bool {
     }
 }
 
-fn advertised(config: &Config, local: SocketAddr) -> Result<String, StartError> {
-    match &config.advertise {
-        Some(address) => match url::Url::parse(address) {
-            Ok(url) if url.scheme() == "http" && url.host().is_some_and(reachable) => Ok(address.clone()),
-            _ => Err(StartError::Advertise(format!(
-                "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
+impl Config {
+    /// Where routers reach a worker of this configuration that listens on `local`.
+    pub fn advertised(&self, local: SocketAddr) -> Result<String, StartError> {
+        match &self.advertise {
+            Some(address) => match url::Url::parse(address) {
+                Ok(url) if url.scheme() == "http" && url.host().is_some_and(reachable) => Ok(address.clone()),
+                _ => Err(StartError::Advertise(format!(
+                    "{address:?} is not an address that routers can reach: use a form such as \"http://10.0.0.7:7401\""
+                ))),
+            },
+            None if local.ip().is_unspecified() => Err(StartError::Advertise(format!(
+                "the worker listens on {local}, which routers cannot reach: set the address that they can, \
+                 such as \"http://10.0.0.7:{}\"",
+                local.port()
             ))),
-        },
-        None if local.ip().is_unspecified() => Err(StartError::Advertise(format!(
-            "the worker listens on {local}, which routers cannot reach: set the address that they can, \
-             such as \"http://10.0.0.7:{}\"",
-            local.port()
-        ))),
-        None => Ok(format!("http://{local}")),
+            None => Ok(format!("http://{local}")),
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! `weir payload`.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
-use super::block_on;
+use super::{block_on, print};
 use crate::config::{Config, ConfigError};
 use crate::payload::{self, Limits};
 
@@ -51,11 +50,7 @@ pub(super) fn run(args: Args, config: impl Fn() -> Result<Config, ConfigError>) 
     if !raw {
         json = indented(&json);
     }
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{json}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the payload"),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    print(&json)
 }
 
 /// The same JSON text with line breaks and indentation. Token by token, for a payload holds what a bank answered, and

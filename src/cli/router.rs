@@ -51,6 +51,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
     let router = Router::start(config.router, registry, telemetry).await?;
     let has_failed = tokio::select! {
         () = signals.next() => false,
+        () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
     signals.or_exit(router.drain()).await;

@@ -122,6 +122,7 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
     let worker = Worker::start(config.worker, parts, telemetry).await?;
     let has_failed = tokio::select! {
         () = signals.next() => false,
+        () = worker.asked_to_drain() => false,
         () = worker.failed() => true,
     };
     signals.or_exit(worker.drain()).await;

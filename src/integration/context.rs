@@ -8,6 +8,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -16,6 +17,7 @@ use super::Error;
 use super::environment::Environment;
 use super::recorder::Recorder;
 use super::transport::{Client, Transport};
+use crate::lifecycle::Lifecycle;
 use crate::task::{RunId, Task};
 use crate::telemetry::Counted;
 
@@ -97,15 +99,32 @@ impl Context {
         self.recorder.note(text);
     }
 
+    /// Adds a file to the transcript: a page, a screenshot, a log. It is redacted as a body is; for what the recorder's
+    /// limits and the redaction leave of it see [`Recorder::attach`] and the configuration's `[payloads.redaction]`.
+    pub fn attach(&self, name: &str, content_type: &str, body: impl Into<Bytes>) {
+        self.recorder.attach(name, content_type, body);
+    }
+
     /// Has `value` (a token, a password) removed wherever the transcript, the input or the output hold it when they are
     /// stored.
     pub fn secret(&self, value: impl Into<String>) {
         self.recorder.secret(value);
     }
 
-    /// The transcript in the making.
+    /// Keeps the run's place in the worker while it lives: for what goes on without the run's future.
+    pub(super) fn hold(&self) -> Arc<dyn Any + Send + Sync> {
+        self.hold.clone()
+    }
+
+    /// The transcript in the making. An integration that does not speak HTTP through [`Context::http`] adds its exchanges
+    /// with [`Recorder::record`].
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    /// Owns what a run starts and others may need after it.
+    pub(super) fn lifecycle(&self) -> &Lifecycle {
+        &self.environment.lifecycle
     }
 
     /// Runs `work` on a blocking thread, for what computes for more than about a millisecond or calls what blocks.
@@ -154,7 +173,6 @@ mod tests {
 
     use super::*;
     use crate::integration::testing;
-    use crate::lifecycle::Lifecycle;
     use crate::task::Remedy;
 
     #[tokio::test]

@@ -1,26 +1,46 @@
-//! Declarative pulls over HTTP: a base URL, a token, and steps with templated path, query and body.
+//! Declarative pulls over HTTP: a base URL, credentials, and steps with templated path, query, headers and body.
 //!
-//! Each step's answer must be JSON; later steps and the result use it by name (`template.rs`). What a template fills in
-//! is encoded for its place, so that an input cannot lead a request elsewhere. Messages name step, method, configured
-//! path and status, never what was sent or answered.
+//! A configuration is compiled at boot (`plan.rs`). A run is its steps one after the other (`step.rs`): a step may loop
+//! over the items of an earlier one, each iteration reads all pages (`pages.rs`), each page has a number of attempts
+//! (`retry.rs`), each answer is judged (`errors.rs`), and all of it stays within the task's `budget.rs`. Answers must
+//! be JSON; later steps and the result use them by name (`expression.rs`). What a template fills in is encoded for its
+//! place, so that an input cannot lead a request elsewhere. Messages name step, method, configured path and status,
+//! never what was sent or answered.
 
-mod auth;
+pub mod auth;
+mod base;
+mod budget;
 mod config;
+mod errors;
+mod expression;
+mod link;
 mod lookup;
+mod node;
+mod numbers;
+mod pages;
 mod plan;
+mod request;
+mod retry;
+mod step;
 mod template;
 
 use async_trait::async_trait;
 
-use super::transport::{Answer, Request, Transport};
+use super::transport::{self, Answer, Request, Transport};
 use super::{Context, Error, Integration, Invalid};
 use crate::task::{IntegrationName, Json};
 use crate::telemetry::Telemetry;
 use auth::Auth;
-use plan::{CompiledStep, Plan};
-use template::Scope;
+use budget::Budget;
+use expression::Scope;
+use plan::Plan;
+use step::Walk;
 
-pub use config::{Config, Step, TokenSource};
+pub use auth::{AuthConfig, SecretSource};
+pub use config::{Config, Step};
+pub use errors::Rule;
+pub use pages::Pagination;
+pub use retry::Config as Retries;
 
 /// The integration.
 pub struct Http {
@@ -32,53 +52,43 @@ pub struct Http {
 impl Http {
     /// Checks and compiles the configuration of `[integrations.NAME]`.
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
-        let plan = Plan::compile(config)?;
-        let auth = Auth::new(config, |name| std::env::var(name).ok())?;
-        let transport = Transport::new(name.as_str(), &format!("integrations.{name}"), &config.limits(), telemetry)?;
+        let section = format!("integrations.{name}");
+        let plan = Plan::compile(config, &section)?;
+        let transport = Transport::new(name.as_str(), &section, &config.limits(), telemetry)?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, variable))?;
         Ok(Http { transport, plan, auth })
     }
 
     async fn perform(&self, context: &Context) -> Result<Json, Error> {
-        let mut bodies: Vec<(String, Json)> = Vec::with_capacity(self.plan.steps.len());
+        let budget = Budget::new(&self.plan.limits);
+        let mut values: Vec<(String, Json)> = Vec::with_capacity(self.plan.steps.len());
         for step in &self.plan.steps {
-            let scope = Scope { task: context.task(), steps: &bodies };
-            let body = self.step(step, &scope, context).await?;
-            bodies.push((step.name.clone(), body));
+            let value = Walk::new(self, context, &budget, step).value(scope(context, &values)).await?;
+            values.push((step.name.clone(), value));
         }
         let Some(result) = &self.plan.result else {
-            return Ok(bodies.pop().map_or_else(Json::null, |(_, body)| body));
+            return Ok(values.pop().map_or_else(Json::null, |(_, value)| value));
         };
         let mut text = String::new();
-        let scope = Scope { task: context.task(), steps: &bodies };
-        result.write(&scope, &mut text).map_err(|problem| Error::permanent(format!("result: {problem}")))?;
+        let written = result.write(&scope(context, &values), &mut text);
+        written.map_err(|problem| Error::permanent(format!("result: {problem}")))?;
         Json::parse(text).map_err(|_| Error::permanent("the result is not JSON"))
     }
 
-    async fn step(&self, step: &CompiledStep, scope: &Scope<'_>, context: &Context) -> Result<Json, Error> {
-        let name = &step.name;
-        let request = self.plan.request(step, scope);
-        let request = request.map_err(|problem| Error::permanent(format!("step {name}: {problem}")))?;
-        let answer = self.send(request, context).await.map_err(|error| error.within(&format!("step {name}")))?;
-        check_status(step, &answer)?;
-        let what = || format!("step {name}: {} {} answered", step.method, step.shown_path);
-        let text = String::from_utf8(answer.body.into())
-            .map_err(|_| Error::permanent(format!("{} with a body that is not UTF-8: JSON is needed", what())))?;
-        Json::parse(text).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            Error::permanent(format!("{} with a body that is not JSON at line {line} column {column}", what()))
-        })
-    }
-
     /// Sends with credentials, and once more with newer ones where those are refused.
-    async fn send(&self, request: Request, context: &Context) -> Result<Answer, Error> {
+    async fn send(&self, request: Request, context: &Context) -> Result<Answer, Unanswered> {
         let client = context.client(&self.transport);
         let (authorized, used) = self.auth.authorize(context, request.clone()).await?;
         let answer = client.send(authorized).await?;
-        if answer.status != 401 || !self.auth.renew(context, &used).await? {
+        if !self.auth.answered(context, &used, answer.status).await {
             return Ok(answer);
         }
-        let (authorized, _) = self.auth.authorize(context, request).await?;
-        Ok(client.send(authorized).await?)
+        context.note("the credentials were refused with status 401: sending once more with newer ones");
+        let (authorized, used) = self.auth.authorize(context, request).await?;
+        let answer = client.send(authorized).await?;
+        self.auth.answered(context, &used, answer.status).await;
+        Ok(answer)
     }
 }
 
@@ -91,17 +101,33 @@ impl Integration for Http {
             result = self.perform(context) => result,
         }
     }
+
+    async fn probe(&self) -> Result<Option<String>, Error> {
+        Ok(Some(self.transport.probe(self.plan.base.as_str()).await?))
+    }
 }
 
-fn check_status(step: &CompiledStep, answer: &Answer) -> Result<(), Error> {
-    if answer.is_success() {
-        return Ok(());
+fn scope<'a>(context: &'a Context, steps: &'a [(String, Json)]) -> Scope<'a> {
+    Scope { task: context.task(), run: context.run(), steps, item: None, body: None, answer: None }
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    /// There are no credentials to send it with.
+    Credentials(Error),
+    /// It was sent, or could not be.
+    Exchange(transport::Error),
+}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Self {
+        Unanswered::Credentials(error)
     }
-    let CompiledStep { name, method, shown_path, .. } = step;
-    let message = format!("step {name}: {method} {shown_path} answered with status {}", answer.status);
-    match answer.status {
-        408 | 429 | 500.. => Err(Error::retryable(message)),
-        _ => Err(Error::permanent(message)),
+}
+
+impl From<transport::Error> for Unanswered {
+    fn from(error: transport::Error) -> Self {
+        Unanswered::Exchange(error)
     }
 }
 

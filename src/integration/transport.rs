@@ -5,93 +5,36 @@
 //! are not followed: credentials must not travel to a host that nobody configured. No proxy is read from the
 //! environment, nothing is sent twice.
 
+mod config;
+mod connections;
+mod probe;
 mod recording;
+mod request;
 mod sockets;
+mod tls;
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
 use super::Invalid;
 use super::recorder::Recorder;
 use crate::telemetry::Telemetry;
+use connections::Connector;
 use recording::Recording;
 use sockets::Sockets;
 
-/// Longer timeouts are a mistake: no task lives that long.
-const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-
-/// More sockets to one host are a mistake: a process has about 28,000 ports towards one address.
-const MAX_CONNECTIONS_PER_HOST: usize = 20_000;
-
-/// More of a response is never read into memory.
-const MAX_RESPONSE_BYTES: usize = 1024 * 1024 * 1024;
+pub use config::{Config, TlsConfig};
+pub use request::{Answer, Request};
 
 /// Response headers beyond this many make an answer unreadable.
 const MAX_RESPONSE_HEADERS: usize = 256;
-
-/// Limits of one transport.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Until a connection is made, TLS included.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// From sending the request to the last byte of the answer.
-    #[serde(with = "humantime_serde")]
-    pub request_timeout: Duration,
-    /// How long an unused connection is kept. Keep it below the server's own limit, or requests meet closed sockets.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-    /// Requests in flight per host, which is busy sockets per host.
-    pub max_connections_per_host: usize,
-    /// What is read of one response.
-    pub max_response_bytes: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(15),
-            max_connections_per_host: 64,
-            max_response_bytes: 8 * 1024 * 1024,
-        }
-    }
-}
-
-impl Config {
-    /// Checks the values.
-    pub fn check(&self) -> Result<(), Invalid> {
-        let durations = [
-            ("connect_timeout", self.connect_timeout),
-            ("request_timeout", self.request_timeout),
-            ("idle_timeout", self.idle_timeout),
-        ];
-        for (key, value) in durations {
-            if value.is_zero() || value > MAX_TIMEOUT {
-                let value = humantime::format_duration(value);
-                return Err(Invalid::new(key, format!("{value} is out of range: use more than 0s and at most 1h")));
-            }
-        }
-        let sizes = [
-            ("max_connections_per_host", self.max_connections_per_host, MAX_CONNECTIONS_PER_HOST),
-            ("max_response_bytes", self.max_response_bytes, MAX_RESPONSE_BYTES),
-        ];
-        for (key, value, max) in sizes {
-            if !(1..=max).contains(&value) {
-                return Err(Invalid::new(key, format!("{value} is out of range: use 1 to {max}")));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Why an exchange has no whole answer. An answer with an error status is an answer.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +115,8 @@ pub struct Transport {
 }
 
 struct Inner {
-    http: reqwest::Client,
+    http: legacy::Client<Connector, Full<Bytes>>,
+    connector: Connector,
     config: Config,
     settings_key: String,
     sockets: Sockets,
@@ -184,26 +128,21 @@ impl Transport {
     /// messages that name the key to change.
     pub fn new(label: &str, settings_key: &str, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         config.check()?;
-        // The client panics without a provider, and there is one anyway wherever `main` runs: an error means that.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.max_connections_per_host)
-            .http1_only()
-            .http1_max_headers(MAX_RESPONSE_HEADERS)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .build()
-            .map_err(|error| Invalid::new("tls", root_cause(&error)))?;
+        let tls = tls::client(&config.tls).map_err(|invalid| invalid.within("tls"))?;
         let (sockets, metrics) = telemetry.register(|| {
             let sockets = Sockets::new(label, settings_key, config.max_connections_per_host);
             (sockets, recording::Metrics::new(label))
         });
+        sockets.count_idle(label, telemetry);
+        let connector = Connector::new(tls, config.connect_timeout, sockets.open());
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(config.idle_timeout)
+            .pool_max_idle_per_host(config.max_connections_per_host)
+            .http1_max_headers(MAX_RESPONSE_HEADERS)
+            .build(connector.clone());
         let (config, settings_key) = (config.clone(), settings_key.to_owned());
-        Ok(Transport { inner: Arc::new(Inner { http, config, settings_key, sockets, metrics }) })
+        Ok(Transport { inner: Arc::new(Inner { http, connector, config, settings_key, sockets, metrics }) })
     }
 
     /// The client of one run, which records into `recorder` and gives up at `deadline`.
@@ -218,101 +157,6 @@ pub struct Client<'a> {
     transport: &'a Inner,
     recorder: &'a Recorder,
     deadline: Instant,
-}
-
-/// A request in the making.
-#[derive(Clone)]
-pub struct Request {
-    method: String,
-    url: String,
-    headers: Vec<(String, String)>,
-    body: Bytes,
-}
-
-impl Request {
-    /// Any method, such as `GET`, to a full URL.
-    pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
-        Request { method: method.into(), url: url.into(), headers: Vec::new(), body: Bytes::new() }
-    }
-
-    /// A `GET`.
-    pub fn get(url: impl Into<String>) -> Self {
-        Self::new("GET", url)
-    }
-
-    /// A `POST`, without a body yet.
-    pub fn post(url: impl Into<String>) -> Self {
-        Self::new("POST", url)
-    }
-
-    /// With one more header.
-    #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// With this body.
-    #[must_use]
-    pub fn body(self, content_type: &str, body: impl Into<Bytes>) -> Self {
-        let mut request = self.header("content-type", content_type);
-        request.body = body.into();
-        request
-    }
-
-    /// Whether it can be made; the error says what is wrong.
-    pub(super) fn check(&self) -> Result<(), String> {
-        self.build().map(drop)
-    }
-
-    fn target(&self) -> String {
-        let origin = url::Url::parse(&self.url).map(|url| url.origin().ascii_serialization());
-        let method: String = self.method.chars().take(16).collect();
-        format!("{method} {}", origin.as_deref().unwrap_or("(not a URL)"))
-    }
-
-    fn build(&self) -> Result<reqwest::Request, String> {
-        let method = self.method.parse().map_err(|_| "the method is not valid: use one such as GET or POST")?;
-        let url = url::Url::parse(&self.url).map_err(|error| format!("the URL is not valid: {error}"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(format!("the URL's scheme is {:?}: use http or https", url.scheme()));
-        }
-        let mut request = reqwest::Request::new(method, url);
-        for (name, value) in &self.headers {
-            let value = HeaderValue::from_str(value);
-            let name = HeaderName::try_from(name.as_str()).map_err(|_| format!("header name {name:?} is not valid"))?;
-            let mut value = value.map_err(|_| format!("the value of header {name} is not valid"))?;
-            value.set_sensitive(name == reqwest::header::AUTHORIZATION);
-            request.headers_mut().append(name, value);
-        }
-        if !self.body.is_empty() {
-            *request.body_mut() = Some(self.body.clone().into());
-        }
-        Ok(request)
-    }
-}
-
-/// A whole answer, whatever its status.
-#[derive(Clone)]
-pub struct Answer {
-    /// The HTTP status code.
-    pub status: u16,
-    /// In the order received; names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// The whole body.
-    pub body: Bytes,
-}
-
-impl Answer {
-    /// Whether the status is 200 to 299.
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
-    /// The first header of this name, in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
 }
 
 impl Client<'_> {
@@ -336,13 +180,13 @@ impl Client<'_> {
 
     async fn exchange(
         &self,
-        request: reqwest::Request,
+        request: hyper::Request<Full<Bytes>>,
         recording: &mut Recording<'_>,
         target: &str,
     ) -> Result<(u16, Vec<(String, String)>), Error> {
         let (transport, config) = (self.transport, &self.transport.config);
         let deadline = || Error::Deadline { target: target.to_owned() };
-        let host = request.url().origin().ascii_serialization();
+        let host = origin(request.uri());
         let _socket = timeout_at(self.deadline, transport.sockets.take(&host))
             .await
             .map_err(|_| deadline())?
@@ -361,27 +205,32 @@ impl Client<'_> {
 
     async fn receive(
         &self,
-        request: reqwest::Request,
+        request: hyper::Request<Full<Bytes>>,
         recording: &mut Recording<'_>,
         target: &str,
     ) -> Result<(u16, Vec<(String, String)>), Error> {
         let limit_bytes = self.transport.config.max_response_bytes;
-        let failed = |error: reqwest::Error| {
-            let (target, problem) = (target.to_owned(), root_cause(&error));
-            if error.is_connect() { Error::Connect { target, problem } } else { Error::Broken { target, problem } }
+        let broken = |error: &dyn std::error::Error| {
+            let (target, problem) = (target.to_owned(), root_cause(error));
+            Error::Broken { target, problem }
+        };
+        let failed = |error: legacy::Error| match error.is_connect() {
+            true => Error::Connect { target: target.to_owned(), problem: root_cause(&error) },
+            false => broken(&error),
         };
         let too_large = || {
             let (target, key) = (target.to_owned(), self.transport.settings_key.clone());
             Error::TooLarge { target, limit_bytes, key }
         };
-        let mut response = self.transport.http.execute(request).await.map_err(failed)?;
+        let mut response = self.transport.http.request(request).await.map_err(failed)?;
         recording.answered(&response);
-        let announced = response.content_length().unwrap_or(0);
+        let announced = response.size_hint().lower();
         if announced > limit_bytes as u64 {
             return Err(too_large());
         }
         recording.body.reserve_exact(announced as usize);
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        while let Some(frame) = response.frame().await {
+            let Ok(chunk) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
             if recording.body.len() + chunk.len() > limit_bytes {
                 return Err(too_large());
             }
@@ -391,12 +240,15 @@ impl Client<'_> {
     }
 }
 
+/// What sockets are counted by: a name with its port.
+fn origin(uri: &hyper::Uri) -> String {
+    let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map(|it| it.as_str()));
+    format!("{scheme}://{}", authority.unwrap_or_default())
+}
+
 /// The innermost reason: the outer ones say "error sending request" and the URL, which may hold personal data.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = match error.source() {
-        Some(cause) => cause,
-        None => return "the exchange failed".into(),
-    };
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }

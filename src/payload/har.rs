@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
-use super::record::{Body, Redacted, RedactedExchange, RedactedMessage, SCHEMA, header};
+use super::record::{Body, Redacted, RedactedAttachment, RedactedExchange, RedactedMessage, SCHEMA, header};
 use crate::task::{FailureReason, Json, Priority, Remedy};
 
 /// The whole document, borrowing from the redacted record.
@@ -20,6 +20,9 @@ pub(super) struct Document<'r> {
     schema: &'static str,
     task: TaskPart<'r>,
     outcome: OutcomePart<'r>,
+    /// Why there is nothing but metadata.
+    #[serde(rename = "_redaction", skip_serializing_if = "Option::is_none")]
+    redaction: Option<&'static str>,
     transcript: Transcript<'r>,
 }
 
@@ -70,6 +73,14 @@ struct Log<'r> {
     exchanges_left_out: u32,
     #[serde(rename = "_notes")]
     notes: Vec<Note<'r>>,
+    #[serde(rename = "_notesLeftOut", skip_serializing_if = "is_zero")]
+    notes_left_out: u32,
+    #[serde(rename = "_attachments", skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<Attachment<'r>>,
+    #[serde(rename = "_attachmentsLeftOut", skip_serializing_if = "is_zero")]
+    attachments_left_out: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -82,6 +93,14 @@ struct Creator {
 struct Note<'r> {
     at: String,
     text: &'r str,
+}
+
+/// A file that the integration added; its content has the form of a response's.
+#[derive(Serialize)]
+struct Attachment<'r> {
+    at: String,
+    name: &'r str,
+    content: Content<'r>,
 }
 
 #[derive(Serialize)]
@@ -121,7 +140,7 @@ struct Request<'r> {
     headers: Vec<Pair<'r>>,
     query_string: Vec<Pair<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    post_data: Option<Content<'r>>,
+    post_data: Option<PostData<'r>>,
     headers_size: i64,
     body_size: i64,
 }
@@ -147,7 +166,21 @@ struct Pair<'r> {
     value: std::borrow::Cow<'r, str>,
 }
 
-/// A body, as `content` of a response or `postData` of a request.
+/// A request's body. The specification has no encoding and no size for it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PostData<'r> {
+    mime_type: &'r str,
+    text: BodyText<'r>,
+    #[serde(rename = "_encoding", skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+    #[serde(rename = "_truncatedFrom", skip_serializing_if = "Option::is_none")]
+    truncated_from: Option<u64>,
+}
+
+/// A response's body.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Content<'r> {
@@ -168,7 +201,7 @@ struct BodyText<'r>(&'r Body);
 impl Serialize for BodyText<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            Body::Text(text) => serializer.serialize_str(text),
+            Body::Text(text) => serializer.serialize_str(text.as_str()),
             Body::Binary(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
             Body::Withheld(_) => serializer.serialize_str(""),
         }
@@ -205,6 +238,7 @@ impl<'r> Document<'r> {
                 queued_seconds: outcome.timings.queued.as_secs_f64(),
                 ran_seconds: outcome.timings.ran.as_secs_f64(),
             },
+            redaction: redacted.withheld,
             transcript: Transcript { log: Log::of(redacted) },
         }
     }
@@ -212,13 +246,27 @@ impl<'r> Document<'r> {
 
 impl<'r> Log<'r> {
     fn of(redacted: &'r Redacted) -> Self {
+        // They were recorded in the order in which they ended; the specification prefers the order of their start.
+        let mut exchanges: Vec<&RedactedExchange> = redacted.exchanges.iter().collect();
+        exchanges.sort_by_key(|exchange| exchange.started);
         Log {
             version: "1.2",
             creator: Creator { name: "weir", version: env!("CARGO_PKG_VERSION") },
-            entries: redacted.exchanges.iter().map(Entry::of).collect(),
+            entries: exchanges.into_iter().map(Entry::of).collect(),
             exchanges_left_out: redacted.exchanges_left_out,
             notes: redacted.notes.iter().map(|(at, text)| Note { at: rfc3339(*at), text }).collect(),
+            notes_left_out: redacted.notes_left_out,
+            attachments: redacted.attachments.iter().map(Attachment::of).collect(),
+            attachments_left_out: redacted.attachments_left_out,
+            comment: left_out(redacted),
         }
+    }
+}
+
+impl<'r> Attachment<'r> {
+    fn of(attachment: &'r RedactedAttachment) -> Self {
+        let RedactedAttachment { at, name, content_type, body, recorded_bytes, whole_bytes } = attachment;
+        Attachment { at: rfc3339(*at), name, content: Content::of(content_type, body, *recorded_bytes, *whole_bytes) }
     }
 }
 
@@ -255,7 +303,7 @@ fn request(exchange: &RedactedExchange) -> Request<'_> {
         cookies: [],
         headers: headers(message),
         query_string: form_urlencoded::parse(query.as_bytes()).map(|(name, value)| Pair { name, value }).collect(),
-        post_data: (message.whole_bytes > 0).then(|| content(message)),
+        post_data: (message.whole_bytes > 0).then(|| post_data(message)),
         headers_size: -1,
         body_size: size(message.whole_bytes),
     }
@@ -271,7 +319,12 @@ fn response(exchange: &RedactedExchange) -> Response<'_> {
         http_version: "unknown",
         cookies: [],
         headers: headers(message),
-        content: content(message),
+        content: Content::of(
+            header(&message.headers, "content-type").unwrap_or_default(),
+            &message.body,
+            message.recorded_bytes,
+            message.whole_bytes,
+        ),
         redirect_url: header(&message.headers, "location").unwrap_or_default(),
         headers_size: -1,
         body_size: size(message.whole_bytes),
@@ -299,21 +352,66 @@ fn headers(message: &RedactedMessage) -> Vec<Pair<'_>> {
     message.headers.iter().map(|(name, value)| Pair { name: name.into(), value: value.into() }).collect()
 }
 
-fn content(message: &RedactedMessage) -> Content<'_> {
-    let cut = message.whole_bytes > message.recorded_bytes;
-    let comment = match &message.body {
-        Body::Withheld(why) => Some(format!("left out: {why}")),
-        _ if cut => Some(format!("cut to its first {} bytes", message.recorded_bytes)),
-        _ => None,
-    };
-    Content {
-        size: message.whole_bytes,
-        mime_type: header(&message.headers, "content-type").unwrap_or("x-unknown"),
-        text: (!matches!(message.body, Body::Withheld(_))).then_some(BodyText(&message.body)),
-        encoding: matches!(message.body, Body::Binary(_)).then_some("base64"),
-        comment,
-        truncated_from: cut.then_some(message.whole_bytes),
+impl<'r> Content<'r> {
+    fn of(mime_type: &'r str, body: &'r Body, recorded_bytes: u64, whole_bytes: u64) -> Self {
+        Content {
+            size: whole_bytes,
+            mime_type: mime_type_or_unknown(mime_type),
+            text: (!matches!(body, Body::Withheld(_))).then_some(BodyText(body)),
+            encoding: encoding(body),
+            comment: comment(body, recorded_bytes, whole_bytes),
+            truncated_from: (whole_bytes > recorded_bytes).then_some(whole_bytes),
+        }
     }
+}
+
+fn post_data(message: &RedactedMessage) -> PostData<'_> {
+    let RedactedMessage { headers, body, recorded_bytes, whole_bytes } = message;
+    PostData {
+        mime_type: mime_type_or_unknown(header(headers, "content-type").unwrap_or_default()),
+        text: BodyText(body),
+        encoding: encoding(body),
+        comment: comment(body, *recorded_bytes, *whole_bytes),
+        truncated_from: (whole_bytes > recorded_bytes).then_some(*whole_bytes),
+    }
+}
+
+fn mime_type_or_unknown(mime_type: &str) -> &str {
+    if mime_type.is_empty() { "x-unknown" } else { mime_type }
+}
+
+fn encoding(body: &Body) -> Option<&'static str> {
+    matches!(body, Body::Binary(_)).then_some("base64")
+}
+
+/// What is missing in a body, for people.
+fn comment(body: &Body, recorded_bytes: u64, whole_bytes: u64) -> Option<String> {
+    match body {
+        Body::Withheld(why) => Some(format!("left out: {why}")),
+        _ if whole_bytes > recorded_bytes => Some(format!("cut to its first {recorded_bytes} bytes")),
+        _ => None,
+    }
+}
+
+/// What is missing in the transcript, for people.
+fn left_out(redacted: &Redacted) -> Option<String> {
+    let counts = [
+        (redacted.exchanges_left_out, "exchanges"),
+        (redacted.notes_left_out, "notes"),
+        (redacted.attachments_left_out, "attachments"),
+    ];
+    let counts: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let counts = (!counts.is_empty()).then(|| counts.join(", "));
+    match (redacted.withheld, counts) {
+        (Some(why), _) => Some(why.to_owned()),
+        (None, Some(counts)) => Some(format!("left out or cut, for the transcript had reached its limit: {counts}")),
+        (None, None) => None,
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn size(bytes: u64) -> i64 {
@@ -330,71 +428,4 @@ fn rfc3339(at: SystemTime) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::super::redact::redact;
-    use super::super::tests::{message, record};
-    use super::*;
-
-    fn document(record: super::super::Record) -> Value {
-        serde_json::to_value(Document::of(&redact(record))).expect("serializes")
-    }
-
-    #[test]
-    fn the_transcript_is_har_with_every_mandatory_field() {
-        let document = document(record("t-1"));
-        let log = &document["transcript"]["log"];
-        assert_eq!(log["version"], "1.2");
-        let entry = &log["entries"][0];
-        assert_eq!(entry["startedDateTime"], "2025-08-20T05:00:00.250000Z");
-        assert_eq!(entry["time"], 111.0);
-        let timings = json!({"blocked": 1.0, "dns": -1.0, "connect": -1.0, "ssl": -1.0,
-            "send": 0.0, "wait": 100.0, "receive": 10.0});
-        assert_eq!(entry["timings"], timings);
-        assert_eq!(entry["cache"], json!({}));
-        for field in ["method", "url", "httpVersion", "cookies", "headers", "queryString", "headersSize", "bodySize"] {
-            assert!(!entry["request"][field].is_null(), "request.{field}");
-        }
-        for field in [
-            "status",
-            "statusText",
-            "httpVersion",
-            "cookies",
-            "headers",
-            "content",
-            "redirectURL",
-            "headersSize",
-            "bodySize",
-        ] {
-            assert!(!entry["response"][field].is_null(), "response.{field}");
-        }
-        assert_eq!(entry["request"]["queryString"], json!([{"name": "page", "value": "2"}]));
-        assert_eq!(
-            entry["response"]["content"],
-            json!({"size": 11, "mimeType": "application/json", "text": "{\"n\": true}"})
-        );
-    }
-
-    #[test]
-    fn an_exchange_without_an_answer_has_status_0_and_an_error() {
-        let mut record = record("t-1");
-        record.transcript.exchanges[0].response = None;
-        record.transcript.exchanges[0].error = Some("connection refused".into());
-        let document = document(record);
-        let entry = &document["transcript"]["log"]["entries"][0];
-        assert_eq!((&entry["response"]["status"], &entry["_error"]), (&json!(0), &json!("connection refused")));
-    }
-
-    #[test]
-    fn cut_and_binary_bodies_say_so() {
-        let mut record = record("t-1");
-        let mut body = message("image/png", b"\x89PNG\xff");
-        body.body_bytes = 1000;
-        record.transcript.exchanges[0].response.as_mut().expect("an answer").message = body;
-        let content = &document(record)["transcript"]["log"]["entries"][0]["response"]["content"];
-        let expected = json!({"size": 1000, "mimeType": "image/png", "text": "iVBOR/8=", "encoding": "base64",
-            "comment": "cut to its first 5 bytes", "_truncatedFrom": 1000});
-        assert_eq!(*content, expected);
-    }
-}
+mod tests;

@@ -45,6 +45,11 @@ pub struct Redacted {
     pub(super) exchanges: Vec<RedactedExchange>,
     pub(super) exchanges_left_out: u32,
     pub(super) notes: Vec<(SystemTime, String)>,
+    pub(super) notes_left_out: u32,
+    pub(super) attachments: Vec<RedactedAttachment>,
+    pub(super) attachments_left_out: u32,
+    /// Why there is nothing but metadata, for people; none when there is more.
+    pub(super) withheld: Option<&'static str>,
 }
 
 pub(super) struct RedactedExchange {
@@ -66,10 +71,48 @@ pub(super) struct RedactedMessage {
     pub whole_bytes: u64,
 }
 
+pub(super) struct RedactedAttachment {
+    pub at: SystemTime,
+    pub name: String,
+    pub content_type: String,
+    pub body: Body,
+    /// How much was recorded, before redaction.
+    pub recorded_bytes: u64,
+    /// Its whole length.
+    pub whole_bytes: u64,
+}
+
+/// A text that is shared with the recorded body where redaction left it as it was.
+#[derive(Default, PartialEq)]
+pub(super) struct Text(Bytes);
+
+impl Text {
+    /// The bytes of a text; what is none reads as empty.
+    pub fn shared(utf8: Bytes) -> Self {
+        Text(utf8)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Text(text.into())
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
 /// A body fit to be kept.
 #[derive(Debug, PartialEq)]
 pub(super) enum Body {
-    Text(String),
+    Text(Text),
     Binary(Bytes),
     /// Nothing of it, because it could not be looked into; why, for people.
     Withheld(&'static str),

@@ -18,7 +18,7 @@ use super::ledger::Reason;
 use super::pace::Pace;
 use super::queue::Next;
 use super::record::SCHEMA;
-use super::redact::redact;
+use super::redact::Redactor;
 use super::store::Object;
 use super::upload::{Offered, PendingPayload, Uploader};
 
@@ -31,6 +31,7 @@ const LONG_WAIT: Duration = Duration::from_millis(100);
 /// One encoder thread's work.
 pub(super) struct EncoderThread {
     pub uploader: Arc<Uploader>,
+    pub redactor: Arc<Redactor>,
     pub prefix: String,
     pub encoding: Encoding,
     pub lag: Lag,
@@ -63,7 +64,7 @@ impl EncoderThread {
         let mut between = || worked += self.step_aside(shift);
         // One strange payload must not take the worker down.
         let encoded = catch_unwind(AssertUnwindSafe(|| {
-            let redacted = redact(record);
+            let redacted = self.redactor.redact(record);
             between();
             let encoded = encoder.encode(&redacted, &mut between);
             between();

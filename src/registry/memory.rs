@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Cursor, Incarnation, Presence, Registry,
+    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Cursor, Incarnation, LOOK_LIMIT, Presence, Registry,
     RegistryError, Snapshot, TTL,
 };
 use crate::task::WorkerId;
@@ -101,6 +101,17 @@ impl Registry for MemoryRegistry {
             // Whether it was a change, an expiry or the deadline shows at the next look.
             let _ = tokio::time::timeout_at(wake, written.changed()).await;
         }
+    }
+
+    async fn look(&self, workers: &[WorkerId]) -> Result<Vec<Presence>, RegistryError> {
+        let some = workers.iter().take(LOOK_LIMIT);
+        Ok(self.with_pool(|pool| {
+            some.filter_map(|worker| pool.members.get(worker)).map(|(presence, _)| presence.clone()).collect()
+        }))
+    }
+
+    async fn probe(&self) -> Result<String, RegistryError> {
+        Ok("in this process".into())
     }
 }
 

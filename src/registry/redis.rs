@@ -26,8 +26,8 @@ use tokio::time::Instant;
 
 use self::link::{Link, Metrics, Operation};
 use super::{
-    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, Presence, Registry,
-    RegistryError, Snapshot, State, TTL,
+    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, LOOK_LIMIT, Presence,
+    Registry, RegistryError, Snapshot, State, TTL,
 };
 use crate::task::{InvalidName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
@@ -37,9 +37,6 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The least time between two reads of changes: in a busy pool one read then brings many.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Presences per read of a snapshot: some 200 KB, a millisecond of Redis' time.
-const PRESENCES_PER_READ: usize = 500;
 
 /// The most workers in a snapshot.
 const SNAPSHOT_LIMIT: usize = 100_000;
@@ -130,14 +127,16 @@ impl RedisRegistry {
         Ok(())
     }
 
-    async fn presences(&self, workers: &[&str]) -> Result<Vec<Option<String>>, RegistryError> {
+    /// At most [`LOOK_LIMIT`] at once: some 200 KB, a millisecond of Redis' time.
+    async fn presences(&self, workers: &[&str]) -> Result<Vec<Presence>, RegistryError> {
         let mut request = cmd("MGET");
         workers.iter().for_each(|worker| {
             request.arg(self.keys.presence(worker));
         });
         let mut lease = self.requests.lease(Operation::Snapshot).await?;
-        let reply = request.query_async(&mut lease.connection).await;
-        lease.settle(reply)
+        let reply: RedisResult<Vec<Option<String>>> = request.query_async(&mut lease.connection).await;
+        let values = lease.settle(reply)?.into_iter().flatten();
+        Ok(values.filter_map(|value| self.readable(read_presence(&value))).collect())
     }
 
     /// What cannot be read is counted and skipped: one odd entry must not hide all others.
@@ -197,9 +196,8 @@ impl Registry for RedisRegistry {
         let members = lease.settle(reply)?;
         let ids: Vec<&str> = members.iter().filter_map(|member| Some(member.split_once('/')?.0)).collect();
         let mut workers = Vec::with_capacity(ids.len());
-        for some in ids.chunks(PRESENCES_PER_READ) {
-            let presences = self.presences(some).await?;
-            workers.extend(presences.into_iter().flatten().filter_map(|value| self.readable(read_presence(&value))));
+        for some in ids.chunks(LOOK_LIMIT) {
+            workers.extend(self.presences(some).await?);
         }
         Ok(Snapshot { workers, cursor: position.cursor() })
     }
@@ -225,6 +223,22 @@ impl Registry for RedisRegistry {
             changes.extend(self.readable(read_change(&entry)));
         }
         Ok(Changes { changes, cursor: Cursor { epoch: after.epoch.clone(), position } })
+    }
+
+    async fn look(&self, workers: &[WorkerId]) -> Result<Vec<Presence>, RegistryError> {
+        let ids: Vec<&str> = workers.iter().take(LOOK_LIMIT).map(WorkerId::as_str).collect();
+        if ids.is_empty() { Ok(Vec::new()) } else { self.presences(&ids).await }
+    }
+
+    async fn probe(&self) -> Result<String, RegistryError> {
+        let mut lease = self.requests.lease(Operation::Position).await?;
+        let started = Instant::now();
+        let reply = cmd("HELLO").query_async(&mut lease.connection).await;
+        let version = link::version(&lease.settle(reply)?);
+        let took = started.elapsed().as_secs_f64() * 1000.0;
+        // Scripts are what a user's rights most often lack.
+        self.position().await?;
+        Ok(format!("redis {version} at {}, {took:.1} ms", self.requests.address()))
     }
 }
 

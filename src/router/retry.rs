@@ -1,14 +1,14 @@
 //! What may be tried again, when, and how often: pure.
 //!
-//! Only what has provably not started is ever sent again: a typed refusal with `started=no`, or a request whose
-//! connection could not even be made. Everything else ends as "outcome unknown"; a second run by accident would be
+//! Only what has provably not started is ever sent again: a typed refusal with `started=no`, or a request that never
+//! arrived. Everything else ends as "outcome unknown"; a second run by accident would be
 //! worse than an error.
 
 use std::time::Duration;
 
 use tonic::Status;
 
-use crate::wire::error::{describe, never_connected};
+use crate::wire::error::{describe, never_arrived};
 use crate::wire::{Reason, Retry, Started, TaskError};
 
 /// Attempts in quick succession; after them the task waits a moment in its old place.
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How a call to a worker failed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failed {
-    /// No connection could be made: the request never left.
+    /// No connection could be made, or the connection ended in order before the worker had looked at the request.
     Unsent(String),
     /// The worker refused: the task never ran, and another worker may take it.
     Refused(TaskError),
@@ -36,7 +36,7 @@ impl Failed {
             Some(error) if error.reason == Reason::UnknownIntegration => Failed::Final(error),
             Some(error) if error.started == Started::No && error.retry == Retry::Elsewhere => Failed::Refused(error),
             Some(error) => Failed::Final(error),
-            None if never_connected(status) => Failed::Unsent(describe(status)),
+            None if never_arrived(status) => Failed::Unsent(describe(status)),
             None => Failed::Final(TaskError::outcome_unknown(format!(
                 "the call to the worker broke after the task was sent: {}",
                 describe(status)

@@ -1,4 +1,7 @@
-//! Who asks the bank how much at the same time.
+//! Who asks the bank how much at the same time, and what the bank did to them.
+//!
+//! What is counted here is what took effect: an error whose caller left before it was answered is none. So a test can
+//! compare what was done to a client with what the client saw.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Client ids that are counted apart; the others are counted together under [`OTHERS`].
-const MAX_CLIENTS: usize = 1_024;
+pub(super) const MAX_CLIENTS: usize = 1_024;
 
 /// No client id is called this: it has a character that none can have.
 const OTHERS: &str = "(others)";
@@ -21,15 +24,50 @@ pub struct Stats {
     pub clients: BTreeMap<String, Counts>,
 }
 
-/// Requests about accounts that bore a valid token.
+/// Requests about accounts that bore a valid credential, and requests for tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
-    /// Now.
+    /// Now, those that wait in line included.
     pub in_flight: u64,
     /// The most that ever were at the same time.
     pub max_in_flight: u64,
     /// Ever.
     pub total: u64,
+    /// Of them: answered 429.
+    pub rate_limited: u64,
+    /// Of them: answered 503, because there were too many at the same time.
+    pub refused: u64,
+    /// Of them: without an answer.
+    pub hung: u64,
+    /// Of them: ended by a reset of the connection.
+    pub reset: u64,
+    /// Of them: answered with an error status.
+    pub errors: u64,
+    /// Of them: answered with half a body.
+    pub truncated: u64,
+    /// Of them: answered with far too large a body.
+    pub oversized: u64,
+    /// Beside them: answered 401, because the token had expired or was revoked.
+    pub unauthorized: u64,
+    /// Requests to the token endpoint.
+    pub tokens: TokenCounts,
+}
+
+/// Requests to the token endpoint by clients that said who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenCounts {
+    /// All.
+    pub requests: u64,
+    /// Of them: granted for a client's credentials.
+    pub client_credentials: u64,
+    /// Of them: granted for a refresh token.
+    pub refresh_token: u64,
+    /// Of them: refused, since something was wrong with them.
+    pub refused: u64,
+    /// Of them: failed on purpose.
+    pub errors: u64,
 }
 
 #[derive(Default)]
@@ -40,17 +78,31 @@ pub(super) struct Clients {
 /// A request in flight; ends with this value, also when the caller went away.
 pub(super) struct InFlight {
     clients: Arc<Clients>,
-    counted_as: String,
+    /// The client id, or [`OTHERS`].
+    pub(super) client: String,
+    /// Its number among the client's requests since the last reset, from 1.
+    pub(super) number: u64,
 }
 
 impl Clients {
     pub(super) fn enter(self: &Arc<Self>, client: &str) -> InFlight {
+        let (client, number) = self.count(client, |counts| {
+            counts.in_flight += 1;
+            counts.max_in_flight = counts.max_in_flight.max(counts.in_flight);
+            counts.total += 1;
+            counts.total
+        });
+        InFlight { clients: self.clone(), client, number }
+    }
+
+    /// Counts something for this client and for all; returns what it is counted as, and what `count` says of it.
+    pub(super) fn count<T>(&self, client: &str, count: impl Fn(&mut Counts) -> T) -> (String, T) {
         let mut stats = self.stats.lock();
         let known = stats.clients.contains_key(client) || stats.clients.len() < MAX_CLIENTS;
         let counted_as = if known { client } else { OTHERS }.to_owned();
-        stats.all.enter();
-        stats.clients.entry(counted_as.clone()).or_default().enter();
-        InFlight { clients: self.clone(), counted_as }
+        count(&mut stats.all);
+        let counted = count(stats.clients.entry(counted_as.clone()).or_default());
+        (counted_as, counted)
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -67,25 +119,25 @@ impl Clients {
     }
 }
 
+impl InFlight {
+    pub(super) fn count(&self, count: impl Fn(&mut Counts)) {
+        self.clients.count(&self.client, count);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut stats = self.clients.stats.lock();
         stats.all.in_flight -= 1;
-        if let Some(counts) = stats.clients.get_mut(&self.counted_as) {
+        if let Some(counts) = stats.clients.get_mut(&self.client) {
             counts.in_flight -= 1;
         }
     }
 }
 
 impl Counts {
-    fn enter(&mut self) {
-        self.in_flight += 1;
-        self.max_in_flight = self.max_in_flight.max(self.in_flight);
-        self.total += 1;
-    }
-
     fn reset(&mut self) {
-        *self = Counts { in_flight: self.in_flight, max_in_flight: self.in_flight, total: 0 };
+        *self = Counts { in_flight: self.in_flight, max_in_flight: self.in_flight, ..Counts::default() };
     }
 }
 
@@ -97,17 +149,21 @@ mod tests {
     fn clients_are_counted_apart_and_a_reset_keeps_what_is_in_flight() {
         let clients = Arc::new(Clients::default());
         let (first, second) = (clients.enter("a"), clients.enter("a"));
+        assert_eq!((first.number, second.number), (1, 2));
         drop(clients.enter("b"));
+        first.count(|counts| counts.errors += 1);
         drop(first);
         let stats = clients.stats();
-        assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 2, total: 2 });
-        assert_eq!(stats.all, Counts { in_flight: 1, max_in_flight: 3, total: 3 });
+        let expected = Counts { in_flight: 1, max_in_flight: 2, total: 2, errors: 1, ..Counts::default() };
+        assert_eq!(stats.clients["a"], expected);
+        assert_eq!(stats.all, Counts { max_in_flight: 3, total: 3, ..expected });
         clients.reset();
         let stats = clients.stats();
         assert_eq!(stats.clients.len(), 1);
-        assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 1, total: 0 });
+        assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 1, ..Counts::default() });
         drop(second);
         assert_eq!(clients.stats().all.in_flight, 0);
+        assert_eq!(clients.enter("a").number, 1, "numbers, and with them faults, begin anew");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::bank::Random;
 
 /// No answer takes longer.
-const MAX_LATENCY: Duration = Duration::from_secs(600);
+pub(super) const MAX_LATENCY: Duration = Duration::from_secs(600);
 
 /// The 99th percentile of the standard normal distribution.
 const NORMAL_P99: f64 = 2.326;

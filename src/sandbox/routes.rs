@@ -1,164 +1,61 @@
-//! The bank's paths.
+//! The bank's paths, and its own dialect.
 //!
-//! `POST /oauth/token`, then with the token `GET /accounts?customer=…`, `/accounts/{id}`, `/accounts/{id}/transactions`.
-//! Beside them, without one: `GET /stats`, and `DELETE /stats` to count from zero. A token is `sandbox.<client id>`.
+//! With a credential (`credentials.rs`), about a customer (`customer` in the query, or the header `x-customer-id`; one
+//! whose id starts with `expired-` has taken the consent back and answers 403):
+//! `GET /accounts`, `/accounts/{id}`, `/accounts/{id}/transactions` with pagination of every kind (`pages.rs`). The same
+//! data as a UK bank tells it is below `/open-banking/v4.0/aisp` (`open_banking.rs`), and as an American one does below
+//! `/fdx/v6` (`fdx.rs`). `POST /oauth/token` gives tokens (`oauth.rs`).
+//!
+//! Without one: `GET /stats`, and `DELETE /stats` to count from zero; the bank's behaviour (`control.rs`).
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, RawForm, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, LINK};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::bank::Random;
-use super::clients::{Clients, InFlight, Stats};
-use super::{Config, bank};
+use super::asked::Asked;
+use super::bank::{self, Account, TRANSACTION_BYTES, Transaction};
+use super::clients::{Clients, Stats};
+use super::conduct::Conduct;
+use super::lines::Lines;
+use super::meter::Meters;
+use super::pages::{Kind, Part, cursor};
+use super::refusals::{Dialect, Refusal};
+use super::tokens::Tokens;
+use super::{Config, control, door, fdx, oauth, open_banking};
 
-/// How long a token is said to last; the bank itself takes it forever.
-const TOKEN_SECONDS: u64 = 3_600;
+/// Everything that a request may need.
+pub(super) struct Bank {
+    pub(super) config: Config,
+    pub(super) clients: Arc<Clients>,
+    pub(super) conduct: Arc<Conduct>,
+    pub(super) lines: Arc<Lines>,
+    pub(super) meters: Meters,
+    pub(super) tokens: Tokens,
+    pub(super) stopping: CancellationToken,
+}
 
-const TOKEN_PREFIX: &str = "sandbox.";
-const MAX_CLIENT_ID_BYTES: usize = 64;
-
-pub(super) fn routes(config: Config, clients: Arc<Clients>, stopping: CancellationToken) -> Router {
-    Router::new()
-        .route("/oauth/token", post(token))
+pub(super) fn routes(bank: Arc<Bank>) -> Router {
+    let behind_the_door = Router::new()
         .route("/accounts", get(accounts))
         .route("/accounts/{id}", get(account))
         .route("/accounts/{id}/transactions", get(transactions))
+        .merge(open_banking::routes())
+        .merge(fdx::routes())
+        .route_layer(from_fn_with_state(bank.clone(), door::pass));
+    behind_the_door
+        .merge(oauth::routes())
+        .merge(control::routes())
         .route("/stats", get(stats).delete(reset))
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing at this path") })
-        .with_state(Arc::new(Bank { config, clients, stopping }))
-}
-
-struct Bank {
-    config: Config,
-    clients: Arc<Clients>,
-    stopping: CancellationToken,
-}
-
-impl Bank {
-    /// Checks the token, counts the request, and waits as long as the bank takes.
-    async fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<InFlight, Response> {
-        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let client = token.and_then(|token| token.strip_prefix(TOKEN_PREFIX)).filter(|client| is_client_id(client));
-        let Some(client) = client else {
-            let refusal = refuse(StatusCode::UNAUTHORIZED, "a token from POST /oauth/token is needed");
-            return Err(([(WWW_AUTHENTICATE, "Bearer")], refusal).into_response());
-        };
-        let in_flight = self.clients.enter(client);
-        let latency = self.config.latency.draw(&mut Random::new(self.config.seed, &["latency", &uri.to_string()]));
-        tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the bank closes")),
-            () = tokio::time::sleep(latency) => Ok(in_flight),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Credentials {
-    grant_type: Option<String>,
-    client_id: Option<String>,
-    client_secret: Option<String>,
-}
-
-async fn token(headers: HeaderMap, RawForm(form): RawForm) -> Response {
-    let mut form = Credentials::read(&form);
-    if form.grant_type.as_deref() != Some("client_credentials") {
-        return refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type: use client_credentials");
-    }
-    if let Some((id, secret)) = basic(&headers) {
-        (form.client_id, form.client_secret) = (Some(id), Some(secret));
-    }
-    match (form.client_id, form.client_secret) {
-        (Some(client), Some(secret)) if is_client_id(&client) && !secret.is_empty() => Json(json!({
-            "access_token": format!("{TOKEN_PREFIX}{client}"), "token_type": "Bearer", "expires_in": TOKEN_SECONDS,
-        }))
-        .into_response(),
-        _ => {
-            let rule = "invalid_client: use a client_id of 1 to 64 of A-Z a-z 0-9 . _ - and any client_secret";
-            refuse(StatusCode::UNAUTHORIZED, rule)
-        }
-    }
-}
-
-impl Credentials {
-    fn read(form: &[u8]) -> Self {
-        let mut credentials = Credentials { grant_type: None, client_id: None, client_secret: None };
-        for (name, value) in url::form_urlencoded::parse(form) {
-            match &*name {
-                "grant_type" => credentials.grant_type = Some(value.into_owned()),
-                "client_id" => credentials.client_id = Some(value.into_owned()),
-                "client_secret" => credentials.client_secret = Some(value.into_owned()),
-                _ => {}
-            }
-        }
-        credentials
-    }
-}
-
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let encoded = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
-    let text = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
-    text.split_once(':').map(|(id, secret)| (id.to_owned(), secret.to_owned()))
-}
-
-fn is_client_id(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_CLIENT_ID_BYTES).contains(&text.len()) && text.bytes().all(plain)
-}
-
-#[derive(Deserialize)]
-struct Customer {
-    customer: Option<String>,
-}
-
-async fn accounts(
-    State(bank): State<Arc<Bank>>,
-    uri: Uri,
-    headers: HeaderMap,
-    Query(query): Query<Customer>,
-) -> Result<Response, Response> {
-    let _in_flight = bank.admit(&headers, &uri).await?;
-    match query.customer.filter(|customer| !customer.is_empty()) {
-        Some(customer) => Ok(body(bank::accounts(bank.config.seed, &customer))),
-        None => Err(refuse(StatusCode::BAD_REQUEST, "the query needs a customer")),
-    }
-}
-
-async fn account(
-    State(bank): State<Arc<Bank>>,
-    uri: Uri,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-) -> Result<Response, Response> {
-    let _in_flight = bank.admit(&headers, &uri).await?;
-    bank::account(bank.config.seed, &id).map(body).ok_or_else(no_account)
-}
-
-#[derive(Deserialize)]
-struct Limit {
-    limit: Option<usize>,
-}
-
-async fn transactions(
-    State(bank): State<Arc<Bank>>,
-    uri: Uri,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-    Query(query): Query<Limit>,
-) -> Result<Response, Response> {
-    let _in_flight = bank.admit(&headers, &uri).await?;
-    let Config { seed, response_bytes, .. } = bank.config;
-    bank::transactions(seed, &id, query.limit, response_bytes).map(body).ok_or_else(no_account)
+        .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({ "error": "there is nothing at this path" }))) })
+        .with_state(bank)
 }
 
 async fn stats(State(bank): State<Arc<Bank>>) -> Json<Stats> {
@@ -170,14 +67,79 @@ async fn reset(State(bank): State<Arc<Bank>>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-fn body(json: String) -> Response {
+async fn accounts(State(bank): State<Arc<Bank>>, asked: Asked) -> Response {
+    let Some(customer) = asked.customer else {
+        return Dialect::Own.refuse(Refusal::BadRequest("the query needs a customer"));
+    };
+    let mut json = format!(r#"{{"customer":{},"accounts":["#, Value::from(&*customer));
+    for (index, account) in bank::accounts(bank.config.seed, &customer).iter().enumerate() {
+        json.push_str(if index > 0 { "," } else { "" });
+        account.write(&mut json);
+    }
+    json.push_str("]}");
+    body(json)
+}
+
+async fn account(State(bank): State<Arc<Bank>>, Path(id): Path<String>) -> Response {
+    let Some(account) = Account::find(bank.config.seed, &id) else {
+        return Dialect::Own.refuse(Refusal::NoAccount);
+    };
+    let mut json = String::new();
+    account.write(&mut json);
+    body(json)
+}
+
+async fn transactions(State(bank): State<Arc<Bank>>, asked: Asked, Path(id): Path<String>) -> Response {
+    let Config { seed, response_bytes, .. } = bank.config;
+    let Some(account) = Account::find(seed, &id) else {
+        return Dialect::Own.refuse(Refusal::NoAccount);
+    };
+    let part = match Part::read(&asked.query, seed, &id) {
+        Ok(part) => part,
+        Err(problem) => return Dialect::Own.refuse(Refusal::BadRequest(problem)),
+    };
+    let all = bank::transactions(seed, &account, response_bytes);
+    if part.kind == Kind::None {
+        let mut json = String::with_capacity(response_bytes + 2 * TRANSACTION_BYTES);
+        write_list(&account, all.take(part.size), &mut json);
+        json.push('}');
+        return body(json);
+    }
+    let all: Vec<_> = all.collect();
+    let next = part.next(all.len());
+    let mut json = String::new();
+    write_list(&account, part.of(&all).iter().cloned(), &mut json);
+    let link = next.map(|offset| asked.url_with("cursor", &cursor(seed, &id, offset)));
+    let more = match part.kind {
+        Kind::Page => json!({
+            "page": part.offset / part.size + 1, "page_size": part.size,
+            "pages": all.len().div_ceil(part.size), "total": all.len(),
+        }),
+        Kind::Offset => json!({ "offset": part.offset, "limit": part.size, "total": all.len() }),
+        Kind::Cursor => json!({ "next_cursor": next.map(|offset| cursor(seed, &id, offset)) }),
+        Kind::Next => json!({ "links": link.as_ref().map_or(json!({}), |link| json!({ "next": link })) }),
+        Kind::Link | Kind::None => json!({}),
+    };
+    // The members of `more` go on where the list ended.
+    let more = more.to_string();
+    if more.len() > 2 {
+        json.push(',');
+    }
+    json.push_str(&more[1..]);
+    let link = link.filter(|_| part.kind == Kind::Link).map(|link| [(LINK, format!("<{link}>; rel=\"next\""))]);
+    (link, body(json)).into_response()
+}
+
+/// The object of an account's transactions, up to what follows its list.
+fn write_list(account: &Account, transactions: impl Iterator<Item = Transaction>, json: &mut String) {
+    json.push_str(&bank::body_head(account));
+    for (index, transaction) in transactions.enumerate() {
+        json.push_str(if index > 0 { "," } else { "" });
+        transaction.write(json);
+    }
+    json.push(']');
+}
+
+pub(super) fn body(json: String) -> Response {
     ([(CONTENT_TYPE, "application/json")], json).into_response()
-}
-
-fn no_account() -> Response {
-    refuse(StatusCode::NOT_FOUND, "there is no such account")
-}
-
-fn refuse(status: StatusCode, problem: &str) -> Response {
-    (status, Json(json!({ "error": problem }))).into_response()
 }

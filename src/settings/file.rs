@@ -63,6 +63,13 @@ pub fn watch(
     Ok(receiver)
 }
 
+/// Reads the file once: the settings after it, and what of it would not take effect; or why it would not as a whole.
+pub fn examine(path: &Path, start: &Settings) -> Result<(Settings, Vec<Rejection>), String> {
+    let document = read(path)?;
+    let flags = flagd::evaluate(&document)?;
+    Ok(apply(&flags, start, start, version_of(&document)))
+}
+
 /// Replaces a file's content in one step, so that no reader sees half of it.
 pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();

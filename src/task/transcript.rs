@@ -15,11 +15,19 @@ pub struct Transcript {
     pub exchanges: Vec<Exchange>,
     /// Remarks of the integration.
     pub notes: Vec<Note>,
+    /// Files that the integration added: a screenshot, a page, a log.
+    pub attachments: Vec<Attachment>,
     /// Values that must never be stored, wherever they turn up: tokens that the run was given or was handed.
     pub secrets: Vec<String>,
+    /// How many more such values there were: more or longer ones than are kept.
+    pub secrets_left_out: u32,
     /// Exchanges left out because the transcript had reached its limit.
     pub exchanges_left_out: u32,
-    /// About how much memory exchanges and notes hold, as it was added up while they were recorded.
+    /// Remarks left out or cut for the same reason.
+    pub notes_left_out: u32,
+    /// Attachments left out for the same reason.
+    pub attachments_left_out: u32,
+    /// About how much memory exchanges, notes and attachments hold, as it was added up while they were recorded.
     pub recorded_bytes: usize,
 }
 
@@ -33,7 +41,9 @@ impl Transcript {
 
 impl fmt::Debug for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Transcript({} exchanges, {} notes)", self.exchanges.len(), self.notes.len())
+        let Transcript { exchanges, notes, attachments, .. } = self;
+        let (exchanges, notes, attachments) = (exchanges.len(), notes.len(), attachments.len());
+        write!(f, "Transcript({exchanges} exchanges, {notes} notes, {attachments} attachments)")
     }
 }
 
@@ -105,4 +115,27 @@ pub struct Note {
     pub at: SystemTime,
     /// What it says.
     pub text: String,
+    /// Whether its end is missing, because the transcript had reached its limit.
+    pub is_cut: bool,
+}
+
+/// A file that the integration added.
+pub struct Attachment {
+    /// When it was added.
+    pub at: SystemTime,
+    /// What it is called.
+    pub name: String,
+    /// Its media type, such as `image/png`.
+    pub content_type: String,
+    /// What it holds, cut to the recorder's limit for bodies.
+    pub body: Bytes,
+    /// Its whole length; more than `body.len()` when it was cut.
+    pub body_bytes: u64,
+}
+
+impl Attachment {
+    /// About how much memory it holds.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Attachment>() + self.name.len() + self.content_type.len() + self.body.len()
+    }
 }

@@ -207,10 +207,19 @@ impl TaskError {
     }
 }
 
-/// Whether a call failed before its request could leave: proof that the task never started.
-pub fn never_connected(status: &Status) -> bool {
-    std::iter::successors(std::error::Error::source(status), |error| error.source())
-        .any(|error| error.is::<tonic::ConnectError>())
+/// Whether it is proven that a call never reached the server's program, so that its task never started: no connection
+/// could be made, or the server said in HTTP/2's own words that it has not looked at the request. It says so when a
+/// connection ends in order, for requests that crossed its farewell (RFC 9113, sections 6.8 and 8.7).
+pub fn never_arrived(status: &Status) -> bool {
+    std::iter::successors(std::error::Error::source(status), |error| error.source()).any(|error| {
+        let unprocessed = |error: &h2::Error| {
+            let farewell = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            // h2 gives a farewell as the error of those requests only that are later than the last one looked at.
+            error.is_remote() && (farewell || refused)
+        };
+        error.is::<tonic::ConnectError>() || error.downcast_ref().is_some_and(unprocessed)
+    })
 }
 
 /// A status with the whole chain of its causes: tonic's own message is often only "transport error".

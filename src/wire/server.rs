@@ -1,4 +1,5 @@
-//! The gRPC server that both roles run: their `Tasks` service, health checks and reflection, with every limit set.
+//! The gRPC server that both roles run: their `Tasks`, the `Operations` beside it, health checks and reflection, with
+//! every limit set.
 
 mod connection;
 
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
+use super::operations::{Operated, Operations};
+use super::proto::operations_server::OperationsServer;
 use super::proto::tasks_server::{Tasks, TasksServer};
 use super::{DESCRIPTORS, MAX_MESSAGE_BYTES};
 use crate::lifecycle::Lifecycle;
@@ -54,23 +57,41 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// A port that is taken and not yet served: who connects waits.
+pub struct Port {
+    /// Where it listens; with the port that the system chose when port 0 was asked for.
+    pub local_address: SocketAddr,
+    listener: TcpListener,
+}
+
 /// A running server. When its lifecycle stops, it stops after the calls that are under way; connections that do not end
 /// soon are ended.
 pub struct RunningServer {
-    /// Where it listens; with the port that the system chose when port 0 was asked for.
+    /// Where it listens.
     pub local_address: SocketAddr,
     health: HealthReporter,
 }
 
-impl RunningServer {
-    /// Serves `tasks` at `address`.
-    pub async fn start<T: Tasks>(address: SocketAddr, tasks: T, lifecycle: &Lifecycle) -> Result<Self, ServeError> {
-        let listen = |source| ServeError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local_address = listener.local_addr().map_err(listen)?;
+impl Port {
+    /// Takes the port.
+    pub async fn listen(address: SocketAddr) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local_address = listener.local_addr().map_err(failed)?;
+        Ok(Port { local_address, listener })
+    }
 
+    /// Serves both services on it.
+    pub async fn serve<T: Tasks, O: Operated>(
+        self,
+        tasks: T,
+        operations: Operations<O>,
+        lifecycle: &Lifecycle,
+    ) -> Result<RunningServer, ServeError> {
+        let Port { local_address, listener } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<TasksServer<T>>().await;
+        health.set_serving::<OperationsServer<Operations<O>>>().await;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -86,6 +107,7 @@ impl RunningServer {
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .add_service(tasks)
+            .add_service(OperationsServer::new(operations))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
@@ -112,7 +134,9 @@ impl RunningServer {
         });
         Ok(RunningServer { local_address, health })
     }
+}
 
+impl RunningServer {
     /// Tells health checks, and those who watch them, to send nothing more.
     pub async fn set_not_serving<T: Tasks>(&self) {
         self.health.set_not_serving::<TasksServer<T>>().await;

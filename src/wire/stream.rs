@@ -56,3 +56,9 @@ fn rpc_status(error: &TaskError) -> tonic_types::Status {
         details: Vec::new(),
     })
 }
+
+/// A reply's error as the status that `Submit` would have returned: the inverse of what the server does.
+pub fn status_of(error: tonic_types::Status) -> Status {
+    let details = prost::Message::encode_to_vec(&error);
+    Status::with_details(Code::from(error.code), error.message, details.into())
+}

@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::metrics::{Metrics, Overdue};
+use super::roster::{Entry, Listed, Roster};
 use crate::gate::Permit;
 use crate::integration::{self, Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
-use crate::payload::{Payloads, Record};
+use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
 use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
 use crate::wire::MAX_OUTPUT_BYTES;
@@ -37,6 +38,7 @@ pub(super) struct Runner {
     pub(super) payloads: Option<Payloads>,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) metrics: Metrics,
+    pub(super) roster: Arc<Roster>,
     pub(super) runs: Lifecycle,
 }
 
@@ -66,7 +68,7 @@ impl Run {
 /// What a run holds of the gate. The integration's blocking closures hold it too.
 struct Hold {
     permit: Permit,
-    task: Task,
+    listed: Listed,
     overdue: OnceLock<Overdue>,
     logged: OnceLock<()>,
 }
@@ -74,8 +76,8 @@ struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if let (Some(overdue), Some(())) = (self.overdue.get(), self.logged.get()) {
-            let late = overdue.lasted().as_secs_f64();
-            tracing::info!(task = %self.task.id, integration = %self.task.integration, late, "an overdue task has stopped");
+            let (late, task) = (overdue.lasted().as_secs_f64(), self.listed.task());
+            tracing::info!(task = %task.id, integration = %task.integration, late, "an overdue task has stopped");
         }
     }
 }
@@ -104,7 +106,8 @@ impl Runner {
         let Admitted { task, integration, permit, attempt, queued } = admitted;
         let (run, started) = (RunId::mint(), Instant::now());
         let recorder = self.environment.recorder();
-        let hold = Arc::new(Hold { permit, task: task.clone(), overdue: OnceLock::new(), logged: OnceLock::new() });
+        let listed = self.roster.enter(Entry::new(run, task.clone(), attempt, started));
+        let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new(), logged: OnceLock::new() });
         let environment = self.environment.clone();
         let context = Context::new(task.clone(), run, cancel.clone(), recorder.clone(), environment, hold.clone());
         let on_cancel = integration.on_cancel();
@@ -138,6 +141,7 @@ impl Runner {
             cancel.cancel();
             // A guard can be set only once, and this is the only place that sets it.
             let _ = hold.overdue.set(self.metrics.overdue());
+            hold.listed.set_overdue();
             stop(code, on_cancel, &hold).await;
         }
         self.keep(task, outcome, recorder.take());
@@ -182,7 +186,7 @@ async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_c
 
 impl Hold {
     fn log_overdue(&self, why: &str) {
-        let (task, integration) = (&self.task.id, &self.task.integration);
+        let Task { id: task, integration, .. } = self.listed.task();
         tracing::warn!(%task, %integration, "a cancelled task has not stopped and keeps its place: {why}");
         let _ = self.logged.set(());
     }
@@ -191,7 +195,8 @@ impl Hold {
 /// Drops the integration's future; a panic in one of its destructors is not the worker's end either.
 fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
-        tracing::warn!("an integration panicked while it was dropped: {}", panic_message(&*panic));
+        let message = redact::for_log(panic_message(&*panic));
+        tracing::warn!("an integration panicked while it was dropped: {message}");
     }
 }
 

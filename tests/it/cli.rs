@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::support::house::{House, LONG, pull};
 
-fn weir() -> Command {
+pub fn weir() -> Command {
     let binary = std::env::var_os("WEIR_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into());
     let mut command = Command::new(PathBuf::from(binary));
     // Neither the machine's settings nor a weir.toml in the working directory count here.
@@ -18,7 +18,7 @@ fn weir() -> Command {
     command
 }
 
-async fn run(command: &mut Command, stdin: &str) -> Output {
+pub async fn run(command: &mut Command, stdin: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     let mut input = child.stdin.take().expect("piped");
@@ -29,12 +29,12 @@ async fn run(command: &mut Command, stdin: &str) -> Output {
     output.expect("the program ends in time").expect("it ran")
 }
 
-fn lines(output: &Output) -> Vec<Value> {
+pub fn lines(output: &Output) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

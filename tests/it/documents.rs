@@ -32,9 +32,10 @@ struct Key {
     comment: String,
 }
 
-/// A line `#key = value` is a key at its default; all other lines with # are prose.
+/// A line `#key = value` is a key at its default, and `#[section]` one that is not in use; all other lines with # are
+/// prose.
 fn commented_key(line: &str) -> Option<&str> {
-    line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
+    line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase() || first == '['))
 }
 
 fn uncommented(text: &str) -> String {
@@ -45,7 +46,8 @@ fn keys_of_example() -> Vec<Key> {
     let (mut section, mut comment, mut keys) = (String::new(), String::new(), Vec::new());
     for line in read(EXAMPLE).lines() {
         let key = commented_key(line).unwrap_or(line).split_once(" = ").map(|(key, _)| key);
-        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let content = commented_key(line).unwrap_or(line);
+        if let Some(header) = content.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = header.to_owned();
             comment.clear();
         } else if let Some(key) = key.filter(|key| key.starts_with(|first: char| first.is_ascii_lowercase())) {
@@ -64,7 +66,10 @@ fn keys_of_example() -> Vec<Key> {
 /// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
 fn values(config: &Config) -> BTreeMap<String, Value> {
     fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
-        let is_value = [".headers", ".latency", ".result", ".tags", ".token"].iter().any(|end| path.ends_with(end));
+        let ends = [".auth", ".headers", ".latency", ".paths", ".result", ".tags", ".token", ".variables"];
+        let is_value = ends.iter().any(|end| path.ends_with(end))
+            || path.starts_with("sandbox.behaviour.")
+            || path == "sandbox.clients";
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {
@@ -81,12 +86,24 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
     found
 }
 
-/// The defaults, with one http integration among them.
+/// The defaults, with one http and one exec integration among them.
 fn defaults() -> Config {
     let mut config = config::from_text("").expect("the defaults are valid");
     let name = "bank".parse().expect("a name");
     config.integrations.insert(name, integration::Config::Http(Box::default()));
+    let name = "program".parse().expect("a name");
+    config.integrations.insert(name, integration::Config::Exec(Box::default()));
     config
+}
+
+/// The variables that they come from are not set here.
+pub fn without_credentials(config: &mut Config) {
+    for integration in config.integrations.values_mut() {
+        if let integration::Config::Http(http) = integration {
+            // The variables and files that it names are not here.
+            (http.token, http.auth, http.tls) = (None, None, Default::default());
+        }
+    }
 }
 
 #[test]
@@ -94,14 +111,19 @@ fn the_example_configuration_is_valid_as_it_stands_and_with_every_key_in_use() {
     let example = read(EXAMPLE);
     for text in [example.clone(), uncommented(&example)] {
         let mut config = config::from_text(&text).unwrap_or_else(|error| panic!("{error}"));
-        for integration in config.integrations.values_mut() {
-            if let integration::Config::Http(http) = integration {
-                // The variable that it names is not set here.
-                http.token = None;
-            }
-        }
+        without_credentials(&mut config);
         let telemetry = Telemetry::new().expect("a recorder");
         Integrations::from_config(&config.integrations, &telemetry).expect("its integrations compile");
+    }
+}
+
+#[test]
+fn the_worked_configurations_are_valid() {
+    for name in ["examples/uk_open_banking.toml", "examples/fdx.toml"] {
+        let mut config = config::from_text(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        without_credentials(&mut config);
+        let telemetry = Telemetry::new().expect("a recorder");
+        Integrations::from_config(&config.integrations, &telemetry).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
@@ -124,7 +146,7 @@ fn the_example_configuration_states_the_defaults_of_the_code() {
         let has_none = matches!(default, Value::Null)
             || [Value::from(""), Value::from(Vec::<Value>::new())].contains(default)
             || default.as_object().is_some_and(|table| table.is_empty())
-            || path == "integrations.bank.kind";
+            || path.ends_with(".kind");
         if comment.is_empty() {
             wrong.push(format!("{path}: say what it is"));
         } else if has_none {

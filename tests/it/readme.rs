@@ -2,11 +2,14 @@
 
 use clap::{CommandFactory, Parser};
 use weir::cli::Cli;
+use weir::config;
+use weir::integration::Integrations;
 use weir::settings;
 use weir::task::FailureCode;
+use weir::telemetry::Telemetry;
 use weir::wire::{Reason, Retry, Started, TaskError};
 
-use crate::documents::{path, read};
+use crate::documents::{path, read, without_credentials};
 
 /// The rows of README tables whose first cell is `code` in capitals or lower case, without the backticks.
 fn rows() -> Vec<Vec<String>> {
@@ -93,9 +96,42 @@ fn the_rust_example_is_the_one_that_the_documentation_tests_compile() {
     assert!(code.join("\n").contains(fenced("rust").trim_end()), "src/cli/worker.rs and the README differ");
 }
 
+/// Every page, and its folder.
+const PAGES: [(&str, &str); 5] = [
+    ("README.md", ""),
+    ("deploy/README.md", "deploy/"),
+    ("docs/exec.md", "docs/"),
+    ("docs/http.md", "docs/"),
+    ("docs/sandbox.md", "docs/"),
+];
+
+#[test]
+fn each_page_is_looked_at() {
+    let docs = std::fs::read_dir(path("docs")).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    for page in docs.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".md")) {
+        assert!(PAGES.iter().any(|(known, _)| *known == format!("docs/{page}")), "docs/{page} is not among the pages");
+    }
+}
+
+#[test]
+fn the_integrations_that_a_page_shows_compile() {
+    let mut shown = 0;
+    for (page, _) in PAGES {
+        for (toml, _) in read(page).split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```")) {
+            let mut config = config::from_text(toml).unwrap_or_else(|error| panic!("{page}: {error}"));
+            without_credentials(&mut config);
+            let telemetry = Telemetry::new().expect("a recorder");
+            Integrations::from_config(&config.integrations, &telemetry)
+                .unwrap_or_else(|error| panic!("{page}: {error}"));
+            shown += config.integrations.len();
+        }
+    }
+    assert!(shown > 0, "some page shows one");
+}
+
 #[test]
 fn each_link_of_a_document_leads_somewhere() {
-    for (document, folder) in [("README.md", ""), ("deploy/README.md", "deploy/")] {
+    for (document, folder) in PAGES {
         let text = read(document);
         let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
@@ -116,13 +152,14 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn each_command_that_a_document_shows_parses() {
-    for document in ["README.md", "deploy/README.md"] {
-        let commands = console(&read(document)).iter().flat_map(|line| weir_commands(line)).collect::<Vec<_>>();
-        assert!(!commands.is_empty(), "{document} shows commands");
-        for command in commands {
+    let mut shown = 0;
+    for (document, _) in PAGES {
+        for command in console(&read(document)).iter().flat_map(|line| weir_commands(line)) {
             parse(&command, document);
+            shown += 1;
         }
     }
+    assert!(shown > 10, "the pages show commands");
 }
 
 #[test]

@@ -95,6 +95,23 @@ async fn followers_hear_of_changes_and_not_of_heartbeats() {
 }
 
 #[tokio::test]
+async fn a_look_finds_the_last_heartbeat_of_those_it_asks_for() {
+    let server = RedisServer::start();
+    let registry = registry(&server);
+    let [one, other] = ["w1", "w2"].map(presence);
+    for presence in [&one, &other] {
+        registry.announce(presence, true).await.expect("announced");
+    }
+    let heartbeat = Presence { in_flight: one.in_flight + 1, ..one.clone() };
+    registry.announce(&heartbeat, false).await.expect("announced");
+    let absent = "w9".parse().expect("a worker id");
+    assert_eq!(registry.look(&[one.worker.clone(), absent]).await, Ok(vec![heartbeat]));
+    assert_eq!(registry.look(&[]).await, Ok(vec![]));
+    let found = registry.probe().await.expect("it answers");
+    assert!(found.starts_with("redis ") && found.contains(&server.url().replace("redis://", "")), "{found}");
+}
+
+#[tokio::test]
 async fn a_change_reaches_a_waiting_follower_at_once() {
     let server = RedisServer::start();
     let (worker_side, router_side) = (registry(&server), registry(&server));

@@ -104,7 +104,7 @@ fn point_at(config: &mut Config, directory: &Path, bank: &str) -> anyhow::Result
     for integration in config.integrations.values_mut() {
         if let crate::integration::Config::Http(http) = integration {
             http.base_url = bank.to_owned();
-            http.token = Some(crate::integration::http::TokenSource::File(token.clone()));
+            http.token = Some(crate::integration::http::SecretSource::File(token.clone()));
         }
     }
     config.payloads.directory.path = directory.join("payloads");

@@ -1,13 +1,17 @@
 //! What `[integrations.NAME]` with `kind = "http"` holds.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::integration::transport;
+use super::auth::{AuthConfig, SecretSource};
+use super::errors::Rule;
+use super::pages::Pagination;
+use super::retry;
+use crate::integration::transport::{self, TlsConfig};
 
 /// A declarative pull: where from, how, and in which steps. Texts in steps and result are templates.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,9 +19,11 @@ use crate::integration::transport;
 pub struct Config {
     /// Such as `https://api.bank.example/v1`; the paths of the steps are added to it.
     pub base_url: String,
-    /// Sent as `Authorization: Bearer …` where there is one.
-    pub token: Option<TokenSource>,
-    /// Sent with each request.
+    /// Sent as `Authorization: Bearer …` where there is one: short for `auth` of the kind `bearer`.
+    pub token: Option<SecretSource>,
+    /// What is sent so that the bank knows who asks.
+    pub auth: Option<AuthConfig>,
+    /// Sent with each request, unless its step has one of the same name.
     pub headers: BTreeMap<String, String>,
     /// Until a connection is made, TLS included.
     #[serde(with = "humantime_serde")]
@@ -32,9 +38,21 @@ pub struct Config {
     pub max_connections_per_host: usize,
     /// What is read of one response.
     pub max_response_bytes: usize,
+    /// Whom to trust, and who the client is.
+    pub tls: TlsConfig,
+    /// How often what may be repeated is sent.
+    pub retries: retry::Config,
+    /// Requests of one task.
+    pub max_requests: u64,
+    /// Of all answers that one task reads.
+    pub max_bytes: u64,
+    /// What a bank's refusals mean.
+    #[serde(deserialize_with = "errors")]
+    pub errors: Vec<Rule>,
     /// One after the other.
+    #[serde(deserialize_with = "steps")]
     pub steps: Vec<Step>,
-    /// The output; the last step's body where it is left out.
+    /// The output; the last step's value where it is left out.
     pub result: Option<Value>,
 }
 
@@ -44,12 +62,18 @@ impl Default for Config {
         Config {
             base_url: String::new(),
             token: None,
+            auth: None,
             headers: BTreeMap::new(),
             connect_timeout: limits.connect_timeout,
             request_timeout: limits.request_timeout,
             idle_timeout: limits.idle_timeout,
             max_connections_per_host: limits.max_connections_per_host,
             max_response_bytes: limits.max_response_bytes,
+            tls: limits.tls,
+            retries: retry::Config::default(),
+            max_requests: 1_000,
+            max_bytes: 64 * 1024 * 1024,
+            errors: Vec::new(),
             steps: Vec::new(),
             result: None,
         }
@@ -64,41 +88,94 @@ impl Config {
             idle_timeout: self.idle_timeout,
             max_connections_per_host: self.max_connections_per_host,
             max_response_bytes: self.max_response_bytes,
+            tls: self.tls.clone(),
         }
     }
 }
 
-/// Where a token comes from; never from the configuration itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenSource {
-    /// An environment variable, read at boot.
-    Env(String),
-    /// A file, read for each task, so that a token can be renewed; the space around it is ignored.
-    File(PathBuf),
+fn errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
+    each("errors", deserializer)
 }
 
-/// One request; its answer must be JSON, with a status of 200 to 299.
+fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    each("steps", deserializer)
+}
+
+/// A list, its errors naming the element and the key: the choice by `kind` above loses where they are.
+fn each<'de, D: Deserializer<'de>, T: DeserializeOwned>(list: &str, deserializer: D) -> Result<Vec<T>, D::Error> {
+    let values = Vec::<Value>::deserialize(deserializer)?;
+    let read = |(position, value)| {
+        serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
+            let path = error.path().to_string();
+            let key = if path == "." { String::new() } else { format!(".{path}") };
+            D::Error::custom(format!("{list}[{position}]{key}: {}", error.into_inner()))
+        })
+    };
+    values.into_iter().enumerate().map(read).collect()
+}
+
+/// A request, or several: for each item of a list, for each page. Answers must be JSON, or empty, with a status of 200
+/// to 299.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
-    /// What later steps and the result call the body: `steps.NAME`.
+    /// What later steps and the result call the value: `steps.NAME`.
     pub name: String,
+    /// One `{{ expression }}`; where it does not hold nothing is sent, and the value is null.
+    pub when: Option<String>,
+    /// A list: the step runs once for each `item`, and its value is the list of what each gave.
+    pub for_each: Option<String>,
+    /// How many items at a time; 1 where it is left out.
+    pub parallel: Option<usize>,
+    /// More items are an error; 1,000 where it is left out.
+    pub max_items: Option<usize>,
     /// `GET` where it is left out.
     pub method: String,
     /// Added to the base URL; starts with `/`. What expressions fill in is encoded.
     pub path: String,
     /// The query; an expression that is null leaves its parameter out.
     pub query: Map<String, Value>,
+    /// Headers; an expression that is null leaves its header out.
+    pub headers: Map<String, Value>,
     /// A JSON body.
     pub body: Option<Value>,
     /// A form as the body.
     pub form: Option<Map<String, Value>>,
+    /// Where the next page is; `body` and the value are then the list of all items.
+    pub pagination: Option<Pagination>,
+    /// What the value is made of, from `body`; the body where it is left out.
+    pub value: Option<Value>,
+    /// Instead of the integration's.
+    pub retries: Option<retry::Config>,
+    /// Sending it twice does no harm, although its method says nothing about that.
+    pub idempotent: bool,
+    /// What refusals of this step mean; they come before the integration's.
+    pub errors: Vec<Rule>,
+    /// For all items, pages and attempts; the task's time where it is left out.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
 }
 
 impl Default for Step {
     fn default() -> Self {
-        let (name, path) = (String::new(), String::new());
-        Step { name, method: "GET".into(), path, query: Map::new(), body: None, form: None }
+        Step {
+            name: String::new(),
+            when: None,
+            for_each: None,
+            parallel: None,
+            max_items: None,
+            method: "GET".into(),
+            path: String::new(),
+            query: Map::new(),
+            headers: Map::new(),
+            body: None,
+            form: None,
+            pagination: None,
+            value: None,
+            retries: None,
+            idempotent: false,
+            errors: Vec::new(),
+            timeout: None,
+        }
     }
 }

@@ -14,8 +14,13 @@ use serde_json::value::RawValue;
 pub(super) enum Root {
     Input,
     Step(String),
+    /// The item of a loop.
+    Item,
+    /// What was answered.
+    Body,
     TaskId,
     TaskTenant,
+    TaskRun,
 }
 
 /// One step down.
@@ -39,14 +44,22 @@ pub(super) fn parse(source: &str) -> Option<(Root, Vec<Key>)> {
     }
     match (first, &keys[..]) {
         ("input", _) => Some((Root::Input, keys)),
+        ("item", _) => Some((Root::Item, keys)),
+        ("body", _) => Some((Root::Body, keys)),
         ("steps", [Key::Name(_), ..]) => {
             let Key::Name(step) = keys.remove(0) else { return None };
             Some((Root::Step(step), keys))
         }
         ("task", [Key::Name(name)]) if name == "id" => Some((Root::TaskId, Vec::new())),
         ("task", [Key::Name(name)]) if name == "tenant" => Some((Root::TaskTenant, Vec::new())),
+        ("task", [Key::Name(name)]) if name == "run" => Some((Root::TaskRun, Vec::new())),
         _ => None,
     }
+}
+
+/// The items of a JSON list, as the texts that they are; nothing when it is no list.
+pub(super) fn items(json: &str) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(json).ok()
 }
 
 /// The JSON text at `keys` below `json`.

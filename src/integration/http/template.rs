@@ -1,40 +1,16 @@
-//! Templates in the configuration of [`super::Http`]: texts with `{{ expressions }}`, compiled once, at boot.
+//! Texts of the configuration with `{{ expressions }}` in them, compiled once, at boot.
 //!
-//! A text that is exactly one `{{ expression }}` keeps its native value: a list, an object, a number. The names are
-//! `input`, `steps.NAME` (the JSON body of an earlier step), `task.id` and `task.tenant`. A plain path, such as
-//! `steps.accounts.accounts[0].id`, is looked up in the JSON text itself and copied digit for digit: no tree is built,
-//! and no amount of money passes through a float. All else is a MiniJinja expression (filters, `a if b else c`), with
-//! undefined names as errors and at most [`FUEL`] instructions.
+//! A text that is exactly one `{{ expression }}` keeps its native value: a list, an object, a number. Between other
+//! text, an expression must be a text, a number or a truth value. What fills a path is encoded for its segment.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::sync::LazyLock;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::lookup::{self, Key, Root};
-use crate::task::{Json, Task};
-
-/// Instructions that one expression may take.
-const FUEL: u64 = 100_000;
+use super::expression::{Expression, Names, Scope};
 
 /// What stays as it is in a segment of a path: RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    environment
-});
-
-/// What expressions can see.
-pub(super) struct Scope<'a> {
-    pub(super) task: &'a Task,
-    /// The earlier steps' names and bodies.
-    pub(super) steps: &'a [(String, Json)],
-}
 
 /// A text with expressions.
 #[derive(Debug)]
@@ -48,25 +24,9 @@ enum Piece {
     Expression(Expression),
 }
 
-struct Expression {
-    source: String,
-    kind: Kind,
-}
-
-enum Kind {
-    Path(Root, Vec<Key>),
-    Compiled(minijinja::Expression<'static, 'static>),
-}
-
-impl fmt::Debug for Expression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)
-    }
-}
-
 impl Template {
-    /// Compiles `source`, which may use the bodies of `steps`. The error says what is wrong and what would be right.
-    pub(super) fn compile(source: &str, steps: &[String]) -> Result<Self, String> {
+    /// Compiles `source`, which may use `names`. The error says what is wrong and what would be right.
+    pub(super) fn compile(source: &str, names: Names<'_>) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = source;
         while let Some(start) = rest.find("{{") {
@@ -74,7 +34,7 @@ impl Template {
             let inside = &rest[start + 2..];
             let end =
                 end_of_expression(inside).ok_or_else(|| format!("{source:?} has a \"{{{{\" without its \"}}}}\""))?;
-            pieces.push(Piece::Expression(Expression::compile(inside[..end].trim(), steps)?));
+            pieces.push(Piece::Expression(Expression::compile(inside[..end].trim(), names)?));
             rest = &inside[end + 2..];
         }
         push_text(&mut pieces, rest)?;
@@ -107,6 +67,15 @@ impl Template {
         self.text(scope).map(Some)
     }
 
+    /// The value as a JSON text, or nothing where it is null, an empty text, or not there.
+    pub(super) fn present<'a>(&self, scope: &Scope<'a>) -> Result<Option<Cow<'a, str>>, String> {
+        let json = match &self.pieces[..] {
+            [Piece::Expression(expression)] => expression.lenient(scope)?,
+            _ => self.json(scope)?,
+        };
+        Ok(Some(json).filter(|json| !matches!(&**json, "null" | "\"\"")))
+    }
+
     /// The value as the path of a URL: each expression fills a segment or a part of it, and cannot leave it.
     pub(super) fn path(&self, scope: &Scope<'_>) -> Result<String, String> {
         let path = self.render(scope, |value| match value.is_empty() {
@@ -116,6 +85,14 @@ impl Template {
         match path.split('/').find(|segment| is_dots(segment)) {
             Some(segment) => Err(format!("the path would have a segment {segment:?}, which leads elsewhere")),
             None => Ok(path),
+        }
+    }
+
+    /// The one expression that this is; nothing when there is more.
+    pub(super) fn into_expression(mut self) -> Option<Expression> {
+        match (self.pieces.pop(), self.pieces.is_empty()) {
+            (Some(Piece::Expression(expression)), true) => Some(expression),
+            _ => None,
         }
     }
 
@@ -134,42 +111,11 @@ impl Template {
                 Piece::Text(literal) => text.push_str(literal),
                 Piece::Expression(expression) => {
                     let value = scalar(&expression.json(scope)?).and_then(&fit);
-                    text.push_str(&value.map_err(|problem| format!("{{{{ {} }}}} {problem}", expression.source))?);
+                    text.push_str(&value.map_err(|problem| expression.failed(&problem))?);
                 }
             }
         }
         Ok(text)
-    }
-}
-
-impl Expression {
-    fn compile(source: &str, steps: &[String]) -> Result<Self, String> {
-        let kind = match lookup::parse(source) {
-            Some((root, keys)) => {
-                if let Root::Step(name) = &root {
-                    check_step(name, source, steps)?;
-                }
-                Kind::Path(root, keys)
-            }
-            None => Kind::Compiled(compile(source, steps)?),
-        };
-        Ok(Expression { source: source.to_owned(), kind })
-    }
-
-    fn json<'a>(&self, scope: &Scope<'a>) -> Result<Cow<'a, str>, String> {
-        let failed = |problem: String| format!("{{{{ {} }}}} {problem}", self.source);
-        match &self.kind {
-            Kind::Path(Root::TaskId, _) => Ok(Cow::Owned(quoted(scope.task.id.as_str()))),
-            Kind::Path(Root::TaskTenant, _) => Ok(Cow::Owned(quoted(scope.task.tenant.as_str()))),
-            Kind::Path(Root::Input, keys) => lookup::find(scope.task.input.as_str(), keys).map_err(failed),
-            Kind::Path(Root::Step(name), keys) => {
-                let body = scope.steps.iter().find(|(known, _)| known == name).map(|(_, body)| body.as_str());
-                body.ok_or_else(|| "is not there yet".to_owned())
-                    .and_then(|body| lookup::find(body, keys))
-                    .map_err(failed)
-            }
-            Kind::Compiled(expression) => evaluate(expression, scope).map(Cow::Owned).map_err(failed),
-        }
     }
 }
 
@@ -210,59 +156,8 @@ fn end_of_expression(inside: &str) -> Option<usize> {
     None
 }
 
-fn compile(source: &str, steps: &[String]) -> Result<minijinja::Expression<'static, 'static>, String> {
-    let environment: &'static Environment<'static> = &ENVIRONMENT;
-    let expression = environment
-        .compile_expression_owned(source.to_owned())
-        .map_err(|error| format!("{{{{ {source} }}}} does not parse: {error}"))?;
-    for name in expression.undeclared_variables(true) {
-        let mut parts = name.split('.');
-        match (parts.next().unwrap_or_default(), parts.next()) {
-            ("input", _) | ("task", None | Some("id" | "tenant")) | ("steps", None) => {}
-            ("steps", Some(step)) => check_step(step, source, steps)?,
-            _ => {
-                let problem = "use input, steps.NAME, task.id or task.tenant";
-                return Err(format!("{{{{ {source} }}}} uses {name:?}, which is not there: {problem}"));
-            }
-        }
-    }
-    Ok(expression)
-}
-
-fn check_step(name: &str, source: &str, steps: &[String]) -> Result<(), String> {
-    if steps.iter().any(|known| known == name) {
-        return Ok(());
-    }
-    let earlier =
-        if steps.is_empty() { "there is none".to_owned() } else { format!("use one of {}", steps.join(", ")) };
-    Err(format!("{{{{ {source} }}}} uses step {name:?}, which is no earlier step: {earlier}"))
-}
-
-fn evaluate(expression: &minijinja::Expression<'static, 'static>, scope: &Scope<'_>) -> Result<String, String> {
-    let names = expression.undeclared_variables(true);
-    let uses = |path: &str| names.iter().any(|name| name == path || name.starts_with(&format!("{path}.")));
-    let parsed = |json: &Json| json.read::<Value>().map_err(|_| "cannot be evaluated: a body is too deep".to_owned());
-    let input = if uses("input") { parsed(&scope.task.input)? } else { Value::UNDEFINED };
-    let mut steps = Vec::new();
-    for (name, body) in scope.steps {
-        if names.contains("steps") || uses(&format!("steps.{name}")) {
-            steps.push((name.clone(), parsed(body)?));
-        }
-    }
-    let task = minijinja::context! { id => scope.task.id.as_str(), tenant => scope.task.tenant.as_str() };
-    let steps = Value::from_pairs(steps);
-    // Only the kind of error: its details may hold what a bank answered.
-    let value = expression
-        .eval(minijinja::context! { input, steps, task })
-        .map_err(|error| format!("cannot be evaluated: {}", error.kind()))?;
-    if value.is_undefined() {
-        return Err("cannot be evaluated: undefined value".into());
-    }
-    serde_json::to_string(&value).map_err(|_| "is no JSON value".into())
-}
-
 /// A JSON text that is a text, a number or a truth value, as plain text.
-fn scalar(json: &str) -> Result<String, String> {
+pub(super) fn scalar(json: &str) -> Result<String, String> {
     match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str(json).map_err(|_| "is not a valid text".to_owned()),
         Some(b'{') => Err("is an object: a text, a number or a truth value is needed here".into()),
@@ -277,24 +172,23 @@ fn is_dots(segment: &str) -> bool {
     plain == "." || plain == ".."
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::integration::testing;
+    use crate::task::{Json, RunId};
 
     fn with<T>(input: &str, check: impl FnOnce(&Scope<'_>) -> T) -> T {
         let task = testing::task(input);
         let body = r#"{"accounts": [{"id": "a/1", "balance": 12345678901234567.10}], "more": null}"#;
         let steps = [("accounts".to_owned(), Json::parse(body.to_owned()).expect("JSON"))];
-        check(&Scope { task: &task, steps: &steps })
+        let item = Some(r#"{"id": 7.70}"#);
+        check(&Scope { task: &task, run: RunId::mint(), steps: &steps, item, body: None, answer: None })
     }
 
     fn compiled(source: &str) -> Template {
-        Template::compile(source, &["accounts".to_owned()]).expect(source)
+        let names = Names { steps: &["accounts".to_owned()], item: true, ..Names::default() };
+        Template::compile(source, names).expect(source)
     }
 
     #[test]
@@ -313,6 +207,13 @@ mod tests {
                 ("{{ task.tenant | upper }}", r#""DEFAULT""#),
                 ("n={{ input.count }}, {{ task.tenant }}", r#""n=2, default""#),
                 ("plain", r#""plain""#),
+                ("{{ item.id }}", "7.70"),
+                ("{{ steps.accounts.accounts | map(attribute='balance') }}", "[12345678901234567.10]"),
+                ("{{ steps.accounts.accounts[0].balance > 5.5 }}", "true"),
+                ("{{ [item.id, input.count] }}", "[7.70,2]"),
+                ("{{ [[1, 2], [], [item.id]] | flatten }}", "[1,2,7.70]"),
+                ("{{ [0.1, 0.2, item.id] | sum }}", "8.0"),
+                ("{{ [{'a': {'b': '0.10'}}] | sum(attribute='a.b') }}", r#""0.10""#),
             ] {
                 assert_eq!(compiled(source).json(scope).expect(source), json, "{source}");
             }
@@ -370,10 +271,14 @@ mod tests {
             ("{{ steps.later | length }}", "use one of accounts"),
             ("{{ env.PATH }}", "use input, steps.NAME"),
             ("{{ task.deadline }}", "use input, steps.NAME"),
+            ("{{ item.id }}", "use input, steps.NAME, task.id"),
+            ("{{ body }}", "use input, steps.NAME, task.id"),
+            ("{{ status }}", "use input, steps.NAME, task.id"),
             ("{{ range(100000000) | length }}", "use input, steps.NAME"),
             ("{{ }}", "does not parse"),
         ] {
-            let error = Template::compile(source, &["accounts".to_owned()]).expect_err(source);
+            let names = Names { steps: &["accounts".to_owned()], ..Names::default() };
+            let error = Template::compile(source, names).expect_err(source);
             assert!(error.contains(says), "{source}: {error}");
         }
     }

@@ -12,6 +12,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+mod errors;
+mod loops;
+mod pages;
+mod requests;
+mod retries;
+mod worked;
+
 use super::*;
 use crate::integration::{Config as AnyConfig, Integrations, testing};
 use crate::lifecycle::Lifecycle;
@@ -26,10 +33,16 @@ struct Bank {
 
 impl Bank {
     async fn start() -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        Bank { seen: seen.clone(), ..Bank::serving(routes(seen)).await }
+    }
+
+    /// One that serves `api` below `/v1`.
+    async fn serving(api: Router) -> Self {
         let (lifecycle, seen) = (Lifecycle::new(), Arc::new(Mutex::new(Vec::new())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base_url = format!("http://{}/v1/", listener.local_addr().expect("an address"));
-        let (routes, stopping) = (routes(seen.clone()), lifecycle.token().cancelled_owned());
+        let (routes, stopping) = (Router::new().nest("/v1", api), lifecycle.token().cancelled_owned());
         lifecycle.spawn("bank", async move { axum::serve(listener, routes).with_graceful_shutdown(stopping).await });
         let token = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(token.path(), " opaque \n").expect("written");
@@ -40,15 +53,20 @@ impl Bank {
     fn integration(&self, toml: &str) -> Result<Http, Invalid> {
         let mut config = parse(toml);
         config.base_url = self.base_url.clone();
-        config.token = Some(TokenSource::File(self.token.path().to_owned()));
+        config.token = Some(SecretSource::File(self.token.path().to_owned()));
         let telemetry = Telemetry::new().expect("a recorder");
         Http::new(&"bank".parse().expect("a name"), &config, &telemetry)
     }
 
     async fn run(&self, toml: &str, input: &str) -> Result<Value, Error> {
-        let context = testing::context(input);
-        let output = self.integration(toml).expect("valid").run(&context).await?;
-        Ok(output.read().expect("JSON"))
+        let output = self.run_in(toml, &testing::context(input)).await?;
+        Ok(serde_json::from_str(&output).expect("JSON"))
+    }
+
+    /// The output's text.
+    async fn run_in(&self, toml: &str, context: &Context) -> Result<String, Error> {
+        let output = self.integration(toml).expect("valid").run(context).await?;
+        Ok(output.as_str().to_owned())
     }
 
     async fn stop(self) {
@@ -83,15 +101,25 @@ fn routes(seen: Arc<Mutex<Vec<String>>>) -> Router {
     let status = |Path(status): Path<u16>| async move {
         (StatusCode::from_u16(status).expect("a status"), "secret body").into_response()
     };
-    let api = Router::new()
+    Router::new()
         .route("/accounts", get(accounts))
         .route("/accounts/{id}/transactions", get(transactions))
         .route("/echo", post(echo))
         .route("/json", post(|Body(body): Body<Value>| async move { Body(body) }))
         .route("/status/{status}", get(status))
         .route("/html", get(|| async { "<html>secret" }))
-        .route("/slow", get(slow));
-    Router::new().nest("/v1", api)
+        .route("/slow", get(slow))
+}
+
+/// What a transcript says: paths with queries and statuses or errors, and notes.
+fn said(context: &Context) -> (Vec<String>, Vec<String>) {
+    let transcript = context.recorder().take();
+    let exchanges = transcript.exchanges.iter().map(|exchange| {
+        let path = exchange.url.split_once("/v1").map_or("elsewhere", |(_, path)| path);
+        let status = exchange.response.as_ref().map(|response| response.status.to_string());
+        format!("{} {path} {}", exchange.method, exchange.error.clone().or(status).unwrap_or_default())
+    });
+    (exchanges.collect(), transcript.notes.into_iter().map(|note| note.text).collect())
 }
 
 fn parse(toml: &str) -> Config {
@@ -148,7 +176,11 @@ async fn error_statuses_are_named_and_typed_without_the_body() {
     {
         let error = bank.run(status, &format!(r#"{{"status": {code}}}"#)).await.expect_err("an error status");
         assert_eq!(error.remedy == Remedy::Retry, retryable, "{code}");
-        assert_eq!(error.message, format!("step s: GET /status/{{{{ input.status }}}} answered with status {code}"));
+        let last = if matches!(code, 408 | 429 | 500 | 503) { ", the last of 2 attempts" } else { "" };
+        assert_eq!(
+            error.message,
+            format!("step s: GET /status/{{{{ input.status }}}} answered with status {code}{last}")
+        );
     }
     std::fs::write(bank.token.path(), "another").expect("written");
     let error = bank.run(PULL, r#"{"customer": "c", "none": null}"#).await.expect_err("unauthorized");
@@ -262,9 +294,17 @@ fn the_kind_chooses_the_integration_and_unknown_keys_are_refused() {
         json!({ "kind": "http", "base": "http://h" }),
         json!({ "kind": "http", "steps": [{ "name": "a", "pth": "/" }] }),
         json!({ "kind": "synthetic", "x": 1 }),
-        json!({ "kind": "exec" }),
+        json!({ "kind": "soap" }),
     ] {
         let error = read(wrong.clone()).expect_err("unknown").to_string();
         assert!(error.contains("unknown"), "{wrong}: {error}");
+    }
+    for (key, value, says) in [
+        ("steps", json!([{ "name": "a" }, { "retries": { "attempts": "x" } }]), "steps[1].retries.attempts: "),
+        ("steps", json!([{ "pagination": { "kind": "cursor" } }]), "steps[0].pagination: missing field"),
+        ("errors", json!([{ "status": [400] }]), "errors[0]: missing field `remedy`"),
+    ] {
+        let error = read(json!({ "kind": "http", key: value })).expect_err(says).to_string();
+        assert!(error.contains(says), "{says}: {error}");
     }
 }

@@ -6,6 +6,8 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
 use metrics::Counter;
 use tokio::time::Instant;
 
@@ -29,11 +31,16 @@ pub(super) struct Recording<'a> {
 }
 
 impl<'a> Recording<'a> {
-    pub(super) fn new(recorder: &'a Recorder, metrics: &'a Metrics, request: &reqwest::Request, body: Bytes) -> Self {
+    pub(super) fn new(
+        recorder: &'a Recorder,
+        metrics: &'a Metrics,
+        request: &hyper::Request<Full<Bytes>>,
+        body: Bytes,
+    ) -> Self {
         let exchange = Exchange {
             started: SystemTime::now(),
             method: request.method().to_string(),
-            url: request.url().to_string(),
+            url: request.uri().to_string(),
             request: Message { headers: headers(request.headers()), body_bytes: body.len() as u64, body },
             response: None,
             error: None,
@@ -57,7 +64,7 @@ impl<'a> Recording<'a> {
     }
 
     /// The response's headers are here.
-    pub(super) fn answered(&mut self, response: &reqwest::Response) {
+    pub(super) fn answered(&mut self, response: &hyper::Response<Incoming>) {
         self.answered = Some(Instant::now());
         if let Some(exchange) = &mut self.exchange {
             let message = Message { headers: headers(response.headers()), ..Message::default() };
@@ -123,8 +130,8 @@ impl Drop for Recording<'_> {
     }
 }
 
-pub(super) fn headers(map: &reqwest::header::HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+pub(super) fn headers(map: &hyper::header::HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }
 

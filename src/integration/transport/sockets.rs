@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use metrics::Gauge;
+use metrics::{Gauge, Histogram};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::telemetry::Counted;
+use super::connections::{Held, Open};
+use crate::telemetry::{Counted, Telemetry};
 
 /// Hosts that one transport talks to at the same time. Those that nobody talks to are forgotten when there are more.
 const MAX_HOSTS: usize = 1_024;
@@ -26,12 +28,15 @@ pub(super) struct Sockets {
     warned: Mutex<Option<Instant>>,
     settings_key: String,
     metrics: Metrics,
+    busy: Arc<AtomicUsize>,
+    open: Open,
 }
 
 /// One of a host's sockets; dropping it gives it back.
 pub(super) struct Socket {
     _permit: OwnedSemaphorePermit,
     _busy: Counted,
+    _held: Held,
 }
 
 /// More hosts are in use at the same time than are kept apart.
@@ -47,12 +52,36 @@ impl Sockets {
             warned: Mutex::default(),
             settings_key: settings_key.to_owned(),
             metrics: Metrics::new(label, per_host),
+            busy: Arc::default(),
+            open: Open::new(label),
         }
+    }
+
+    /// What connections are counted in.
+    pub(super) fn open(&self) -> Open {
+        self.open.clone()
+    }
+
+    /// Has idle sockets counted before each scrape.
+    pub(super) fn count_idle(&self, label: &str, telemetry: &Telemetry) {
+        let (busy, open) = (self.busy.clone(), self.open.clone());
+        let idle = telemetry.register(|| {
+            metrics::describe_gauge!(
+                "weir_http_sockets_idle",
+                "Sockets to all hosts that are kept open for the next request."
+            );
+            metrics::gauge!("weir_http_sockets_idle", "integration" => label.to_owned())
+        });
+        telemetry.before_scrape(move || {
+            // A busy one that still connects is no open socket yet.
+            let all = open.sockets.load(Ordering::Relaxed) + open.connecting.load(Ordering::Relaxed);
+            idle.set(all.saturating_sub(busy.load(Ordering::Relaxed)) as f64);
+        });
     }
 
     /// One of `host`'s sockets, as soon as one is free: first come, first served.
     pub(super) async fn take(&self, host: &str) -> Result<Socket, TooManyHosts> {
-        let host_sockets = self.of(host)?;
+        let (host_sockets, asked) = (self.of(host)?, Instant::now());
         let permit = match host_sockets.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -61,7 +90,9 @@ impl Sockets {
                 host_sockets.acquire_owned().await.expect("the semaphore is never closed")
             }
         };
-        Ok(Socket { _permit: permit, _busy: Counted::new(&self.metrics.busy) })
+        self.metrics.wait.record(asked.elapsed());
+        let busy = Held::new(&self.busy);
+        Ok(Socket { _permit: permit, _busy: Counted::new(&self.metrics.busy), _held: busy })
     }
 
     fn of(&self, host: &str) -> Result<Arc<Semaphore>, TooManyHosts> {
@@ -99,11 +130,13 @@ impl Sockets {
 struct Metrics {
     busy: Gauge,
     waiting: Gauge,
+    wait: Histogram,
 }
 
 impl Metrics {
     fn new(label: &str, per_host: usize) -> Self {
-        use metrics::{describe_gauge, gauge};
+        use metrics::{describe_gauge, describe_histogram, gauge, histogram};
+        describe_histogram!("weir_http_socket_wait_seconds", "How long requests waited for one of a host's sockets.");
         describe_gauge!("weir_http_sockets_busy", "Sockets to all hosts that carry a request.");
         describe_gauge!("weir_http_sockets_waiting", "Requests that wait for one of a host's sockets.");
         describe_gauge!("weir_http_sockets_per_host_limit", "Sockets that may be busy per host.");
@@ -111,6 +144,7 @@ impl Metrics {
         Metrics {
             busy: gauge!("weir_http_sockets_busy", "integration" => label.to_owned()),
             waiting: gauge!("weir_http_sockets_waiting", "integration" => label.to_owned()),
+            wait: histogram!("weir_http_socket_wait_seconds", "integration" => label.to_owned()),
         }
     }
 }
@@ -130,6 +164,38 @@ mod tests {
         sockets.take("b").await.expect("another host has sockets of its own");
         drop(first);
         second.await.expect("one is free again");
+    }
+
+    /// What is logged, kept.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_warned_of_once_a_minute_with_the_key_to_raise() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let sockets = Sockets::new("bank", "integrations.bank", 1);
+        let _first = sockets.take("https://bank:443").await.expect("one is free");
+        let wait = || sockets.take("https://bank:443").now_or_never().is_none();
+        for (seconds, warnings) in [(0, 1), (59, 1), (1, 2), (0, 2)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            assert!(wait());
+            let text = String::from_utf8(log.0.lock().clone()).expect("text");
+            assert_eq!(text.matches("raise integrations.bank.max_connections_per_host").count(), warnings, "{text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -82,6 +82,61 @@ const KEPT_HEADERS: &[&str] = &[
     "x-request-id",
 ];
 
+/// Keys of a query whose values are kept: how much of what, in which order, of which time. All others keep their name
+/// only.
+const KEPT_QUERY_KEYS: &[&str] = &[
+    "after_date",
+    "api_version",
+    "before_date",
+    "booking_date_from",
+    "booking_date_to",
+    "booking_status",
+    "count",
+    "currency",
+    "date",
+    "date_from",
+    "date_to",
+    "direction",
+    "end",
+    "end_date",
+    "expand",
+    "fields",
+    "format",
+    "from",
+    "from_date",
+    "grant_type",
+    "include",
+    "lang",
+    "language",
+    "limit",
+    "locale",
+    "max_results",
+    "offset",
+    "order",
+    "order_by",
+    "page",
+    "page_no",
+    "page_number",
+    "page_size",
+    "per_page",
+    "response_type",
+    "scope",
+    "since",
+    "size",
+    "sort",
+    "sort_by",
+    "start",
+    "start_date",
+    "status",
+    "timezone",
+    "to",
+    "to_date",
+    "type",
+    "until",
+    "version",
+    "with_balance",
+];
+
 /// The longest name that is looked at; a longer run of letters is no name.
 pub(super) const MAX_NAME_BYTES: usize = 128;
 
@@ -94,6 +149,14 @@ pub(super) fn is_sensitive(name: &str) -> bool {
     let plain = &buffer[..length];
     SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
         || SENSITIVE_ENDINGS.iter().any(|ending| plain.ends_with(ending.as_bytes()))
+}
+
+/// Whether a query key's value may be kept. Case and separators do not matter: `dateFrom`, `date_from`, `date-from`.
+pub(super) fn is_kept_query_key(name: &str) -> bool {
+    let letters =
+        |name: &str| name.bytes().filter(u8::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase()).collect();
+    let plain: Vec<u8> = letters(name);
+    KEPT_QUERY_KEYS.iter().any(|kept| letters(kept) == plain)
 }
 
 /// Whether a header's value may be kept.

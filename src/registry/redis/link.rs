@@ -195,7 +195,7 @@ fn is_plain_reply(error: &RedisError) -> bool {
 }
 
 /// The server's version as `HELLO` reports it.
-fn version(hello: &Value) -> String {
+pub fn version(hello: &Value) -> String {
     let version = hello.as_map_iter().and_then(|mut fields| {
         fields.find_map(|(key, value)| (text(key) == Some("version")).then(|| text(value)).flatten())
     });

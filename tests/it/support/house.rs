@@ -99,7 +99,7 @@ impl House {
         std::fs::write(&token, format!("sandbox.worker-{index}")).expect("written");
         for integration in config.integrations.values_mut() {
             if let weir::integration::Config::Http(http) = integration {
-                http.token = Some(weir::integration::http::TokenSource::File(token.clone()));
+                http.token = Some(weir::integration::http::SecretSource::File(token.clone()));
             }
         }
         let integrations = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");
@@ -153,8 +153,24 @@ impl House {
         stop(self.workers[index].take().expect("it runs")).await
     }
 
+    /// Drains the router, and starts one in its place, at the same address.
+    pub async fn restart_router(&mut self) {
+        let router = self.router.take().expect("it runs");
+        let mut config = self.config.router.clone();
+        (config.listen, config.admin.listen) = (router.address(), router.admin_address());
+        assert_eq!(router.drain().await, 0, "the router left something behind");
+        self.router_telemetry = Telemetry::new().expect("a recorder");
+        let registry = registry::open(&self.config.registry, &config.pool, &self.router_telemetry);
+        let router = Router::start(config, registry.expect("a registry"), self.router_telemetry.clone()).await;
+        self.router = Some(router.expect("a router"));
+    }
+
+    pub fn router_address(&self) -> SocketAddr {
+        self.router.as_ref().expect("it runs").address()
+    }
+
     pub fn router_url(&self) -> String {
-        format!("http://{}", self.router.as_ref().expect("it runs").address())
+        format!("http://{}", self.router_address())
     }
 
     pub fn router_admin(&self) -> SocketAddr {

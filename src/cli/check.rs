@@ -1,0 +1,221 @@
+//! `weir check`: is the configuration good, and can what it names be reached from here.
+//!
+//! It checks as the roles do when they start, by the same code, and goes on after a mistake. A kind of integration that is
+//! new comes in by itself: what is wrong with one, its own constructor says, and what it needs, its own `probe`.
+
+mod connect;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use super::table::{counted, printable};
+use super::{block_on, print};
+use crate::config::{self, Config, ConfigError};
+use crate::integration::{Integrations, MAX_INTEGRATIONS};
+use crate::payload::store;
+use crate::settings::{self, Settings};
+use crate::telemetry::Telemetry;
+
+/// Flags of `weir check`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of each section and of \
+each integration, the first mistake is shown.
+
+--connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
+worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
+sends no request; takes the ports that the roles would listen on, and gives them back.
+
+Examples:
+  weir check
+  weir check --config weir.toml --role worker --connect"
+)]
+pub(super) struct Args {
+    /// Whose configuration to check.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+    /// Also tries to reach what the configuration names.
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Who would start with the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Worker,
+    Router,
+    Sandbox,
+    All,
+}
+
+impl Role {
+    fn is(self, role: Role) -> bool {
+        self == role || self == Role::All
+    }
+}
+
+pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    let (config, problems) = config::examine(file, std::env::vars());
+    for problem in &problems {
+        match problem {
+            ConfigError::Value { key, reason } => report.wrong(key, reason)?,
+            ConfigError::File { .. } => report.wrong("configuration", problem)?,
+        }
+    }
+    if let Some(config) = &config {
+        let parts = check(args, config, &mut report)?;
+        if args.connect {
+            block_on(connect::check(args.role, config, &parts, &mut report))?;
+        }
+    }
+    report.end()
+}
+
+/// What was found on the way and `--connect` needs.
+struct Parts {
+    integrations: Integrations,
+    settings: Settings,
+}
+
+fn check(args: &Args, config: &Config, report: &mut Report) -> anyhow::Result<Parts> {
+    let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
+    if args.role.is(Role::Worker) {
+        check_integrations(config, &mut parts, report)?;
+        check_settings(config, &mut parts, report)?;
+        match config.worker.advertised(config.worker.listen) {
+            Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,
+            // The text begins with the key.
+            Err(error) => report.wrong_as_said(&error)?,
+        }
+        if config.registry.url.is_none() {
+            report.note("registry.url", "not set: no router will find this worker")?;
+        }
+        match config.payloads.store {
+            store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
+            kind => report.fine("payloads", format!("kept in {kind:?}").to_lowercase())?,
+        }
+    }
+    if args.role.is(Role::Router) {
+        match &config.registry.url {
+            Some(_) => {
+                report.fine("router", format!("serves pool {} at {}", config.router.pool, config.router.listen))?
+            }
+            None => report.wrong(
+                "registry.url",
+                "not set: a router needs the Redis that its workers announce themselves in, such as \
+                 \"redis://127.0.0.1:6379\"",
+            )?,
+        }
+    }
+    if args.role.is(Role::Sandbox) {
+        report.fine("sandbox", format!("answers at {}", config.sandbox.listen))?;
+    }
+    Ok(parts)
+}
+
+/// One after the other, so that a mistake in one does not hide those in others.
+fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+    if config.integrations.is_empty() {
+        return report.wrong("integrations", "none is configured: add a section [integrations.NAME] with a kind");
+    }
+    if config.integrations.len() > MAX_INTEGRATIONS {
+        let count = config.integrations.len();
+        return report
+            .wrong("integrations", format!("{count} are configured: one worker serves at most {MAX_INTEGRATIONS}"));
+    }
+    for (name, integration) in &config.integrations {
+        let alone = BTreeMap::from([(name.clone(), integration.clone())]);
+        match Integrations::from_config(&alone, &Telemetry::new()?) {
+            Ok(built) => {
+                report.fine(&format!("integrations.{name}"), "compiles, and what it refers to is there")?;
+                // Names in one table are different.
+                parts.integrations = std::mem::take(&mut parts.integrations).merge(built)?;
+            }
+            Err(error) => report.wrong_as_said(&error)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+    let Some(file) = &config.settings.file else {
+        return report.note("settings.file", "not set: the start values stay until the worker is started again");
+    };
+    let shown = file.display();
+    match settings::file::examine(file, &parts.settings) {
+        Ok((settings, rejections)) => {
+            for rejection in &rejections {
+                report.wrong("settings.file", format!("{shown}: {rejection}"))?;
+            }
+            if rejections.is_empty() {
+                report.fine("settings.file", format!("{shown}, version {}", settings.version))?;
+            }
+            parts.settings = settings;
+        }
+        Err(_) if !file.exists() => {
+            report.note("settings.file", format!("{shown} is not there: the start values hold until it is"))?
+        }
+        Err(reason) => report.wrong("settings.file", format!("{shown}: {reason}"))?,
+    }
+    Ok(())
+}
+
+/// Prints each finding as it is made.
+#[derive(Default)]
+struct Report {
+    /// The keys of what is wrong.
+    wrong: Vec<String>,
+}
+
+impl Report {
+    /// Says nothing where something of it was wrong: what was not usable has its default here.
+    fn fine(&mut self, key: &str, text: impl Display) -> anyhow::Result<()> {
+        if self.is_wrong(key) { Ok(()) } else { line("ok", &format!("{key}: {text}")) }
+    }
+
+    /// Nothing wrong, and perhaps not what was meant.
+    fn note(&mut self, key: &str, text: impl Display) -> anyhow::Result<()> {
+        if self.is_wrong(key) { Ok(()) } else { line("note", &format!("{key}: {text}")) }
+    }
+
+    fn wrong(&mut self, key: &str, problem: impl Display) -> anyhow::Result<()> {
+        self.wrong.push(key.to_owned());
+        line("wrong", &format!("{key}: {problem}"))
+    }
+
+    /// For messages that begin with their key.
+    fn wrong_as_said(&mut self, problem: &impl Display) -> anyhow::Result<()> {
+        let problem = problem.to_string();
+        let (key, reason) = problem.split_once(": ").unwrap_or(("configuration", &problem));
+        self.wrong(key, reason)
+    }
+
+    /// Whether this key, or one below it, is wrong, or a section that it is in.
+    fn is_wrong(&self, key: &str) -> bool {
+        let within = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.wrong.iter().any(|wrong| within(wrong, key) || within(key, wrong))
+    }
+
+    fn end(self) -> anyhow::Result<ExitCode> {
+        match self.wrong.len() as u64 {
+            0 => print("all is well"),
+            count => {
+                print(&counted(count, "problem"))?;
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+}
+
+/// One line, whatever the text: a parser's message has several.
+fn line(verdict: &str, text: &str) -> anyhow::Result<()> {
+    let words: Vec<_> = text.split_whitespace().collect();
+    print(&format!("{verdict:<5}  {}", printable(&words.join(" ")))).map(drop)
+}

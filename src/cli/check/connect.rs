@@ -1,0 +1,140 @@
+//! `weir check --connect`: each thing outside that the configuration names, tried once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use rustix::process::{Resource, getrlimit};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout};
+
+use super::{Parts, Report, Role};
+use crate::cli::table::counted;
+use crate::config::Config;
+use crate::integration::{Error, Integrations};
+use crate::payload::{self, Object};
+use crate::registry;
+use crate::task::{IntegrationName, PoolName};
+use crate::telemetry::Telemetry;
+
+/// How long any one of them may take; each has shorter limits of its own.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Integrations tried at the same time.
+const AT_ONCE: usize = 16;
+
+/// Descriptors beside those of tasks and uploads: ports, logs, Redis, routers.
+const SPARE_DESCRIPTORS: u64 = 200;
+
+pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &mut Report) -> anyhow::Result<()> {
+    let (worker, router) = (&config.worker, &config.router);
+    if role.is(Role::Worker) && !report.is_wrong("worker") {
+        port("worker.listen", worker.listen, report).await?;
+        port("worker.admin.listen", worker.admin.listen, report).await?;
+    }
+    if role.is(Role::Worker) {
+        descriptors(config, parts, report)?;
+        integrations(&parts.integrations, report).await?;
+        store(config, report).await?;
+    }
+    if role.is(Role::Router) && !report.is_wrong("router") {
+        port("router.listen", router.listen, report).await?;
+        port("router.admin.listen", router.admin.listen, report).await?;
+    }
+    if role.is(Role::Sandbox) && !report.is_wrong("sandbox") {
+        port("sandbox.listen", config.sandbox.listen, report).await?;
+    }
+    let mut pools: Vec<&PoolName> = Vec::new();
+    pools.extend(role.is(Role::Worker).then_some(&worker.pool));
+    pools.extend(role.is(Role::Router).then_some(&router.pool));
+    pools.dedup();
+    for pool in pools {
+        redis(config, pool, report).await?;
+    }
+    Ok(())
+}
+
+async fn port(key: &str, address: SocketAddr, report: &mut Report) -> anyhow::Result<()> {
+    match TcpListener::bind(address).await {
+        Ok(_) => report.fine(key, format!("{address} is free")),
+        Err(error) => report.wrong(key, format!("cannot listen on {address}: {error}; does one run already?")),
+    }
+}
+
+/// The soft limit is raised to the hard one at the start, so the hard one counts.
+fn descriptors(config: &Config, parts: &Parts, report: &mut Report) -> anyhow::Result<()> {
+    if report.is_wrong("settings") {
+        return Ok(());
+    }
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let (tasks, uploads) = (u64::from(parts.settings.max_parallelism), config.payloads.uploads as u64);
+    let needed = tasks + uploads + SPARE_DESCRIPTORS;
+    let sum = format!("{needed} are needed for {tasks} tasks with a socket each, {uploads} uploads and the rest");
+    match limit >= needed {
+        true => report.fine("settings.max_parallelism", format!("this process may open {limit} descriptors, {sum}")),
+        false => report.wrong(
+            "settings.max_parallelism",
+            format!(
+                "this process may open {limit} descriptors, and {sum}: raise the hard limit (ulimit -Hn, LimitNOFILE)"
+            ),
+        ),
+    }
+}
+
+async fn integrations(integrations: &Integrations, report: &mut Report) -> anyhow::Result<()> {
+    let probes = integrations.names().map(|name| async move {
+        let Some(integration) = integrations.get(name) else { return (name, Ok(None)) };
+        let probed = timeout(WITHIN, integration.probe()).await;
+        (name, probed.unwrap_or_else(|_| Err(Error::retryable("no end within a minute"))))
+    });
+    let mut probes: stream::Buffered<_> = stream::iter(probes).buffered(AT_ONCE);
+    while let Some((name, probed)) = probes.next().await {
+        let key = |name: &IntegrationName| format!("integrations.{name}");
+        match probed {
+            Ok(Some(reached)) => report.fine(&key(name), reached)?,
+            Ok(None) => report.fine(&key(name), "nothing to reach")?,
+            Err(error) => report.wrong(&key(name), error)?,
+        }
+    }
+    Ok(())
+}
+
+async fn store(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    if report.is_wrong("payloads") {
+        return Ok(());
+    }
+    let store = match payload::store::open(&config.payloads).await {
+        Ok(Some(store)) => store,
+        Ok(None) => return Ok(()),
+        Err(error) => return report.wrong("payloads", error),
+    };
+    let key = format!("{}/weir-check", config.payloads.prefix);
+    let body = "weir check --connect was here; this may be deleted\n".into();
+    let object = Object { key: key.clone(), body, media_type: "text/plain".into(), metadata: Vec::new() };
+    let started = Instant::now();
+    match timeout(WITHIN, store.put(&object)).await {
+        Ok(Ok(())) => {
+            let (place, took) = (store.location(&key), started.elapsed().as_secs_f64() * 1000.0);
+            report.fine("payloads", format!("stored {place}, {took:.1} ms"))
+        }
+        Ok(Err(error)) => report.wrong("payloads", error),
+        Err(_) => report.wrong("payloads", "the store did not answer within a minute"),
+    }
+}
+
+async fn redis(config: &Config, pool: &PoolName, report: &mut Report) -> anyhow::Result<()> {
+    if config.registry.url.is_none() || report.is_wrong("registry") {
+        return Ok(());
+    }
+    let reached = async {
+        let registry = registry::open(&config.registry, pool, &Telemetry::new()?)?;
+        let server = registry.probe().await?;
+        let workers = registry.snapshot().await?.workers.len();
+        anyhow::Ok(format!("{server}, {} in pool {pool}", counted(workers as u64, "worker")))
+    };
+    match timeout(WITHIN, reached).await {
+        Ok(Ok(reached)) => report.fine("registry", reached),
+        Ok(Err(error)) => report.wrong("registry", error),
+        Err(_) => report.wrong("registry", "no answer within a minute"),
+    }
+}

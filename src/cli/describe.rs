@@ -1,0 +1,167 @@
+//! `weir describe`: what one worker or router is and does now.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::table::{Table, counted, duration, printable};
+use super::{block_on, print};
+use crate::client::operations::Operations;
+use crate::wire::proto::{Description, description};
+
+/// Flags of `weir describe`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The keys of --json are the fields of Description in proto/weir/v1/operations.proto.
+
+Examples:
+  weir describe 127.0.0.1:7401
+  weir describe 127.0.0.1:7400 --json | jq .role.router.view")]
+pub(super) struct Args {
+    /// The gRPC address of a worker or router: HOST:PORT or http://HOST:PORT.
+    address: String,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// The most running tasks to list, oldest first.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    tasks: u32,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let description = block_on(async {
+        let server = Operations::new(&args.address)?;
+        Ok(server.describe(args.tasks).await?)
+    })?;
+    if args.json {
+        print(&serde_json::to_string(&description).context("cannot write the description as JSON")?)
+    } else {
+        print(text(&description).trim_end())
+    }
+}
+
+/// For people: a section per organ.
+fn text(description: &Description) -> String {
+    let mut text = String::new();
+    match &description.role {
+        Some(description::Role::Worker(worker)) => worker_text(&mut text, description, worker),
+        Some(description::Role::Router(router)) => router_text(&mut text, description, router),
+        None => head(&mut text, description, "a role that this version of weir does not know", &[]),
+    }
+    text
+}
+
+/// The first lines, the same for both roles but for `more`.
+fn head(text: &mut String, description: &Description, who: &str, more: &[(&str, &str)]) {
+    let Description { version, pool, listen, admin, started_at, uptime_seconds, .. } = description;
+    let draining = if description.draining { ", DRAINING" } else { "" };
+    line(text, &format!("{who} in pool {pool}{draining}"));
+    pair(text, "version", version);
+    pair(text, "listens", &format!("{listen}, admin {admin}"));
+    more.iter().for_each(|(key, value)| pair(text, key, value));
+    pair(text, "started", &format!("{started_at}, {} ago", duration(*uptime_seconds)));
+}
+
+fn worker_text(text: &mut String, description: &Description, worker: &description::Worker) {
+    let more = [("advertised", worker.address.as_str()), ("incarnation", &worker.incarnation)];
+    head(text, description, &format!("worker {}", worker.id), &more);
+    let gate = worker.gate.clone().unwrap_or_default();
+    pair(text, "gate", &format!("{}, {} of {} in flight", gate.state, gate.in_flight, gate.target));
+    match &worker.payloads {
+        Some(payloads) => pair(text, "payloads", &ledger(payloads)),
+        None => pair(text, "payloads", "not kept"),
+    }
+
+    let settings = worker.settings.clone().unwrap_or_default();
+    section(text, &format!("settings, version {}", settings.version));
+    settings.values.iter().for_each(|(key, value)| pair(text, key, value));
+
+    section(text, "integrations");
+    let mut table = Table::new(&["NAME", "IN FLIGHT#"]);
+    for integration in &worker.integrations {
+        table.row([integration.name.clone(), integration.in_flight.to_string()]);
+    }
+    indented(text, &table);
+
+    let shown = match (worker.running.len() as u64, u64::from(gate.in_flight)) {
+        (0, _) => return section(text, "nothing runs"),
+        (shown, all) if shown < all => format!("running: the {shown} oldest of {}", counted(all, "task")),
+        (shown, _) => format!("running: {}, oldest first", counted(shown, "task")),
+    };
+    section(text, &shown);
+    let mut table = Table::new(&["TASK", "INTEGRATION", "TENANT", "PRIORITY", "ATTEMPT#", "AGE#", "LEFT#", "OVERDUE#"]);
+    for run in &worker.running {
+        table.row([
+            run.task_id.clone(),
+            run.integration.clone(),
+            run.tenant.clone(),
+            run.priority.clone(),
+            run.attempt.to_string(),
+            duration(run.age_seconds),
+            duration(run.remaining_seconds),
+            run.overdue_seconds.map_or_else(|| "-".into(), duration),
+        ]);
+    }
+    indented(text, &table);
+}
+
+fn ledger(payloads: &description::Payloads) -> String {
+    let description::Payloads { offered, recovered, stored, spooled, pending, pending_bytes, dropped } = payloads;
+    let mut text = format!("{offered} offered, {stored} stored, {} dropped", dropped.values().sum::<u64>());
+    if !dropped.is_empty() {
+        let reasons: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        // Writing into a string cannot fail.
+        let _ = write!(text, " ({})", reasons.join(", "));
+    }
+    let _ = write!(text, ", {pending} pending ({pending_bytes} bytes)");
+    if recovered + spooled > 0 {
+        let _ = write!(text, ", {recovered} recovered, {spooled} spooled");
+    }
+    text
+}
+
+fn router_text(text: &mut String, description: &Description, router: &description::Router) {
+    head(text, description, "router", &[]);
+    pair(text, "in flight", &format!("{}, {}", counted(description.in_flight.into(), "task"), channels(router)));
+
+    let view = router.view.unwrap_or_default();
+    let heard = match view.age_seconds {
+        Some(age) => format!("heard {} ago", duration(age)),
+        None => "never heard".into(),
+    };
+    let stale = if view.stale { ", STALE: the registry cannot be reached" } else { "" };
+    section(text, &format!("view, {heard}{stale}"));
+    let description::View { workers, full, draining, suspected, slots, slots_held, .. } = view;
+    let states = format!("{workers}: {full} full, {draining} draining, {suspected} suspected");
+    pair(text, "workers", &states);
+    pair(text, "slots", &format!("{slots_held} of {slots} held, about"));
+
+    section(text, "queue");
+    let mut table = Table::new(&["PRIORITY", "WAITING#", "CAPACITY#"]);
+    for queue in &router.queues {
+        table.row([queue.priority.clone(), queue.waiting.to_string(), queue.capacity.to_string()]);
+    }
+    indented(text, &table);
+}
+
+fn channels(router: &description::Router) -> String {
+    format!("{} to workers", counted(router.channels.into(), "channel"))
+}
+
+fn line(text: &mut String, line: &str) {
+    text.push_str(&printable(line));
+    text.push('\n');
+}
+
+fn section(text: &mut String, title: &str) {
+    text.push('\n');
+    line(text, title);
+}
+
+fn pair(text: &mut String, key: &str, value: &str) {
+    line(text, &format!("  {key:<16}  {value}"));
+}
+
+fn indented(text: &mut String, table: &Table) {
+    table.lines().iter().for_each(|row| line(text, &format!("  {row}")));
+}

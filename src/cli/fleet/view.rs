@@ -1,0 +1,248 @@
+//! What is known of the fleet, and how it looks as a table: pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::follow::Update;
+use crate::cli::table::{Table, counted, duration, printable};
+use crate::registry::{Change, Incarnation, Presence, State};
+use crate::task::{PoolName, WorkerId};
+
+/// A view older than this says so, even when nobody said that the registry is away: reading changes answers each second.
+const OLD: Duration = Duration::from_secs(5);
+
+/// Lines around the rows: title, totals, an empty one, the table's header, and the last one for what is left out.
+const FRAME_LINES: usize = 5;
+
+/// The workers by their ids, and when the registry was last heard.
+#[derive(Default)]
+pub(super) struct View {
+    workers: BTreeMap<WorkerId, Presence>,
+    heard: Option<Instant>,
+    away: Option<String>,
+}
+
+/// What an update has changed.
+#[derive(Default)]
+pub(super) struct News {
+    pub(super) present: Vec<Presence>,
+    pub(super) gone: Vec<(WorkerId, Incarnation)>,
+}
+
+impl View {
+    /// Takes over what the registry said. While it is away, the last view stays.
+    pub(super) fn update(&mut self, update: Update) -> News {
+        let news = match update {
+            Update::Snapshot(workers) => self.replace(workers),
+            Update::Changes(changes) => {
+                let mut news = News::default();
+                changes.into_iter().for_each(|change| self.apply(change, &mut news));
+                news
+            }
+            Update::Seen(workers) => {
+                workers.into_iter().for_each(|presence| self.refresh(presence));
+                return News::default();
+            }
+            Update::Away(error) => {
+                self.away = Some(error.to_string());
+                return News::default();
+            }
+        };
+        (self.heard, self.away) = (Some(Instant::now()), None);
+        news
+    }
+
+    /// Takes over everyone.
+    pub(super) fn replace(&mut self, workers: Vec<Presence>) -> News {
+        let now: BTreeMap<_, _> = workers.into_iter().map(|presence| (presence.worker.clone(), presence)).collect();
+        let before = std::mem::replace(&mut self.workers, now);
+        let gone = before.into_values().filter(|presence| !self.workers.contains_key(&presence.worker));
+        let gone = gone.map(|presence| (presence.worker, presence.incarnation)).collect();
+        self.heard = Some(Instant::now());
+        News { present: self.workers.values().cloned().collect(), gone }
+    }
+
+    fn apply(&mut self, change: Change, news: &mut News) {
+        match change {
+            Change::Present(presence) => {
+                news.present.push(presence.clone());
+                self.workers.insert(presence.worker.clone(), presence);
+            }
+            Change::Gone(worker, incarnation) => {
+                if self.workers.get(&worker).is_some_and(|known| known.incarnation == incarnation) {
+                    self.workers.remove(&worker);
+                    news.gone.push((worker, incarnation));
+                }
+            }
+        }
+    }
+
+    /// Newer numbers of one who is known; whether somebody is there is for changes to say.
+    fn refresh(&mut self, presence: Presence) {
+        if let Some(known) = self.workers.get_mut(&presence.worker)
+            && known.incarnation == presence.incarnation
+        {
+            *known = presence;
+        }
+    }
+
+    /// The whole table as text.
+    pub(super) fn text(&self, pool: &PoolName) -> String {
+        let table = self.table(self.workers.values(), SystemTime::now());
+        let mut lines = vec![self.totals(pool)];
+        if !self.workers.is_empty() {
+            lines.push(String::new());
+            lines.extend(table.lines());
+        }
+        lines.join("\n")
+    }
+
+    /// What fits on a screen of so many lines, and who that is.
+    pub(super) fn frame(&self, pool: &PoolName, screen_lines: usize) -> (Vec<String>, Vec<WorkerId>) {
+        let rows = screen_lines.saturating_sub(FRAME_LINES);
+        let shown: Vec<_> = self.workers.values().take(rows).collect();
+        let mut lines = vec![self.totals(pool), self.state_of_view(Instant::now()), String::new()];
+        lines.extend(self.table(shown.iter().copied(), SystemTime::now()).lines());
+        let left_out = self.workers.len() - shown.len();
+        if left_out > 0 {
+            lines.push(format!("… and {} more: a taller window shows more, weir fleet --once all", left_out));
+        }
+        (lines, shown.into_iter().map(|presence| presence.worker.clone()).collect())
+    }
+
+    fn totals(&self, pool: &PoolName) -> String {
+        let count = |state| self.workers.values().filter(|presence| presence.state == state).count();
+        let states = [State::Open, State::Full, State::Overloaded, State::Draining].map(|state| (count(state), state));
+        let states: Vec<_> = states
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, state)| format!("{count} {}", state_name(*state)))
+            .collect();
+        let workers = counted(self.workers.len() as u64, "worker");
+        if states.is_empty() {
+            return format!("pool {pool}: no workers");
+        }
+        let sum = |number: fn(&Presence) -> u32| self.workers.values().map(|it| u64::from(number(it))).sum::<u64>();
+        let (held, slots) = (sum(|it| it.in_flight), sum(|it| it.target));
+        format!("pool {pool}: {workers}, {}; {held} of {slots} slots held", states.join(", "))
+    }
+
+    /// Whether the view is to be believed.
+    fn state_of_view(&self, now: Instant) -> String {
+        let age = self.heard.map(|heard| now.saturating_duration_since(heard));
+        let shown = age.map(|age| duration(age.as_secs_f64()));
+        match (&self.away, shown) {
+            (Some(away), Some(age)) => printable(&format!("STALE, as of {age} ago: {away}")),
+            (Some(away), None) => printable(away),
+            (None, Some(age)) if age_is_old(self.heard, now) => format!("STALE: the registry was last heard {age} ago"),
+            (None, Some(_)) => "live; q ends".into(),
+            (None, None) => "connecting to the registry".into(),
+        }
+    }
+
+    fn table<'a>(&self, workers: impl Iterator<Item = &'a Presence>, now: SystemTime) -> Table {
+        let mut table = Table::new(&["WORKER", "ADDRESS", "STATE", "IN FLIGHT#", "INTEGRATIONS#", "SETTINGS", "UP#"]);
+        for presence in workers {
+            table.row([
+                presence.worker.to_string(),
+                presence.address.clone(),
+                state_name(presence.state).into(),
+                format!("{}/{}", presence.in_flight, presence.target),
+                presence.integrations.len().to_string(),
+                presence.settings_version.clone(),
+                up(presence.incarnation, now).map_or_else(|| "?".into(), |up| duration(up.as_secs_f64())),
+            ]);
+        }
+        table
+    }
+}
+
+fn age_is_old(heard: Option<Instant>, now: Instant) -> bool {
+    heard.is_some_and(|heard| now.saturating_duration_since(heard) > OLD)
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Open => "open",
+        State::Full => "full",
+        State::Overloaded => "overloaded",
+        State::Draining => "draining",
+    }
+}
+
+/// How long a life has lasted, by the time that is in its id; its clock and this one may differ.
+fn up(incarnation: Incarnation, now: SystemTime) -> Option<Duration> {
+    let (seconds, nanos) = incarnation.0.get_timestamp()?.to_unix();
+    let started = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+    Some(now.duration_since(started).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::RegistryError;
+
+    fn presence(worker: &str, state: State, in_flight: u32) -> Presence {
+        Presence {
+            worker: worker.parse().expect("a worker id"),
+            address: "http://10.0.0.7:7401".into(),
+            incarnation: Incarnation::mint(),
+            pool: "default".parse().expect("a pool"),
+            target: 30,
+            in_flight,
+            state,
+            integrations: vec!["bank".parse().expect("a name")],
+            settings_version: "start".into(),
+        }
+    }
+
+    fn lines(view: &View, screen_lines: usize) -> Vec<String> {
+        view.frame(&PoolName::default(), screen_lines).0
+    }
+
+    #[test]
+    fn a_table_is_sorted_counted_and_cut_to_the_screen() {
+        let mut view = View::default();
+        let workers = [("w2", State::Full, 30), ("w1", State::Open, 3), ("w3", State::Draining, 1)];
+        view.update(Update::Snapshot(workers.map(|(id, state, held)| presence(id, state, held)).into()));
+        let all = lines(&view, 40);
+        assert_eq!(all[0], "pool default: 3 workers, 1 open, 1 full, 1 draining; 34 of 90 slots held");
+        assert_eq!(all[1], "live; q ends");
+        assert!(all[4].starts_with("w1  ") && all[5].starts_with("w2") && all[6].starts_with("w3"), "{all:#?}");
+        assert!(all[5].contains("full") && all[5].contains("30/30"), "{all:#?}");
+        let small = lines(&view, 7);
+        assert_eq!(small.len(), 7);
+        assert!(small[6].starts_with("… and 1 more"), "{small:#?}");
+        assert_eq!(view.frame(&PoolName::default(), 0).1, []);
+    }
+
+    #[test]
+    fn changes_count_for_the_life_that_they_are_about_and_a_look_adds_nobody() {
+        let mut view = View::default();
+        let (old, new) = (presence("w1", State::Open, 1), presence("w1", State::Open, 2));
+        view.update(Update::Snapshot(vec![old.clone()]));
+        let gone = Change::Gone(old.worker.clone(), old.incarnation);
+        let news = view.update(Update::Changes(vec![Change::Present(new.clone()), gone]));
+        assert_eq!((news.present.len(), news.gone.len()), (1, 0), "the newer life is not meant");
+        view.update(Update::Seen(vec![presence("w9", State::Open, 9), Presence { in_flight: 7, ..new.clone() }, old]));
+        assert!(lines(&view, 9)[0].ends_with("1 worker, 1 open; 7 of 30 slots held"), "{:?}", lines(&view, 9));
+        let news = view.update(Update::Snapshot(vec![]));
+        assert_eq!(news.gone, [(new.worker, new.incarnation)]);
+        assert_eq!(lines(&view, 9)[0], "pool default: no workers");
+    }
+
+    #[test]
+    fn a_view_that_cannot_be_renewed_stays_and_says_so() {
+        let mut view = View::default();
+        let error = || RegistryError::Unavailable { address: "10.0.0.1:6379".into(), reason: "refused".into() };
+        view.update(Update::Away(error()));
+        assert!(lines(&view, 9)[1].contains("10.0.0.1:6379 cannot be reached"));
+        view.update(Update::Snapshot(vec![presence("w1", State::Open, 1)]));
+        view.update(Update::Away(error()));
+        let stale = lines(&view, 9);
+        assert!(stale[1].starts_with("STALE, as of 0.0s ago: ") && stale[0].contains("1 worker"), "{stale:#?}");
+        view.update(Update::Changes(vec![]));
+        assert_eq!(lines(&view, 9)[1], "live; q ends");
+        assert!(view.state_of_view(Instant::now() + OLD * 2).starts_with("STALE"));
+    }
+}

@@ -1,0 +1,209 @@
+//! Finds the values of credentials by their names, in texts of any kind: JSON, nested JSON, forms, URLs, XML, log lines,
+//! and all of them cut short.
+//!
+//! It does not parse, because what is cut or malformed holds the same secrets. It looks at each `:`, `=` and `>` for
+//! the name before it, and when that is a credential's, takes the value after it. Quotes inside quotes are told apart
+//! by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass, linear in the text.
+
+mod value;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use memchr::memmem;
+
+use self::value::{bare_end, bracketed_end, find, line_end, quoted_end, user_info};
+use super::budget::{Budget, Stop};
+use super::decoded::plain;
+use super::edit::Nesting;
+use super::names::{MAX_NAME_BYTES, is_sensitive};
+
+/// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
+const MAX_PAIR_BYTES: usize = 256;
+
+/// A credential's value.
+#[derive(Debug, PartialEq)]
+pub(super) struct Found {
+    pub range: Range<usize>,
+    /// What a placeholder needs around it: quotes, where the value had none but its name has.
+    pub quote: String,
+}
+
+/// All values that follow a credential's name, in order and apart.
+pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
+    let bytes = text.as_bytes();
+    let mut search = Search { text, from: 0, tag: None, pair: 0, nesting: Nesting::new(text) };
+    let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
+    while let Some(next) = bytes[at..].iter().position(|byte| matches!(byte, b':' | b'=' | b'>' | b'<')) {
+        let mark = at + next;
+        at = mark + 1;
+        if mark - spent > 4096 {
+            budget.spend(mark - spent)?;
+            spent = mark;
+        }
+        if bytes[mark] == b'<' {
+            search.tag = Some(mark);
+        } else if let Some(value) = search.value_at(mark).filter(|value| !value.range.is_empty()) {
+            at = value.range.end.max(at);
+            search.from = value.range.end;
+            found.push(value);
+        }
+    }
+    budget.spend(bytes.len() - spent)?;
+    Ok(found)
+}
+
+/// What is known on the way through a text.
+struct Search<'t> {
+    text: &'t str,
+    /// Where the last value ended; names begin after it.
+    from: usize,
+    /// The last `<`.
+    tag: Option<usize>,
+    /// Up to where a `value` belongs to a `name` that is a credential's.
+    pair: usize,
+    nesting: Nesting<'t>,
+}
+
+struct Name<'t> {
+    text: &'t str,
+    quoted: bool,
+    backslashes: usize,
+}
+
+impl<'t> Search<'t> {
+    /// The value after the mark at `mark`, if the name before it says so.
+    fn value_at(&mut self, mark: usize) -> Option<Found> {
+        let bytes = self.text.as_bytes();
+        if bytes[mark..].starts_with(b"://") {
+            return user_info(self.text, mark + 3).map(unquoted);
+        }
+        if bytes[mark] == b'>' {
+            // An element does not reach out of the JSON string that it is in.
+            return self.element(mark).and_then(|range| self.nesting.clip(range)).map(unquoted);
+        }
+        let name = name_before(self.text, self.from, mark)?;
+        let plain_name = plain_name(name.text);
+        let start = find(bytes, mark + 1, |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        let is_pair_value =
+            mark < self.pair && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
+        if plain_name.eq_ignore_ascii_case("name") {
+            self.pair = if self.names_a_credential(start) { mark + MAX_PAIR_BYTES } else { 0 };
+        }
+        if !is_pair_value && !is_sensitive(&plain_name) {
+            return None;
+        }
+        let value = self.value(start, &name, &plain_name)?;
+        // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
+        let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
+        Some(Found { range, ..value })
+    }
+
+    /// The value from `start` on, of a credential called `name`.
+    fn value(&self, start: usize, name: &Name<'_>, plain_name: &str) -> Option<Found> {
+        let (text, bytes) = (self.text, self.text.as_bytes());
+        let backslashes = find(bytes, start, |byte| byte != b'\\') - start;
+        let quote = || format!("{}\"", "\\".repeat(name.backslashes));
+        match bytes.get(start + backslashes)? {
+            b'"' | b'\'' => {
+                let inside = start + backslashes + 1;
+                let end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
+                Some(unquoted(inside..end))
+            }
+            b'{' | b'[' if name.quoted => {
+                Some(Found { range: start..bracketed_end(bytes, start, name.backslashes), quote: quote() })
+            }
+            _ if name.quoted => {
+                let ends = |byte: u8| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace();
+                let end = find(bytes, start, ends);
+                let constant = matches!(&text[start..end], "null" | "true" | "false" | "");
+                (!constant).then(|| Found { range: start..end, quote: quote() })
+            }
+            _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start))),
+            _ => Some(unquoted(start..bare_end(text, start))),
+        }
+    }
+
+    /// Whether the value at `start`, of something called `name`, is a credential's name.
+    fn names_a_credential(&self, start: usize) -> bool {
+        let bytes = self.text.as_bytes();
+        let inside = find(bytes, start, |byte| !matches!(byte, b'\\' | b'"' | b'\''));
+        let ends = |byte: u8| matches!(byte, b'\\' | b'"' | b'\'' | b'>' | b',' | b'<') || byte.is_ascii_whitespace();
+        let end = inside + bytes[inside..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| !ends(byte)).count();
+        self.text.get(inside..end).is_some_and(|name| is_sensitive(&plain_name(name)))
+    }
+
+    /// What the element holds whose start tag ends at `mark`, if it is a credential's.
+    fn element(&self, mark: usize) -> Option<Range<usize>> {
+        let (text, bytes) = (self.text, self.text.as_bytes());
+        let tag = self.tag.filter(|tag| *tag >= self.from)?;
+        let name_end = tag
+            + 1
+            + bytes[tag + 1..mark].iter().take(MAX_NAME_BYTES).take_while(|&&it| is_name(it) || it == b':').count();
+        let name = text.get(tag + 1..name_end)?;
+        let is_start = !name.is_empty() && bytes[mark - 1] != b'/';
+        let local = name.rsplit(':').next().unwrap_or(name);
+        if !is_start || !is_sensitive(local) {
+            return None;
+        }
+        let start = mark + 1;
+        let rest = &bytes[start..];
+        let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());
+        let is_text = !bytes[content..].starts_with(b"<");
+        let end = if is_text {
+            find(bytes, start, |byte| byte == b'<')
+        } else {
+            // Other elements or CDATA: all up to the end tag, or, where a cut took that, to the text's end.
+            memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
+        };
+        Some(start..end)
+    }
+}
+
+fn unquoted(range: Range<usize>) -> Found {
+    Found { range, quote: String::new() }
+}
+
+/// Names whose bare value is the rest of the line: `Cookie: a=1; b=2`.
+fn is_sensitive_line(name: &str) -> bool {
+    let name = name.as_bytes();
+    [&b"cookie"[..], b"cookies"]
+        .iter()
+        .any(|line| name.len() >= line.len() && name[name.len() - line.len()..].eq_ignore_ascii_case(line))
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'%' | b'[' | b']')
+}
+
+/// The name that ends at `mark`: quoted, or a run of name characters.
+fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
+    let bytes = text.as_bytes();
+    let floor = from.max(mark.saturating_sub(MAX_NAME_BYTES));
+    let mut end = mark;
+    while end > floor && bytes[end - 1].is_ascii_whitespace() {
+        end -= 1;
+    }
+    if end > floor && matches!(bytes[end - 1], b'"' | b'\'') {
+        let quote = bytes[end - 1];
+        let mut inside_end = end - 1;
+        while inside_end > floor && bytes[inside_end - 1] == b'\\' {
+            inside_end -= 1;
+        }
+        let start = bytes[floor..inside_end].iter().rposition(|&byte| byte == quote);
+        // Of a longer name, the end tells what it is.
+        let start = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
+        let backslashes = end - 1 - inside_end;
+        return Some(Name { text: text.get(start..inside_end)?, quoted: quote == b'"', backslashes });
+    }
+    let start = bytes[floor..end].iter().rposition(|&byte| !is_name(byte)).map_or(floor, |it| floor + it + 1);
+    (start < end).then(|| Name { text: &text[start..end], quoted: false, backslashes: 0 })
+}
+
+/// A name without percent-encoding and `\u` escapes.
+fn plain_name(name: &str) -> Cow<'_, str> {
+    if name.contains(['%', '\\']) { plain(name) } else { Cow::Borrowed(name) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! The redaction of one payload's texts: paths, then the run's own secrets, then names, then detectors; and all but
+//! paths once more on the text without its escapes.
+//!
+//! What an earlier rule took out is a placeholder to the later ones. Texts in which nothing is found are not copied.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use percent_encoding::percent_decode_str;
+use url::form_urlencoded::byte_serialize;
+
+use super::Rules;
+use super::budget::{Budget, Stop};
+use super::decoded::{Escapes, MAX_ROUNDS, View};
+use super::detect::Kind;
+use super::edit::{Edit, Nesting, apply, starts_document};
+use super::named::{Found, named};
+use super::names::is_sensitive;
+use super::path::{self, Path, Unreadable};
+use super::placeholder::{Placeholders, is_placeholder};
+use super::secrets::Secrets;
+use crate::payload::record::json_or_text;
+use crate::task::{IntegrationName, Json};
+
+/// At a cut, the end of the text is left out up to here where it may be the beginning of something.
+const MAX_CUT_BYTES: usize = 64;
+
+/// What stands in the end of a cut text that may be the beginning of a card number or an IBAN.
+const MIN_CUT_DIGITS: usize = 4;
+
+/// Everything that the redaction of one payload needs.
+pub(super) struct Pass<'r> {
+    pub rules: &'r Rules,
+    pub budget: Budget,
+    paths: Vec<&'r Path>,
+    secrets: Secrets,
+    placeholders: Placeholders,
+}
+
+impl<'r> Pass<'r> {
+    pub fn new(rules: &'r Rules, integration: &IntegrationName, secrets: &[String]) -> Result<Self, Stop> {
+        Ok(Pass {
+            rules,
+            budget: Budget::new(rules.time_limit),
+            paths: rules.paths(integration),
+            secrets: Secrets::new(secrets)?,
+            placeholders: Placeholders::default(),
+        })
+    }
+
+    /// What stands for a value as a whole.
+    pub fn placeholder(&mut self, value: &str) -> String {
+        self.placeholders.of(value)
+    }
+
+    /// Any text.
+    pub fn text<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
+        let mut text = self.raw(Cow::Borrowed(text))?;
+        for escapes in [Escapes::Markup, Escapes::All] {
+            let (mut views, mut level): (Vec<View>, usize) = (Vec::new(), 1);
+            'levels: while level <= MAX_ROUNDS {
+                while views.len() < level {
+                    let source = views.last().map_or(&*text, |view| &view.text);
+                    self.budget.spend(source.len())?;
+                    match View::of(source, escapes) {
+                        Some(view) => views.push(view),
+                        None => break 'levels,
+                    }
+                }
+                let edits = self.escaped(&text, &views, escapes)?;
+                if !edits.is_empty() {
+                    text = apply(text, &edits);
+                    views.clear();
+                }
+                level += 1;
+            }
+        }
+        Ok(text)
+    }
+
+    /// An input or an output.
+    pub fn json(&mut self, json: &Json) -> Result<Json, Stop> {
+        Ok(match self.document(json.as_str())? {
+            Ok(Cow::Borrowed(_)) => json.clone(),
+            Ok(Cow::Owned(text)) => json_or_text(text),
+            Err(Unreadable) => json_or_text(r#""[redacted-0]""#.to_owned()),
+        })
+    }
+
+    /// A JSON document, whole or cut.
+    pub fn document<'t>(&mut self, text: &'t str) -> Result<Result<Cow<'t, str>, Unreadable>, Stop> {
+        let without_paths = match self.without_paths(text)? {
+            Ok(text) => text,
+            Err(unreadable) => return Ok(Err(unreadable)),
+        };
+        Ok(Ok(match self.text_of(without_paths)? {
+            Cow::Owned(changed) if is_number(text) => Cow::Owned(format!("\"{changed}\"")),
+            text => text,
+        }))
+    }
+
+    /// A JSON document without what the integration's paths lead to.
+    fn without_paths<'t>(&mut self, text: &'t str) -> Result<Result<Cow<'t, str>, Unreadable>, Stop> {
+        if self.paths.is_empty() {
+            return Ok(Ok(Cow::Borrowed(text)));
+        }
+        let Ok(found) = path::find(text, &self.paths, &mut self.budget)? else { return Ok(Err(Unreadable)) };
+        let edit = |it: path::Match| {
+            let quote = if it.is_string { "" } else { "\"" };
+            let with = format!("{quote}{}{quote}", self.placeholders.of(&text[it.range.clone()]));
+            Edit { range: it.range, with }
+        };
+        let edits: Vec<Edit> = found.into_iter().filter(|it| !it.range.is_empty()).map(edit).collect();
+        Ok(Ok(apply(Cow::Borrowed(text), &edits)))
+    }
+
+    /// As [`Pass::text`], of a text that is changed already or not.
+    fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
+        match text {
+            Cow::Borrowed(text) => self.text(text),
+            Cow::Owned(text) => Ok(Cow::Owned(self.text(&text)?.into_owned())),
+        }
+    }
+
+    /// A URL: secrets anywhere, and of query and fragment only the values of kept keys.
+    pub fn url(&mut self, url: &str) -> Result<String, Stop> {
+        let (rest, fragment) = url.split_once('#').map_or((url, None), |(rest, fragment)| (rest, Some(fragment)));
+        let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
+        let mut redacted = self.text(base)?.into_owned();
+        for (mark, part) in [('?', query), ('#', fragment)] {
+            if let Some(part) = part {
+                redacted.push(mark);
+                redacted.push_str(&self.pairs(part, true)?);
+            }
+        }
+        Ok(redacted)
+    }
+
+    /// The body of a form.
+    pub fn form<'t>(&mut self, form: &'t str) -> Result<Cow<'t, str>, Stop> {
+        self.pairs(form, false)
+    }
+
+    /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
+    fn pairs<'t>(&mut self, pairs: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
+        let (mut redacted, mut changed) = (String::with_capacity(pairs.len()), false);
+        for (index, pair) in pairs.split('&').enumerate() {
+            redacted.push_str(if index == 0 { "" } else { "&" });
+            match self.pair(pair, only_kept)? {
+                Cow::Borrowed(same) => redacted.push_str(same),
+                Cow::Owned(other) => {
+                    redacted.push_str(&other);
+                    changed = true;
+                }
+            }
+        }
+        Ok(if changed { Cow::Owned(redacted) } else { Cow::Borrowed(pairs) })
+    }
+
+    fn pair<'t>(&mut self, pair: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
+        let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let (name, value) = pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value)));
+        let (plain_name, plain_value) = (decoded(name), value.map(decoded));
+        let is_kept = !only_kept || self.rules.keeps_query_key(&plain_name);
+        let Some(plain_value) = plain_value else {
+            // A key without a value may be a value without a key.
+            return if is_kept || name.is_empty() {
+                self.text(name)
+            } else {
+                Ok(Cow::Owned(self.placeholder(&plain_name)))
+            };
+        };
+        let name_text = self.text(name)?;
+        let value_text = if plain_value.is_empty() {
+            return Ok(if matches!(name_text, Cow::Borrowed(_)) {
+                pair.into()
+            } else {
+                format!("{name_text}=").into()
+            });
+        } else if !is_kept || is_sensitive(&plain_name) {
+            Cow::Owned(self.placeholder(&plain_value))
+        } else {
+            match self.text(&plain_value)? {
+                Cow::Borrowed(_) => self.text(value.unwrap_or_default())?,
+                Cow::Owned(changed) => Cow::Owned(encoded(&changed)),
+            }
+        };
+        let same = matches!((&name_text, &value_text), (Cow::Borrowed(_), Cow::Borrowed(_)));
+        Ok(if same { Cow::Borrowed(pair) } else { Cow::Owned(format!("{name_text}={value_text}")) })
+    }
+
+    /// A cut text without an end that may be the beginning of a secret.
+    pub fn without_cut<'t>(&self, text: &'t str) -> &'t str {
+        let text = self.secrets.without_cut(text);
+        let start = text.len().saturating_sub(MAX_CUT_BYTES);
+        let end = &text.as_bytes()[start..];
+        let belongs = |byte: &u8| byte.is_ascii_alphanumeric() || b" -_.+%=/~@:".contains(byte);
+        let length = end.iter().rev().take_while(|byte| belongs(byte)).count();
+        let tail = &text[text.len() - length..];
+        let digits = tail.bytes().filter(u8::is_ascii_digit).count();
+        let user_info = tail.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
+        let begins = |start: &str| tail.to_ascii_lowercase().contains(start);
+        if digits >= MIN_CUT_DIGITS || user_info || ["eyj", "@", "bearer ", "basic "].into_iter().any(begins) {
+            return &text[..text.len() - length];
+        }
+        text
+    }
+
+    /// The text as it is.
+    fn raw<'t>(&mut self, mut text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
+        let found = self.secrets.find(&text, &mut self.budget)?;
+        let edits = fitted(&text, found.into_iter().map(|(range, secret)| (range, self.placeholders.of(secret))));
+        text = apply(text, &edits);
+        let edits: Vec<Edit> = named(&text, &mut self.budget)?
+            .into_iter()
+            .filter(|it| !is_placeholder(&text[it.range.clone()]))
+            .map(|Found { range, quote }| {
+                let with = format!("{quote}{}{quote}", self.placeholders.of(&text[range.clone()]));
+                Edit { range, with }
+            })
+            .collect();
+        text = apply(text, &edits);
+        let found = self.rules.detectors.find(&text, &mut self.budget)?;
+        let edits = fitted(
+            &text,
+            found.into_iter().map(|range| {
+                let with = self.placeholders.of(&text[range.clone()]);
+                (range, with)
+            }),
+        );
+        Ok(apply(text, &edits))
+    }
+
+    /// What is found in the last of the views, each of which is made of the one before, the first of the text.
+    fn escaped(&mut self, text: &str, views: &[View], escapes: Escapes) -> Result<Vec<Edit>, Stop> {
+        let Some(view) = views.last() else { return Ok(Vec::new()) };
+        let mut found: Vec<(Range<usize>, String)> = Vec::new();
+        let ranges = if escapes == Escapes::Markup {
+            // Without JSON's backslashes one cannot tell where its values end: names are looked for with them.
+            named(&view.text, &mut self.budget)?.into_iter().map(|it| it.range).collect()
+        } else {
+            for (range, secret) in self.secrets.find(&view.text, &mut self.budget)? {
+                found.push((range, self.placeholders.of(secret)));
+            }
+            self.rules.detectors.find(&view.text, &mut self.budget)?
+        };
+        for range in ranges {
+            if !is_placeholder(&view.text[range.clone()]) {
+                let with = self.placeholders.of(&view.text[range.clone()]);
+                found.push((range, with));
+            }
+        }
+        for (range, _) in &mut found {
+            *range = views.iter().rev().fold(range.clone(), |range, view| view.source(range));
+        }
+        found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
+        Ok(clipped(text, found))
+    }
+}
+
+/// Edits that leave JSON what it is: a bare number becomes a string.
+fn fitted(text: &str, found: impl Iterator<Item = (Range<usize>, String)>) -> Vec<Edit> {
+    let mut nesting = Nesting::new(text);
+    let mut edits: Vec<Edit> = Vec::new();
+    for (range, with) in found {
+        // Of two in one number, the first stands for it.
+        if edits.last().is_some_and(|last| range.start < last.range.end) {
+            continue;
+        }
+        let (range, quote) = nesting.fit(range);
+        edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+    }
+    edits
+}
+
+/// Edits that do not reach out of the JSON string in which they begin.
+fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
+    let mut nesting = Nesting::new(text);
+    let mut edits: Vec<Edit> = Vec::new();
+    for (range, with) in found {
+        let Some(range) = nesting.clip(range) else { continue };
+        let is_bare = nesting.is_bare();
+        // Outside of strings there are no escapes: what is more than a number was not seen right.
+        if is_bare && text[range.clone()].contains(['"', ',', '{', '}', '[', ']']) {
+            continue;
+        }
+        match edits.last_mut() {
+            Some(last) if range.start < last.range.end => last.range.end = last.range.end.max(range.end),
+            _ => {
+                let quote = if is_bare { "\"" } else { "" };
+                edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+            }
+        }
+    }
+    edits
+}
+
+/// Encoded for a form or a query, placeholders apart.
+fn encoded(text: &str) -> String {
+    let mut encoded: String = byte_serialize(text.as_bytes()).collect();
+    for kind in Kind::ALL {
+        let (from, to) = (format!("%5B{}-", kind.as_str()), format!("[{}-", kind.as_str()));
+        let mut parts = encoded.split(&from);
+        let first = parts.next().unwrap_or_default().to_owned();
+        encoded = parts.fold(first, |text, part| text + &to + &part.replacen("%5D", "]", 1));
+    }
+    encoded
+}
+
+/// Whether a document is a number and nothing else.
+fn is_number(text: &str) -> bool {
+    const MAX_NUMBER_BYTES: usize = 64;
+    let text = text.trim_ascii();
+    let belongs = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+    (1..=MAX_NUMBER_BYTES).contains(&text.len()) && text.bytes().all(belongs)
+}
+
+/// Whether a body of this type is to be read as JSON.
+pub(super) fn is_json(media_type: &str, text: &str) -> bool {
+    media_type.contains("json") || starts_document(text.as_bytes())
+}

@@ -1,0 +1,165 @@
+//! The secrets that the run itself named, in each form in which they may turn up.
+//!
+//! One automaton finds the beginnings of all of them in one pass; what follows a beginning is compared.
+
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::budget::{Budget, Stop};
+
+/// The most secrets that a transcript may name; the recorder keeps no more.
+pub(super) const MAX_SECRETS: usize = 256;
+
+/// How much of a secret the automaton knows: its size does not grow with long tokens.
+const BEGINNING_BYTES: usize = 32;
+
+/// The shortest start of a secret that tells something about it.
+const MIN_CUT_BYTES: usize = 4;
+
+/// What RFC 3986 lets stand.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The secrets of one run.
+#[derive(Default)]
+pub(super) struct Secrets {
+    plain: Vec<String>,
+    needles: Vec<Needle>,
+    beginnings: Option<AhoCorasick>,
+}
+
+/// One form of a secret.
+struct Needle {
+    text: String,
+    /// Its place in `plain`.
+    secret: usize,
+}
+
+impl Secrets {
+    pub fn new(secrets: &[String]) -> Result<Self, Stop> {
+        if secrets.len() > MAX_SECRETS {
+            return Err(Stop::TooManySecrets);
+        }
+        let plain: Vec<String> = secrets.iter().filter(|secret| !secret.is_empty()).cloned().collect();
+        let forms = plain
+            .iter()
+            .enumerate()
+            .flat_map(|(secret, text)| forms(text).into_iter().map(move |text| Needle { text, secret }));
+        let mut needles: Vec<Needle> = forms.collect();
+        needles.sort_by(|a, b| a.text.cmp(&b.text).then(a.secret.cmp(&b.secret)));
+        needles.dedup_by(|a, b| a.text == b.text);
+        let beginnings = (!needles.is_empty()).then(|| {
+            let starts = needles.iter().map(|it| &it.text.as_bytes()[..it.text.len().min(BEGINNING_BYTES)]);
+            AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(starts)
+        });
+        let beginnings = beginnings.transpose().map_err(|_| Stop::TooManySecrets)?;
+        Ok(Secrets { plain, needles, beginnings })
+    }
+
+    /// Where secrets stand, in order and apart, and which.
+    pub fn find(&self, text: &str, budget: &mut Budget) -> Result<Vec<(Range<usize>, &str)>, Stop> {
+        let Some(beginnings) = &self.beginnings else { return Ok(Vec::new()) };
+        let mut found: Vec<(Range<usize>, &str)> = Vec::new();
+        budget.spend(text.len())?;
+        for beginning in beginnings.find_overlapping_iter(text) {
+            let needle = &self.needles[beginning.pattern().as_usize()];
+            let rest = &text.as_bytes()[beginning.start()..];
+            if rest.starts_with(needle.text.as_bytes()) {
+                found.push((beginning.start()..beginning.start() + needle.text.len(), &self.plain[needle.secret]));
+                budget.spend(needle.text.len())?;
+            }
+        }
+        // Of what overlaps, the longest of the first.
+        found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
+        let mut apart: Vec<(Range<usize>, &str)> = Vec::with_capacity(found.len());
+        for (range, secret) in found {
+            match apart.last_mut() {
+                Some((last, _)) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => apart.push((range, secret)),
+            }
+        }
+        Ok(apart)
+    }
+
+    /// A text without an end that may be the start of a secret: what a cut leaves of one.
+    pub fn without_cut<'t>(&self, text: &'t str) -> &'t str {
+        let starts = |needle: &Needle| {
+            let longest = needle.text.len().min(text.len() + 1);
+            let lengths = (MIN_CUT_BYTES..longest).rev();
+            lengths.filter_map(|length| needle.text.get(..length)).find(|start| text.ends_with(start)).map(str::len)
+        };
+        let longest = self.needles.iter().filter_map(starts).max().unwrap_or(0);
+        &text[..text.len() - longest]
+    }
+}
+
+/// A secret as it is, percent-encoded in the ways in use, and inside JSON strings down to the second level.
+fn forms(secret: &str) -> [String; 7] {
+    let upper = utf8_percent_encode(secret, ENCODED).to_string();
+    let lower = percent_lowercase(&upper);
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let escaped = json_escaped(secret);
+    let slashes = escaped.replace('/', "\\/");
+    [secret.to_owned(), upper, lower, form, json_escaped(&escaped), escaped, slashes]
+}
+
+fn json_escaped(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+fn percent_lowercase(encoded: &str) -> String {
+    let mut after_percent = 0;
+    let lower = |it: char| {
+        after_percent = if it == '%' { 2 } else { i32::max(after_percent - 1, -1) };
+        if it != '%' && after_percent >= 0 { it.to_ascii_lowercase() } else { it }
+    };
+    encoded.chars().map(lower).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn secrets(texts: &[&str]) -> Secrets {
+        Secrets::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("few")
+    }
+
+    fn found<'s>(secrets: &'s Secrets, text: &str) -> Vec<(Range<usize>, &'s str)> {
+        secrets.find(text, &mut Budget::new(Duration::from_secs(60))).expect("in time")
+    }
+
+    #[test]
+    fn a_named_secret_is_found_in_each_of_its_forms() {
+        let secret = "p/q\" é+1";
+        let secrets = secrets(&[secret, ""]);
+        for form in forms(secret) {
+            assert_eq!(found(&secrets, &format!("<{form}>")), [(1..form.len() + 1, secret)], "{form}");
+        }
+        assert_eq!(found(&secrets, "https://b/p%2fq%22%20%c3%a9%2b1/x").len(), 1);
+    }
+
+    #[test]
+    fn long_and_overlapping_secrets_are_told_apart() {
+        let (one, two) = (format!("{}1", "a".repeat(100)), format!("{}2", "a".repeat(100)));
+        let secrets = secrets(&[&one, &two, "a1", "xyz", "yzz"]);
+        assert_eq!(found(&secrets, &two), [(0..101, two.as_str())]);
+        assert_eq!(found(&secrets, &one), [(0..101, one.as_str())]);
+        assert_eq!(found(&secrets, "xyzz a1"), [(0..4, "xyz"), (5..7, "a1")]);
+    }
+
+    #[test]
+    fn what_a_cut_leaves_of_a_secret_is_left_out() {
+        let secrets = secrets(&["CANARY-named"]);
+        assert_eq!(secrets.without_cut("bearer CANARY-na"), "bearer ");
+        assert_eq!(secrets.without_cut("CANARY and more"), "CANARY and more");
+    }
+
+    #[test]
+    fn more_secrets_than_can_be_looked_for_are_refused() {
+        assert_eq!(Secrets::new(&vec!["s".to_owned(); MAX_SECRETS + 1]).err(), Some(Stop::TooManySecrets));
+    }
+}

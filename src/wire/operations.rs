@@ -1,0 +1,197 @@
+//! The `Operations` service, the same for both roles: describe the process, or have it drain.
+//!
+//! The ports of weir have no login, and a drain ends a process: whoever may ask for one is a choice of the
+//! configuration ([`DrainFrom`]), by default programs on the same machine, who could mostly send a signal as well. A drain
+//! is only asked for here; the program that owns the role follows the request and does exactly what it does on SIGTERM.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::proto;
+use crate::task::PoolName;
+
+/// Running tasks in a description that was asked for without a number.
+const DEFAULT_TASKS: usize = 20;
+
+/// The most running tasks in a description: some 300 KB.
+const MAX_TASKS: usize = 1_000;
+
+/// How long a drain may take to begin; it takes milliseconds.
+const DRAIN_BEGINS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who may drain a process through its gRPC port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrainFrom {
+    /// Callers on the same machine. Behind a proxy on that machine, everyone seems to be one.
+    Loopback,
+    /// Everyone who reaches the port.
+    Anywhere,
+    /// Nobody: signals only.
+    Nowhere,
+}
+
+impl DrainFrom {
+    fn allows(self, caller: Option<SocketAddr>) -> bool {
+        match self {
+            DrainFrom::Loopback => caller.is_some_and(|caller| caller.ip().to_canonical().is_loopback()),
+            DrainFrom::Anywhere => true,
+            DrainFrom::Nowhere => false,
+        }
+    }
+}
+
+/// A request to drain, from the service to the program that owns the role. Clones are the same request.
+#[derive(Clone, Default)]
+pub struct DrainRequest {
+    asked: CancellationToken,
+}
+
+impl DrainRequest {
+    /// Waits until somebody asks.
+    pub async fn asked(&self) {
+        self.asked.cancelled().await;
+    }
+}
+
+/// What a role answers with.
+#[tonic::async_trait]
+pub trait Operated: Send + Sync + 'static {
+    /// What it is and does now, with the oldest running tasks up to a number.
+    fn describe(&self, max_tasks: usize) -> proto::Description;
+
+    /// What is to be finished, and whether it is draining.
+    fn remaining(&self) -> Remaining;
+
+    /// Waits until it drains.
+    async fn draining(&self);
+}
+
+/// When a process started, and where it listens.
+#[derive(Debug, Clone)]
+pub struct Start {
+    listen: SocketAddr,
+    admin: SocketAddr,
+    at: jiff::Timestamp,
+    since: Instant,
+}
+
+impl Start {
+    /// This moment.
+    pub fn now(listen: SocketAddr, admin: SocketAddr) -> Self {
+        Start { listen, admin, at: jiff::Timestamp::now(), since: Instant::now() }
+    }
+
+    /// The part of a description that does not depend on the role.
+    pub fn describe(&self, pool: &PoolName, remaining: Remaining) -> proto::Description {
+        proto::Description {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pool: pool.to_string(),
+            listen: self.listen.to_string(),
+            admin: self.admin.to_string(),
+            started_at: format!("{:.0}", self.at),
+            uptime_seconds: self.since.elapsed().as_secs_f64(),
+            draining: remaining.is_draining,
+            in_flight: remaining.in_flight,
+            role: None,
+        }
+    }
+}
+
+/// What a drain has before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Remaining {
+    /// Tasks.
+    pub in_flight: u32,
+    /// The longest that the whole drain takes.
+    pub at_most: Duration,
+    /// Whether it has begun.
+    pub is_draining: bool,
+}
+
+/// The service of a role.
+pub struct Operations<O> {
+    operated: O,
+    drain_from: DrainFrom,
+    drain_key: &'static str,
+    drain: DrainRequest,
+}
+
+impl<O: Operated> Operations<O> {
+    /// Answers with `operated` and passes drains on to `drain`. `drain_key` is the configuration's key that says who may
+    /// ask for one.
+    pub fn new(operated: O, drain_from: DrainFrom, drain_key: &'static str, drain: DrainRequest) -> Self {
+        Operations { operated, drain_from, drain_key, drain }
+    }
+
+    fn check(&self, caller: Option<SocketAddr>) -> Result<(), Status> {
+        if self.drain_from.allows(caller) {
+            return Ok(());
+        }
+        let who = match self.drain_from {
+            DrainFrom::Loopback => "only callers on its own machine may",
+            DrainFrom::Anywhere | DrainFrom::Nowhere => "nobody may",
+        };
+        let key = self.drain_key;
+        Err(Status::permission_denied(format!(
+            "{who} drain this process through its port: send it SIGTERM, or set {key} = \"anywhere\" where only operators \
+             reach the port"
+        )))
+    }
+}
+
+#[tonic::async_trait]
+impl<O: Operated> proto::operations_server::Operations for Operations<O> {
+    async fn describe(&self, request: Request<proto::DescribeRequest>) -> Result<Response<proto::Description>, Status> {
+        let tasks = match request.into_inner().max_tasks as usize {
+            0 => DEFAULT_TASKS,
+            asked => asked.min(MAX_TASKS),
+        };
+        Ok(Response::new(self.operated.describe(tasks)))
+    }
+
+    async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
+        let caller = request.remote_addr();
+        self.check(caller).inspect_err(|_| {
+            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to drain")
+        })?;
+        let before = self.operated.remaining();
+        if !before.is_draining {
+            tracing::info!(caller = caller.map(tracing::field::display), "asked to drain");
+        }
+        self.drain.asked.cancel();
+        if tokio::time::timeout(DRAIN_BEGINS_WITHIN, self.operated.draining()).await.is_err() {
+            return Err(Status::failed_precondition(
+                "the drain was asked for and has not begun: see the log, or send SIGTERM",
+            ));
+        }
+        Ok(Response::new(proto::DrainReply {
+            in_flight: self.operated.remaining().in_flight,
+            at_most_seconds: before.at_most.as_secs_f64(),
+            was_draining: before.is_draining,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_drain_is_told_by_the_address() {
+        let caller = |text: &str| Some(text.parse().expect("an address"));
+        for local in ["127.0.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+            assert!(DrainFrom::Loopback.allows(caller(local)), "{local}");
+        }
+        for far in [caller("10.0.0.7:9"), caller("[2001:db8::1]:9"), None] {
+            assert!(!DrainFrom::Loopback.allows(far), "{far:?}");
+            assert!(DrainFrom::Anywhere.allows(far));
+        }
+        assert!(!DrainFrom::Nowhere.allows(caller("127.0.0.1:9")));
+    }
+}
