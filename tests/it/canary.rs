@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -116,21 +116,17 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_integration_comes_across_is_in_no_stored_byte_and_in_no_log() {
-    let log = capture();
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut config = config::from_text("[payloads]\nstore = \"directory\"").expect("valid");
+/// Runs a task that ends in each way, and stops the worker.
+async fn run(payloads: &payload::Config) -> payload::Ledger {
+    let mut config = config::from_text("").expect("valid");
     config.worker.listen = "127.0.0.1:0".parse().expect("an address");
     config.worker.admin.listen = config.worker.listen;
-    config.payloads.directory.path = directory.path().join("payloads");
-    config.log.level = "trace".into();
     let telemetry = Telemetry::new().expect("a recorder");
     let parts = Parts {
         integrations: Integrations::new().with("leaky".parse().expect("a name"), Leaky),
         registry: Arc::new(MemoryRegistry::new()),
-        store: payload::store::open(&config.payloads).await.expect("valid settings"),
-        payloads: config.payloads.clone(),
+        store: payload::store::open(payloads).await.expect("valid settings"),
+        payloads: payloads.clone(),
         settings: config.settings,
         log_level: Level::fixed(),
     };
@@ -140,19 +136,50 @@ async fn what_an_integration_comes_across_is_in_no_stored_byte_and_in_no_log() {
         let input = json!({"end": end, "text": text(), "password": SECRETS[5], "card": 4929123412341232u64});
         client.submit(&submission(end, "leaky", input)).await.expect("an outcome");
     }
-    let ended = worker.drain().await;
-    assert_eq!(ended.payloads.expect("they are kept").stored, 3);
+    worker.drain().await.payloads.expect("they are kept")
+}
 
-    let stored = files(directory.path());
+/// A whole payload, without a secret.
+fn check(encoded: &[u8], place: &str) {
+    let json = decode(encoded, Limits::default()).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let payload: Value = serde_json::from_str(&json).expect("JSON");
+    let log = &payload["transcript"]["log"];
+    assert_eq!(log["entries"].as_array().map(Vec::len), Some(2), "{json}");
+    assert_eq!(log["_attachments"].as_array().map(Vec::len), Some(2), "{json}");
+    assert_gone(&json, place);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_integration_comes_across_is_in_no_stored_or_spooled_byte_and_in_no_log() {
+    let log = capture();
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut payloads = config::from_text("[payloads]\nstore = \"directory\"").expect("valid").payloads;
+    payloads.directory.path = directory.path().join("payloads");
+    assert_eq!(run(&payloads).await.stored, 3);
+    let stored = files(&payloads.directory.path);
     assert_eq!(stored.len(), 3, "{stored:?}");
     for path in stored {
-        let json = decode(&std::fs::read(&path).expect("readable"), Limits::default()).expect("a payload");
-        let payload: Value = serde_json::from_str(&json).expect("JSON");
-        let log = &payload["transcript"]["log"];
-        assert_eq!(log["entries"].as_array().map(Vec::len), Some(2), "{json}");
-        assert_eq!(log["_attachments"].as_array().map(Vec::len), Some(2), "{json}");
-        assert_gone(&json, &path.to_string_lossy());
+        check(&std::fs::read(&path).expect("readable"), &path.to_string_lossy());
     }
+
+    // A file is in the way of the store, so all of them stay in the spool.
+    payloads.directory.path = directory.path().join("in the way");
+    std::fs::write(&payloads.directory.path, "").expect("written");
+    payloads.spool.path = Some(directory.path().join("spool"));
+    payloads.flush_within = Duration::from_secs(4);
+    assert_eq!(run(&payloads).await.spooled, 3);
+    let mut spooled = 0;
+    for path in files(&directory.path().join("spool")) {
+        let file = std::fs::read(&path).expect("readable");
+        assert_gone(&String::from_utf8_lossy(&file), &path.to_string_lossy());
+        // Two lines of its own come before the payload.
+        if let [_, _, body] = file.splitn(3, |byte| *byte == b'\n').collect::<Vec<_>>()[..] {
+            check(body, &path.to_string_lossy());
+            spooled += 1;
+        }
+    }
+    assert_eq!(spooled, 3);
+
     let lines = String::from_utf8_lossy(&log.0.lock().expect("not poisoned")).into_owned();
     assert!(lines.contains("the worker has stopped"), "it is logged: {lines}");
     assert_gone(&lines, "the log");
