@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Parser;
+use rustix::process::{Resource, getrlimit};
 
 use super::{Signals, block_on, fail, start_logs};
 use crate::config::{self, Config, FILE_VARIABLE};
@@ -110,7 +111,7 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
     if config.registry.url.is_none() {
         tracing::warn!("no registry.url is configured: no router will find this worker");
     }
-    check_descriptors(&config)?;
+    descriptors_needed(&config).check(descriptors_allowed())?;
     let parts = Parts {
         integrations: Integrations::from_config(&config.integrations, &telemetry)?.merge(own)?,
         registry: registry::open(&config.registry, &config.worker.pool, &telemetry)?,
@@ -132,9 +133,13 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses settings that need more descriptors than the process may ever open; the soft limit has been raised.
-fn check_descriptors(config: &Config) -> anyhow::Result<()> {
+/// What a worker of this configuration may have open, from its start on.
+pub(super) fn descriptors_needed(config: &Config) -> Need {
     let uploads = if config.payloads.store == payload::store::Kind::None { 0 } else { config.payloads.uploads as u64 };
-    let need = Need { max_parallelism: config.settings.max_parallelism.into(), uploads };
-    Ok(need.check(rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum)?)
+    Need { max_parallelism: config.settings.max_parallelism.into(), uploads }
+}
+
+/// What a process may have open at most; none is no limit. The soft limit is raised to it at the start.
+pub(super) fn descriptors_allowed() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
 }

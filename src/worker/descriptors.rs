@@ -29,7 +29,8 @@ pub struct TooFew {
 }
 
 impl Need {
-    fn in_all(&self) -> u64 {
+    /// All together.
+    pub fn in_all(&self) -> u64 {
         self.max_parallelism.saturating_add(self.uploads).saturating_add(OTHERS)
     }
 

@@ -4,27 +4,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::{Parts, Report, Role};
 use crate::cli::table::counted;
+use crate::cli::worker::{descriptors_allowed, descriptors_needed};
 use crate::config::Config;
 use crate::integration::{Error, Integrations};
 use crate::payload::{self, Object};
 use crate::registry;
 use crate::task::{IntegrationName, PoolName};
 use crate::telemetry::Telemetry;
+use crate::worker::descriptors::Need;
 
 /// How long any one of them may take; each has shorter limits of its own.
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Integrations tried at the same time.
 const AT_ONCE: usize = 16;
-
-/// Descriptors beside those of tasks and uploads: ports, logs, Redis, routers.
-const SPARE_DESCRIPTORS: u64 = 200;
 
 pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &mut Report) -> anyhow::Result<()> {
     let (worker, router) = (&config.worker, &config.router);
@@ -61,23 +59,20 @@ async fn port(key: &str, address: SocketAddr, report: &mut Report) -> anyhow::Re
     }
 }
 
-/// The soft limit is raised to the hard one at the start, so the hard one counts.
+/// For the N of the settings file, where there is one.
 fn descriptors(config: &Config, parts: &Parts, report: &mut Report) -> anyhow::Result<()> {
     if report.is_wrong("settings") {
         return Ok(());
     }
-    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let (tasks, uploads) = (u64::from(parts.settings.max_parallelism), config.payloads.uploads as u64);
-    let needed = tasks + uploads + SPARE_DESCRIPTORS;
-    let sum = format!("{needed} are needed for {tasks} tasks with a socket each, {uploads} uploads and the rest");
-    match limit >= needed {
-        true => report.fine("settings.max_parallelism", format!("this process may open {limit} descriptors, {sum}")),
-        false => report.wrong(
-            "settings.max_parallelism",
-            format!(
-                "this process may open {limit} descriptors, and {sum}: raise the hard limit (ulimit -Hn, LimitNOFILE)"
-            ),
-        ),
+    let need = Need { max_parallelism: parts.settings.max_parallelism.into(), ..descriptors_needed(config) };
+    let limit = descriptors_allowed();
+    let allowed = limit.map_or("any number of".to_owned(), |limit| limit.to_string());
+    match need.check(limit) {
+        Ok(()) => {
+            let sum = format!("this process may open {allowed} descriptors, {} may be needed", need.in_all());
+            report.fine("settings.max_parallelism", sum)
+        }
+        Err(too_few) => report.wrong("settings.max_parallelism", too_few),
     }
 }
 
