@@ -182,9 +182,6 @@ class Context:
                 raise TaskError("a response has more than %d bytes" % MAX_RESPONSE_BYTES)
             self.check()
             return Response(status, response_headers, answer)
-        except http.client.InvalidURL as problem:
-            error = "not a URL that can be sent: it holds a space or a control character"
-            raise TaskError("%s %s: %s" % (method, _shown(url), error)) from problem
         except (OSError, http.client.HTTPException) as problem:
             error = str(problem) or type(problem).__name__
             self.check()
@@ -445,6 +442,9 @@ def _message(headers, body):
 
 
 def _connection(url, seconds):
+    # Before urlsplit, which passes over some of them, and before a connection that may fail in another way.
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise TaskError("not a URL: it holds a space or a control character")
     parts = urllib.parse.urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:

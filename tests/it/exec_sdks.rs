@@ -33,7 +33,9 @@ impl Said {
 
 /// Gives a program these inputs, all at once, and the end of its stdin; it must answer each and end well.
 fn say(command: &[&str], bank: &str, inputs: &[(&str, String)]) -> BTreeMap<String, Said> {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     let mut program = Command::new(command[0]);
+    program.env("REFUSED_URL", format!("http://{nobody}/"));
     program.args(&command[1..]).env("BANK_URL", bank).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = program.stderr(Stdio::null()).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");

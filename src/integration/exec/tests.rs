@@ -116,6 +116,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // What is joined with this sees it, too, before it is acted on.
+        tokio::task::yield_now().await;
     };
     tokio::time::timeout(LONG, waited).await.unwrap_or_else(|_| panic!("it never came true: {what}"));
 }

@@ -53,7 +53,7 @@ DO = {
     "unfinished": lambda context, task: print("one\nof unfinished", end=""),
     "other": lambda context, task: print("of other", end=""),
     "space": lambda context, task: context.request("GET", "http://bank/a b"),
-    "refused": lambda context, task: context.request("GET", "http://127.0.0.1:1/"),
+    "refused": lambda context, task: context.request("GET", os.environ["REFUSED_URL"]),
     "input": lambda context, task: task["input"]["value"],
     "decimal": lambda context, task: decimal.Decimal("0.10"),
 }
