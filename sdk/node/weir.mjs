@@ -220,7 +220,9 @@ class Run {
     let line;
     try {
       line = JSON.stringify({ type: "outcome", run: this.#id, ...result }, numbersThatJsonHas);
-      if (Buffer.byteLength(line) > MAX_OUTPUT_BYTES) throw new TaskError(`the output has more than ${MAX_OUTPUT_BYTES} bytes`);
+      if (Buffer.byteLength(line) > MAX_OUTPUT_BYTES) {
+        throw new TaskError(`the output has more than ${MAX_OUTPUT_BYTES} bytes`);
+      }
     } catch (error) {
       line = JSON.stringify({ type: "outcome", run: this.#id, error: failure(error) });
     }

@@ -141,7 +141,7 @@ class Context:
         if method is None or url is None:
             raise TypeError("record: method and url are needed")
         exchange = {"method": _text(method), "url": _text(url), "request": _message(request_headers, request_body),
-                    "started_ms": int(time.time() * 1000) if started_ms is None else min(max(0, int(started_ms)), LATEST_MS)}
+                    "started_ms": min(max(0, int(time.time() * 1000 if started_ms is None else started_ms)), LATEST_MS)}
         if status is not None:
             if not 100 <= int(status) <= 999:
                 raise ValueError("record: a status is a number of three digits")

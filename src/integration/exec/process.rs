@@ -34,8 +34,10 @@ const MAX_ERROR_LINE_BYTES: usize = 4 * 1024;
 const MAX_ERROR_LINES: u32 = 100;
 const ERROR_LINES_PER: Duration = Duration::from_secs(1);
 
-/// The most that an outcome waits for what the program wrote to stderr before it.
-const ERRORS_READ_WITHIN: Duration = Duration::from_millis(20);
+/// The most that an outcome waits for what the program wrote to stderr before it: so many times so long. They are
+/// counted, since a busy machine may take longer for each.
+const ERRORS_LOOKS: usize = 20;
+const ERRORS_LOOK: Duration = Duration::from_millis(1);
 
 /// Limits of a process that its messages are held against.
 #[derive(Debug, Clone, Copy)]
@@ -317,9 +319,11 @@ impl Running {
 /// Gives the reader of stderr, which goes on meanwhile, a moment to read what is there. It reads all of it at once, and
 /// makes notes of the lines before it lets go: when nothing is left in the pipe, nothing is on the way either.
 async fn until_read(unread: &impl Fn() -> u64) {
-    let by = Instant::now() + ERRORS_READ_WITHIN;
-    while unread() > 0 && Instant::now() < by {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..ERRORS_LOOKS {
+        if unread() == 0 {
+            return;
+        }
+        tokio::time::sleep(ERRORS_LOOK).await;
     }
 }
 
