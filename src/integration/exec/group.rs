@@ -75,8 +75,11 @@ impl Group {
         self.signal(Signal::TERM);
     }
 
-    /// Ends all of the group. Nothing is left of it to end again, and its id may be another's when it is reaped.
+    /// Ends all of the group. Nothing is left of it then that [`end_all`] would have to end.
     pub(super) fn kill(&self) {
+        if self.is_over {
+            return;
+        }
         self.signal(Signal::KILL);
         if let Some(alive) = &mut GROUPS.lock().alive {
             alive.remove(&self.pid);
