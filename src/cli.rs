@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, FILE_VARIABLE};
-use crate::integration::Integrations;
+use crate::integration::{Integrations, exec};
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
 
@@ -179,6 +179,8 @@ impl Signals {
             result = stop => result,
             () = self.next() => {
                 eprintln!("weir: a second signal: ending at once");
+                // They are in groups of their own, and this signal was not for them.
+                exec::end_all();
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }

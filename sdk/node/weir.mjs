@@ -3,12 +3,13 @@
 //     import { serve, TaskError } from "./weir.mjs";
 //     serve(async (task, context) => ({ greeting: `hello ${task.input.name}` }), { concurrency: 16 });
 //
-// Stdout belongs to the protocol: console.log and its kin become notes of the task that they are called in, and
-// anything else that is written to stdout goes to stderr.
+// Stdout belongs to the protocol: console.log and its kin, and what is written to process.stdout, become notes of the task
+// that they are called in; without a task they go to stderr.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";
+import { Writable } from "node:stream";
 import { format } from "node:util";
 
 const PROTOCOL = 1;
@@ -17,10 +18,14 @@ const MAX_NOTES = 1_000;
 const MAX_NOTE_CHARACTERS = 16_384;
 const MAX_EXCHANGES = 1_000;
 const MAX_BODY_BYTES = 256 * 1024;
+/** What is read of one response, where context.fetch is not told another `maxBytes`. */
+const MAX_RESPONSE_BYTES = 64 * 1024 * 1024;
 /** Longer lines are not sent: they must fit max_line_bytes, which is 8 MiB by default. */
 const MAX_OUTPUT_BYTES = 7 * 1024 * 1024;
 /** How long runs may go on beyond their deadlines when stdin has ended. */
 const LAST_RUNS_MS = 5_000;
+/** The year 9999. */
+const LATEST_MS = 253_402_300_799_000;
 
 const current = new AsyncLocalStorage();
 const pause = new Int32Array(new SharedArrayBuffer(4));
@@ -56,7 +61,8 @@ export function serve(handler, { concurrency = 1 } = {}) {
   }
   const lines = createInterface({ input: process.stdin, crlfDelay: Infinity });
   lines.on("line", (line) => {
-    const message = JSON.parse(line);
+    const message = parsed(line);
+    if (!message) return;
     if (message.type === "cancel") {
       runs.get(message.run)?.abort(new TaskError(`cancelled: ${message.reason}`, "retry"));
     } else if (message.type === "task") {
@@ -75,6 +81,18 @@ export function serve(handler, { concurrency = 1 } = {}) {
   say({ type: "ready", protocol: PROTOCOL, concurrency });
 }
 
+/** A line of weir's; a task that cannot be read is answered for, and none of the others hears of it. */
+function parsed(line) {
+  try {
+    return JSON.parse(line);
+  } catch (error) {
+    const run = /^\{"type":"task","run":"([0-9a-f-]{36})"/.exec(line)?.[1];
+    if (!run) throw error;
+    say({ type: "outcome", run, error: { message: "Node cannot read the input", remedy: "none" } });
+    return undefined;
+  }
+}
+
 async function perform(handler, run) {
   try {
     run.answer({ output: (await handler(run.task, run)) ?? null });
@@ -86,8 +104,8 @@ async function perform(handler, run) {
 function fail(run, error) {
   if (!(error instanceof TaskError)) {
     // Where it happened, without the message: the outcome has it.
-    const places = String(error?.stack ?? "").split("\n").filter((line) => /^ +at /.test(line));
-    run.note(places.slice(0, 8).map((line) => line.trim()).join("; "));
+    const places = said(error, "stack").split("\n").filter((line) => /^ +at /.test(line));
+    if (places.length > 0) run.note(places.slice(0, 8).map((line) => line.trim()).join("; "));
   }
   run.answer({ error: failure(error) });
 }
@@ -98,6 +116,7 @@ class Run {
   #controller = new AbortController();
   #notes = 0;
   #exchanges = 0;
+  #printed = "";
   #end;
   #over;
 
@@ -123,25 +142,47 @@ class Run {
 
   /** Adds a remark to the task's transcript. */
   note(text) {
+    const fields = { type: "note", run: this.#id, text: cut(wellFormed(text)) };
     if (this.isOver || this.#notes++ >= MAX_NOTES) return;
-    say({ type: "note", run: this.#id, text: String(text).slice(0, MAX_NOTE_CHARACTERS) });
+    say(fields);
+  }
+
+  /** For process.stdout: makes notes of whole lines; what has no end yet waits for it, or for the end of the run. */
+  print(text) {
+    const lines = (this.#printed + text).split("\n");
+    this.#printed = lines.pop().slice(-MAX_NOTE_CHARACTERS);
+    for (const line of lines) this.note(line);
   }
 
   /** Has a token or a password removed wherever the transcript, the input or the output hold it. */
   secret(value) {
-    if (!this.isOver) say({ type: "secret", run: this.#id, value: String(value) });
+    if (!this.isOver) say({ type: "secret", run: this.#id, value: wellFormed(value) });
   }
 
   /** Adds an exchange to the transcript; docs/exec.md has its fields. Bodies are strings or Uint8Arrays. */
-  record({ request = {}, response = undefined, ...exchange }) {
+  record({ method, url, started_ms = Date.now(), request, response, error, timings }) {
+    if (method === undefined || url === undefined) throw new TypeError("record: method and url are needed");
+    const fields = { method: wellFormed(method), url: wellFormed(url), request: message(request ?? {}) };
+    fields.started_ms = Math.min(Math.max(0, Math.round(finite("started_ms", started_ms))), LATEST_MS);
+    if (response) {
+      const status = Number(response.status);
+      if (!Number.isInteger(status) || status < 100 || status > 999) {
+        throw new TypeError("record: response.status is a number of three digits");
+      }
+      fields.response = { status, ...message(response) };
+    }
+    if (error !== undefined && error !== null) fields.error = cut(wellFormed(error));
+    const times = Object.entries(timings ?? {}).filter(([, ms]) => ms !== undefined && ms !== null);
+    fields.timings = Object.fromEntries(times.map(([name, ms]) => [name, finite(`timings.${name}`, ms)]));
     if (this.isOver || this.#exchanges++ >= MAX_EXCHANGES) return;
-    const fields = { ...exchange, request: message(request) };
-    if (response) fields.response = { status: response.status, ...message(response) };
     say({ type: "exchange", run: this.#id, exchange: fields });
   }
 
-  /** The global fetch, recorded, its body read to the end, and given up when the task is to stop. */
-  async fetch(input, options = {}) {
+  /**
+   * The global fetch, recorded, its body read to the end, and given up when the task is to stop. A body of more than
+   * `options.maxBytes` is an error.
+   */
+  async fetch(input, { maxBytes = MAX_RESPONSE_BYTES, ...options } = {}) {
     const signals = [this.signal, options.signal].filter(Boolean);
     const request = new Request(input, { ...options, signal: anyOf(signals) });
     const body = request.body ? new Uint8Array(await request.clone().arrayBuffer()) : undefined;
@@ -154,14 +195,13 @@ class Run {
       const answered = performance.now();
       exchange.timings.waiting_ms = answered - began;
       exchange.response = { status: response.status, headers: [...response.headers] };
-      const bytes = new Uint8Array(await response.arrayBuffer());
+      const bytes = await readBody(response, maxBytes, exchange.response);
       exchange.timings.receiving_ms = performance.now() - answered;
-      exchange.response.body = bytes;
       const { status, statusText, headers, url } = response;
       const read = new Response([204, 205, 304].includes(status) ? null : bytes, { status, statusText, headers });
       return Object.defineProperty(read, "url", { value: url });
     } catch (error) {
-      exchange.error = String(error?.cause?.message ?? error?.message ?? error);
+      exchange.error = said(error?.cause?.message ? error.cause : error);
       throw error;
     } finally {
       this.record(exchange);
@@ -176,10 +216,13 @@ class Run {
   /** For serve(): sends the outcome, once. */
   answer(result) {
     if (this.isOver) return;
+    if (this.#printed) this.print("\n");
     let line;
     try {
-      line = JSON.stringify({ type: "outcome", run: this.#id, ...result });
-      if (Buffer.byteLength(line) > MAX_OUTPUT_BYTES) throw new TaskError(`the output has more than ${MAX_OUTPUT_BYTES} bytes`);
+      line = JSON.stringify({ type: "outcome", run: this.#id, ...result }, numbersThatJsonHas);
+      if (Buffer.byteLength(line) > MAX_OUTPUT_BYTES) {
+        throw new TaskError(`the output has more than ${MAX_OUTPUT_BYTES} bytes`);
+      }
     } catch (error) {
       line = JSON.stringify({ type: "outcome", run: this.#id, error: failure(error) });
     }
@@ -191,22 +234,86 @@ class Run {
 }
 
 function failure(error) {
-  const message = String(error?.message ?? error);
-  if (error instanceof TaskError) return { message, remedy: error.remedy, reason: error.reason };
-  // A network that failed may work again; anything else would most likely fail again.
-  const cause = error?.cause?.code ?? error?.cause?.name;
-  return cause && error instanceof TypeError ? { message: `${message}: ${cause}`, remedy: "retry" } : { message };
+  const message = said(error);
+  if (error instanceof TaskError) {
+    const { remedy = "none", reason } = error;
+    const said = { message, remedy: wellFormed(remedy) };
+    return reason === null || reason === undefined ? said : { ...said, reason: wellFormed(reason) };
+  }
+  // A network that failed, or was too slow, may work again; anything else would most likely fail again.
+  if (error?.name === "TimeoutError") return { message, remedy: "retry" };
+  const cause = error instanceof TypeError ? error.cause?.code : undefined;
+  if (typeof cause !== "string") return { message };
+  return { message: `${message}: ${cause}`, remedy: /^(UND_)?ERR_INVALID/.test(cause) ? "none" : "retry" };
+}
+
+/** The message of whatever was thrown, even of what has none that can be had. */
+function said(error, field = "message") {
+  try {
+    return cut(wellFormed(error?.[field] ?? error));
+  } catch {
+    return "(its message cannot be read)";
+  }
+}
+
+/** A text that can be sent: of half a character a replacement is left. */
+function wellFormed(value) {
+  const text = String(value);
+  return text.toWellFormed?.() ?? Buffer.from(text, "utf8").toString("utf8");
+}
+
+/** Cuts a text, and no character in two. */
+function cut(text) {
+  if (text.length <= MAX_NOTE_CHARACTERS) return text;
+  const last = text.charCodeAt(MAX_NOTE_CHARACTERS - 1);
+  return text.slice(0, last >= 0xd800 && last <= 0xdbff ? MAX_NOTE_CHARACTERS - 1 : MAX_NOTE_CHARACTERS);
+}
+
+function finite(name, value) {
+  const number = Number(value);
+  if (!Number.isFinite(number)) throw new TypeError(`record: ${name} is a finite number of milliseconds`);
+  return number;
+}
+
+/** For JSON.stringify, which would write null for them. */
+function numbersThatJsonHas(key, value) {
+  if (typeof value !== "number" || Number.isFinite(value)) return value;
+  throw new TaskError(`the output holds ${value}, which is no number of JSON, at ${JSON.stringify(cut(key))}`);
 }
 
 function message({ headers = [], body = undefined }) {
-  const pairs = typeof headers[Symbol.iterator] === "function" ? [...headers] : Object.entries(headers);
-  const fields = { headers: pairs.map(([name, value]) => [String(name), String(value)]) };
+  const pairs = typeof headers?.[Symbol.iterator] === "function" ? [...headers] : Object.entries(headers ?? {});
+  const fields = { headers: pairs.map(([name, value]) => [wellFormed(name), wellFormed(value)]) };
   if (body === undefined || body === null) return fields;
+  if (typeof body !== "string" && !ArrayBuffer.isView(body)) {
+    throw new TypeError("record: a body is a string or a Uint8Array");
+  }
   const whole = typeof body === "string" ? Buffer.from(body) : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
   const kept = whole.subarray(0, MAX_BODY_BYTES);
   const text = kept.toString("utf8");
   const isText = Buffer.from(text, "utf8").equals(kept);
   return { ...fields, body: isText ? text : kept.toString("base64"), base64: !isText, body_bytes: whole.length };
+}
+
+/** Reads a body to its end, or to a limit; what was read is recorded in either case. */
+async function readBody(response, maxBytes, recorded) {
+  const chunks = [];
+  let length = 0;
+  try {
+    const reader = response.body?.getReader();
+    for (;;) {
+      const { done, value } = (await reader?.read()) ?? { done: true };
+      if (done) return (recorded.body = Buffer.concat(chunks));
+      length += value.length;
+      chunks.push(value);
+      if (length > maxBytes) {
+        reader.cancel().catch(() => {});
+        throw new TaskError(`a response has more than ${maxBytes} bytes`);
+      }
+    }
+  } finally {
+    recorded.body ??= Buffer.concat(chunks);
+  }
 }
 
 function anyOf(signals) {
@@ -237,7 +344,16 @@ function write(line) {
 }
 
 function keepStdoutClean() {
-  Object.defineProperty(process, "stdout", { configurable: true, get: () => process.stderr });
+  const stdout = new Writable({
+    decodeStrings: false,
+    write(chunk, _encoding, done) {
+      const run = current.getStore();
+      if (run) run.print(String(chunk));
+      else process.stderr.write(chunk);
+      done();
+    },
+  });
+  Object.defineProperty(process, "stdout", { configurable: true, get: () => stdout });
   for (const level of ["debug", "log", "info", "warn", "error"]) {
     console[level] = (...values) => {
       const run = current.getStore();

@@ -15,16 +15,20 @@ whatever else writes to stdout goes to stderr.
 import asyncio
 import base64
 import contextvars
+import decimal
 import http.client
 import inspect
 import json
+import math
 import os
+import re
 import socket
 import sys
 import threading
 import time
 import traceback
 import urllib.parse
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["serve", "Cancelled", "Response", "TaskError"]
@@ -41,8 +45,16 @@ MAX_OUTPUT_BYTES = 7 * 1024 * 1024
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 # Below weir's cancel_grace: a thread that connects cannot be woken.
 CONNECT_SECONDS = 1.5
+# The year 9999.
+LATEST_MS = 253_402_300_799_000
 # How long runs may go on beyond their deadlines when stdin has ended.
 LAST_RUNS_SECONDS = 5.0
+
+# How weir begins a task's line, for the case that the rest of it cannot be read.
+_TASK = re.compile(rb'\{"type":"task","run":"([0-9a-f-]{36})"')
+
+# json writes no Decimal: its digits are put where this stands, which no text can hold by chance.
+_MARK = "weir-decimal-" + uuid.uuid4().hex
 
 _current = contextvars.ContextVar("weir_run", default=None)
 
@@ -72,9 +84,9 @@ class Response:
         """The first header of this name, or None."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
-    def json(self):
-        """The body as JSON."""
-        return json.loads(self.body)
+    def json(self, exact_numbers=False):
+        """The body as JSON; with `exact_numbers` its decimals are decimal.Decimal and keep all their digits."""
+        return _parsed(self.body, exact_numbers)
 
 
 class Context:
@@ -84,7 +96,7 @@ class Context:
         self._channel, self._run = channel, message["run"]
         self._lock, self._stop, self._reason = threading.Lock(), threading.Event(), None
         self._connections, self._task = set(), None
-        self._notes, self._exchanges, self._is_over = 0, 0, False
+        self._notes, self._exchanges, self._is_over, self._printed = 0, 0, False, ""
         #: When the caller stops waiting, as time.monotonic() counts.
         self.deadline = time.monotonic() + message["timeout_ms"] / 1000
 
@@ -110,33 +122,40 @@ class Context:
 
     def note(self, text):
         """Adds a remark to the task's transcript."""
+        text = _text(text)[:MAX_NOTE_CHARACTERS]
         with self._lock:
             self._notes += 1
             if self._is_over or self._notes > MAX_NOTES:
                 return
-        self._channel.say({"type": "note", "run": self._run, "text": str(text)[:MAX_NOTE_CHARACTERS]})
+        self._channel.say({"type": "note", "run": self._run, "text": text})
 
     def secret(self, value):
         """Has a token or a password removed wherever the transcript, the input or the output hold it."""
         if not self._is_over:
-            self._channel.say({"type": "secret", "run": self._run, "value": str(value)})
+            self._channel.say({"type": "secret", "run": self._run, "value": _text(value)})
 
     def record(self, method, url, request_headers=(), request_body=None, status=None, response_headers=(),
                response_body=None, error=None, started_ms=None, timings=None):
         """Adds an exchange to the transcript, for clients other than `request`. Headers are pairs or a dict, bodies str
         or bytes, timings milliseconds: blocked_ms, waiting_ms, receiving_ms. Without a status there was no answer."""
+        if method is None or url is None:
+            raise TypeError("record: method and url are needed")
+        exchange = {"method": _text(method), "url": _text(url), "request": _message(request_headers, request_body),
+                    "started_ms": min(max(0, int(time.time() * 1000 if started_ms is None else started_ms)), LATEST_MS)}
+        if status is not None:
+            if not 100 <= int(status) <= 999:
+                raise ValueError("record: a status is a number of three digits")
+            exchange["response"] = {"status": int(status), **_message(response_headers, response_body)}
+        if error is not None:
+            exchange["error"] = _text(error)[:MAX_NOTE_CHARACTERS]
+        if timings:
+            exchange["timings"] = {str(name): float(value) for name, value in timings.items()}
+            if not all(map(math.isfinite, exchange["timings"].values())):
+                raise ValueError("record: timings are finite numbers of milliseconds")
         with self._lock:
             self._exchanges += 1
             if self._is_over or self._exchanges > MAX_EXCHANGES:
                 return
-        exchange = {"method": method, "url": url, "request": _message(request_headers, request_body),
-                    "started_ms": int(time.time() * 1000) if started_ms is None else int(started_ms)}
-        if status is not None:
-            exchange["response"] = {"status": int(status), **_message(response_headers, response_body)}
-        if error is not None:
-            exchange["error"] = str(error)
-        if timings:
-            exchange["timings"] = timings
         self._channel.say({"type": "exchange", "run": self._run, "exchange": exchange})
 
     def request(self, method, url, headers=None, body=None, timeout=None):
@@ -202,7 +221,17 @@ class Context:
         if task is not None:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
+    def _print(self, text):
+        """Makes notes of whole lines; what has no end yet waits for it, or for the end of the run."""
+        with self._lock:
+            *lines, rest = (self._printed + text).split("\n")
+            self._printed = rest[-MAX_NOTE_CHARACTERS:]
+        for line in lines:
+            self.note(line)
+
     def _answer(self, **result):
+        if self._printed:
+            self._print("\n")
         with self._lock:
             if self._is_over:
                 return
@@ -242,16 +271,13 @@ class _Printed:
     """What is printed: notes of the task that prints, line by line."""
 
     def __init__(self, otherwise):
-        self._otherwise, self._pending = otherwise, threading.local()
+        self._otherwise = otherwise
 
     def write(self, text):
         context = _current.get()
         if context is None:
             return self._otherwise.write(text)
-        *lines, rest = (getattr(self._pending, "text", "") + text).split("\n")
-        self._pending.text = rest[-MAX_NOTE_CHARACTERS:]
-        for line in lines:
-            context.note(line)
+        context._print(text)
         return len(text)
 
     def flush(self):
@@ -261,14 +287,25 @@ class _Printed:
         return getattr(self._otherwise, name)
 
 
-def serve(handler, concurrency=1):
+def serve(handler, concurrency=1, exact_numbers=False):
     """Runs tasks until weir says that it is over. `handler(task, context)` returns the output; the task is a dict with
-    id, integration, tenant, priority and input. `concurrency` is how many tasks it can have at a time."""
+    id, integration, tenant, priority and input. `concurrency` is how many tasks it can have at a time. With
+    `exact_numbers` the decimals of an input are decimal.Decimal, which keep all their digits; without they are floats,
+    which do not. An output may hold Decimals in any case."""
     channel, contexts = _Channel(), {}
     perform, finish = (_in_loop if inspect.iscoroutinefunction(handler) else _in_threads)(handler, concurrency)
     channel.say({"type": "ready", "protocol": PROTOCOL, "concurrency": concurrency})
     for line in sys.stdin.buffer:
-        message = json.loads(line)
+        try:
+            message = _parsed(line, exact_numbers)
+        except Exception as error:
+            # The input holds what Python does not read: a number of thousands of digits, lists a thousand deep.
+            run = _TASK.match(line)
+            if run is None:
+                raise
+            why = {"message": "Python cannot read the input: " + _said(error), "remedy": "none"}
+            channel.say({"type": "outcome", "run": run.group(1).decode(), "error": why})
+            continue
         if message["type"] == "cancel":
             context = contexts.get(message["run"])
             if context is not None:
@@ -293,7 +330,8 @@ def _in_threads(handler, concurrency):
             _current.set(context)
             try:
                 output = handler(task, context)
-            except Exception as error:
+            except BaseException as error:
+                # sys.exit(), too, ends this task and no other.
                 context._answer(error=_failure(error))
             else:
                 context._answer(output=output)
@@ -307,7 +345,16 @@ def _in_threads(handler, concurrency):
 
 def _in_loop(handler, _concurrency):
     loop, tasks = asyncio.new_event_loop(), set()
-    thread = threading.Thread(target=loop.run_forever, name="tasks", daemon=True)
+    ended = threading.Event()
+
+    def turn():
+        while not ended.is_set():
+            try:
+                loop.run_forever()
+            except BaseException:  # An exit in what a handler has started: the other tasks go on.
+                traceback.print_exc()
+
+    thread = threading.Thread(target=turn, name="tasks", daemon=True)
     thread.start()
 
     async def run(task, context, end):
@@ -319,7 +366,7 @@ def _in_loop(handler, _concurrency):
             output = await handler(task, context)
         except asyncio.CancelledError:
             context._answer(error=_failure(Cancelled(context._reason or "cancelled")))
-        except Exception as error:
+        except BaseException as error:
             context._answer(error=_failure(error))
         else:
             context._answer(output=output)
@@ -337,8 +384,9 @@ def _in_loop(handler, _concurrency):
         for future in list(tasks):
             try:
                 future.result()
-            except Exception:
+            except BaseException:
                 pass
+        ended.set()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
@@ -347,24 +395,44 @@ def _in_loop(handler, _concurrency):
 
 def _failure(error):
     if isinstance(error, TaskError):
-        failure = {"message": str(error), "remedy": error.remedy}
+        failure = {"message": _said(error), "remedy": _text(error.remedy)}
         if error.reason is not None:
-            failure["reason"] = error.reason
+            failure["reason"] = _text(error.reason)
         return failure
     context = _current.get()
     if context is not None:
         # Where it happened, without the values: they may be somebody's data.
         frames = traceback.extract_tb(error.__traceback__)[-8:]
         context.note("; ".join("%s:%s in %s" % (f.filename, f.lineno, f.name) for f in frames))
-    return {"message": "%s: %s" % (type(error).__name__, error)}
+    return {"message": "%s: %s" % (type(error).__name__, _said(error))}
+
+
+def _said(error):
+    """The text of an exception, even of one that has none that can be had."""
+    try:
+        return _text(error)[:MAX_NOTE_CHARACTERS]
+    except Exception:
+        return "(its message cannot be read)"
+
+
+def _text(value):
+    """A text that can be sent: of half a character a replacement is left."""
+    text = str(value)
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _message(headers, body):
     pairs = headers.items() if hasattr(headers, "items") else headers
-    fields = {"headers": [[str(name), str(value)] for name, value in pairs]}
+    fields = {"headers": [[_text(name), _text(value)] for name, value in pairs]}
     if body is None:
         return fields
-    whole = body.encode() if isinstance(body, str) else bytes(body)
+    if not isinstance(body, (str, bytes, bytearray, memoryview)):
+        raise TypeError("record: a body is a str or bytes")
+    whole = _text(body).encode() if isinstance(body, str) else bytes(body)
     kept = whole[:MAX_BODY_BYTES]
     try:
         text, is_text = kept.decode(), True
@@ -374,6 +442,9 @@ def _message(headers, body):
 
 
 def _connection(url, seconds):
+    # Before urlsplit, which passes over some of them, and before a connection that may fail in another way.
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise TaskError("not a URL: it holds a space or a control character")
     parts = urllib.parse.urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:
@@ -387,5 +458,29 @@ def _shown(url):
     return "%s://%s" % (parts.scheme, parts.hostname)
 
 
+def _parsed(text, exact_numbers):
+    return json.loads(text, parse_float=decimal.Decimal if exact_numbers else None)
+
+
 def _line(message):
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    decimals = []
+
+    def default(value):
+        if not isinstance(value, decimal.Decimal):
+            raise TypeError("%s is no JSON" % type(value).__name__)
+        if not value.is_finite():
+            raise ValueError("NaN and Infinity are no JSON")
+        decimals.append(str(value))
+        return _MARK
+
+    options = {"separators": (",", ":"), "allow_nan": False, "default": default}
+    text = json.dumps(message, ensure_ascii=False, **options)
+    if decimals:
+        digits = iter(decimals)
+        text = re.sub('"%s"' % _MARK, lambda _: next(digits), text)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        # Half a character in an output stays what it was: an escape.
+        escaped = (c if not "\ud800" <= c <= "\udfff" else "\\u%04x" % ord(c) for c in text)
+        return "".join(escaped).encode() + b"\n"

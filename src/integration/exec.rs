@@ -9,7 +9,9 @@
 //! was free while the program still worked would let more tasks in than the machine can take.
 
 mod cause;
+mod command;
 mod config;
+mod exchange;
 mod group;
 mod metrics;
 mod pool;
@@ -36,6 +38,7 @@ use protocol::Reason;
 use supervise::{Launch, Supervisor};
 
 pub use config::Config;
+pub use group::end_all;
 
 /// What a program gets of the worker's environment without being asked for: where things are, and how to write them.
 /// Everything else may be a secret.
@@ -55,6 +58,8 @@ impl Exec {
     pub fn new(name: &IntegrationName, config: &Config, telemetry: &Telemetry) -> Result<Self, Invalid> {
         config.check()?;
         let variables = variables(config, |name| std::env::var(name).ok())?;
+        let path = variables.iter().rev().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
+        command::check(&config.command[0], path, config.working_directory.as_deref())?;
         let metrics = telemetry.register(|| Metrics::new(name.as_str(), config.processes));
         let section = format!("integrations.{name}");
         let pool = Pool::new(section, config.processes, config.max_runs_per_process, metrics);
@@ -103,9 +108,15 @@ impl Drop for Told {
 #[async_trait]
 impl Integration for Exec {
     async fn run(&self, context: &Context) -> Result<Json, Error> {
+        let came = Instant::now();
         let Begun { mut told, mut answer } = tokio::select! {
             biased;
-            () = context.cancelled() => return Err(Error::retryable("cancelled while waiting for a process")),
+            () = context.cancelled() => {
+                // Its caller knows of a deadline alone: the transcript says that no program is to blame for it.
+                let (waited, why) = (came.elapsed().as_secs_f64(), self.pool.why_none());
+                context.note(format!("waited {waited:.1} s for a place in a process, and had none: {why}"));
+                return Err(Error::retryable("cancelled while waiting for a process"));
+            }
             begun = self.begin(context) => begun?,
         };
         let answered = tokio::select! {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, test_kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weir::payload::key::SUFFIX;
@@ -230,6 +230,29 @@ fn what_nobody_waits_for_fails_the_task_that_lost_it() {
     assert_eq!(answers["loses"]["failure"]["message"], "nobody waits for this");
     assert_eq!(came_to(&answers["other"]), "ok");
     setup.stop();
+}
+
+/// A second signal ends the worker at once: what it has started ends with it, whatever that does with its stdin.
+#[test]
+fn a_second_signal_leaves_no_program() {
+    let mut setup = Setup::start(&["node", &program("program.mjs")], "5ms");
+    wait_for("processes are ready", LONG, || (setup.pids().len() == 3).then_some(()));
+    let pids = setup.pids();
+    let mut submit = setup.submit(&[json!({"id": "hung", "input": {"do": "hang"}, "timeout": "50s"})]);
+    wait_for("it runs", LONG, || (setup.metric("weir_exec_busy", "") == 1.0).then_some(()));
+    setup.worker.signal(Signal::TERM);
+    setup.worker.wait_for_log("draining");
+    setup.worker.signal(Signal::TERM);
+    assert_eq!(setup.worker.exit_code(LONG), Some(130));
+    wait_for("no process is left", LONG, || pids.iter().all(|pid| !runs(*pid)).then_some(()));
+    submit.exit_code(LONG);
+    setup.sandbox.stop();
+}
+
+/// Whoever reaps the orphans of this machine may be late: a zombie has ended.
+fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|fields| !fields.is_empty() && !fields.trim_start().starts_with('Z'))
 }
 
 /// The examples as their configuration starts them, except for where the bank is.

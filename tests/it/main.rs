@@ -8,6 +8,7 @@ mod dashboards;
 mod documents;
 mod ending;
 mod exec;
+mod exec_sdks;
 mod foreign_clients;
 mod live_settings;
 mod never_arrived;

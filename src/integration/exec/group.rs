@@ -2,13 +2,33 @@
 //!
 //! The group is swept with SIGKILL before its first process is reaped: until then its id cannot be another's. A child
 //! that makes a session of its own leaves the group and is not weir's any more.
+//!
+//! All groups are in one list, so that [`end_all`] can end them when the worker ends without dropping anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
+use parking_lot::{Mutex, const_mutex};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// All groups that were not swept yet.
+static GROUPS: Mutex<Groups> = const_mutex(Groups { alive: None, is_closed: false });
+
+struct Groups {
+    alive: Option<HashSet<Pid>>,
+    is_closed: bool,
+}
+
+/// Ends all processes of all programs at once, and has no more started: for a worker that does not end in order.
+pub fn end_all() {
+    let mut groups = GROUPS.lock();
+    groups.is_closed = true;
+    for pid in groups.alive.take().into_iter().flatten() {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
 
 /// A process group by its first process, which is not reaped while this lives. Dropping it ends the group.
 pub(super) struct Group {
@@ -17,10 +37,18 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// The group of a child that was started as the first of its own.
-    pub(super) fn of(child: &Child) -> Option<Self> {
-        let pid = Pid::from_raw(i32::try_from(child.id()?).ok()?)?;
-        Some(Group { pid, is_over: false })
+    /// Starts a command as the first process of a group of its own.
+    pub(super) fn start(command: &mut Command) -> io::Result<(Child, Self)> {
+        // No process is started that `end_all` does not know of.
+        let mut groups = GROUPS.lock();
+        if groups.is_closed {
+            return Err(io::Error::other("the worker ends"));
+        }
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = pid.ok_or_else(|| io::Error::other("it has no id"))?;
+        groups.alive.get_or_insert_default().insert(pid);
+        Ok((child, Group { pid, is_over: false }))
     }
 
     /// The id of the group and of its first process.
@@ -47,9 +75,15 @@ impl Group {
         self.signal(Signal::TERM);
     }
 
-    /// Ends all of the group.
+    /// Ends all of the group. Nothing is left of it then that [`end_all`] would have to end.
     pub(super) fn kill(&self) {
+        if self.is_over {
+            return;
+        }
         self.signal(Signal::KILL);
+        if let Some(alive) = &mut GROUPS.lock().alive {
+            alive.remove(&self.pid);
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -202,6 +202,27 @@ impl Pool {
         ready.collect()
     }
 
+    /// Why a task has no place now, for its transcript.
+    pub(super) fn why_none(&self) -> String {
+        let state = self.state.lock();
+        if state.least_loaded().is_some() {
+            return "it was over before it was given one".into();
+        }
+        let (mut taken, mut failed) = (0, None);
+        for slot in &state.slots {
+            match slot {
+                Slot::Ready(ready) => taken += ready.taken,
+                Slot::Failed(why) => failed = Some(why.clone()),
+                Slot::Starting => {}
+            }
+        }
+        match (taken, failed) {
+            (0, Some(why)) => format!("no process was ready; {why}"),
+            (0, None) => "no process was ready".into(),
+            (taken, _) => format!("all {taken} places were taken"),
+        }
+    }
+
     fn show(&self, state: &State) {
         let (mut processes, mut places, mut busy) = (0, 0, 0);
         for slot in &state.slots {
@@ -297,6 +318,7 @@ mod tests {
         let pool = pool(2, None);
         let mut first = Box::pin(pool.place());
         assert!(first.as_mut().now_or_never().is_none(), "a process is being started");
+        assert_eq!(pool.why_none(), "no process was ready");
         pool.enter(0, process(10), 2);
         pool.enter(1, process(11), 1);
         let (first, second, third) = (first.await, pool.place().await, pool.place().await);
@@ -304,6 +326,7 @@ mod tests {
 
         let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(pool.place())).collect();
         assert!(waiting.iter_mut().all(|place| place.as_mut().now_or_never().is_none()), "all places are taken");
+        assert_eq!(pool.why_none(), "all 3 places were taken");
         drop(waiting.remove(0));
         drop(second);
         let given = waiting.remove(0).await;
@@ -328,6 +351,8 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none(), "the old place is no place in the new process");
         pool.leave(1, Some("\"x\" exited".into()));
         assert!(waiting.as_mut().now_or_never().is_none(), "one process is still there");
+        pool.leave(0, None);
+        assert_eq!(pool.why_none(), "no process was ready; \"x\" exited");
         pool.leave(0, Some("\"x\" exited".into()));
         let error = waiting.await.err().expect("none");
         assert_eq!(error.message, "no process takes tasks: \"x\" exited");

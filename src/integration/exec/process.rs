@@ -34,6 +34,11 @@ const MAX_ERROR_LINE_BYTES: usize = 4 * 1024;
 const MAX_ERROR_LINES: u32 = 100;
 const ERROR_LINES_PER: Duration = Duration::from_secs(1);
 
+/// The most that an outcome waits for what the program wrote to stderr before it: so many times so long. They are
+/// counted, since a busy machine may take longer for each.
+const ERRORS_LOOKS: usize = 20;
+const ERRORS_LOOK: Duration = Duration::from_millis(1);
+
 /// Limits of a process that its messages are held against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -185,7 +190,9 @@ impl Process {
     // ── what it says
 
     /// Reads its stdout until there is a cause to end it; the end of its stdout is most likely its own.
-    pub(super) async fn read_output(&self, mut output: impl AsyncBufRead + Unpin) -> Cause {
+    ///
+    /// `unread` is how many bytes its stderr holds: what it wrote there before an outcome is a note of that run, too.
+    pub(super) async fn read_output(&self, mut output: impl AsyncBufRead + Unpin, unread: impl Fn() -> u64) -> Cause {
         let mut line = Vec::new();
         loop {
             match read_line(&mut output, &mut line, self.limits.line_bytes).await {
@@ -194,6 +201,9 @@ impl Process {
                 Err(cause) => return cause,
             }
             let heard = protocol::parse(&line).map_err(Cause::BadOutput);
+            if matches!(heard, Ok(Message::Outcome { .. })) {
+                until_read(&unread).await;
+            }
             if let Err(cause) = heard.and_then(|message| self.hear(message, line.len())) {
                 return cause;
             }
@@ -205,16 +215,17 @@ impl Process {
             Message::Ready { .. } => return Err(Cause::BadOutput("it said a second time that it is ready".into())),
             Message::Outcome { run, result } => return self.finish(run, result),
             Message::Unknown => return self.stray(),
-            Message::Note { run, .. } | Message::Secret { run, .. } | Message::Exchange { run, .. } => run,
+            Message::Note { run, .. }
+            | Message::Secret { run, .. }
+            | Message::Exchange { run, .. }
+            | Message::Unfit { run, .. } => run,
         };
         let Some(recorder) = self.account(run, bytes)? else { return self.stray() };
         match message {
             Message::Note { text, .. } => recorder.note(text),
             Message::Secret { value, .. } => recorder.secret(value),
-            Message::Exchange { exchange: Ok(exchange), .. } => recorder.record(*exchange),
-            Message::Exchange { exchange: Err(problem), .. } => {
-                recorder.note(format!("an exchange of the program was left out: {problem}"));
-            }
+            Message::Exchange { exchange, .. } => recorder.record(*exchange),
+            Message::Unfit { problem, .. } => recorder.note(format!("left out of what the program said: {problem}")),
             _ => {}
         }
         Ok(())
@@ -302,6 +313,17 @@ impl Running {
         let Kept { place, hold } = self.kept;
         drop((place, hold));
         let _ = self.answer.send(result);
+    }
+}
+
+/// Gives the reader of stderr, which goes on meanwhile, a moment to read what is there. It reads all of it at once, and
+/// makes notes of the lines before it lets go: when nothing is left in the pipe, nothing is on the way either.
+async fn until_read(unread: &impl Fn() -> u64) {
+    for _ in 0..ERRORS_LOOKS {
+        if unread() == 0 {
+            return;
+        }
+        tokio::time::sleep(ERRORS_LOOK).await;
     }
 }
 

@@ -4,24 +4,20 @@
 //! personal data. Types and fields that are unknown are passed over, so that a newer program can say more.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::cause::reason;
+use super::exchange::{self, Text, read};
 use crate::integration::Error;
-use crate::task::transcript::{Exchange, Message as HttpMessage, Phases, Response};
+use crate::task::transcript::Exchange;
 use crate::task::{Json, Priority, Remedy, RunId, Task};
 
 /// The version that this is.
 pub(super) const VERSION: u32 = 1;
-
-/// Times beyond the year 9999 are cut to it.
-const LATEST_MS: u64 = 253_402_300_799_000;
 
 // ── weir to the program
 
@@ -97,169 +93,120 @@ pub(super) enum Message {
     },
     Exchange {
         run: RunId,
-        exchange: Result<Box<Exchange>, String>,
+        exchange: Box<Exchange>,
+    },
+    /// About a run, and of a known type, but a field does not fit: it costs that run this message, and nobody else
+    /// anything. An outcome of this kind is one with an error.
+    Unfit {
+        run: RunId,
+        problem: String,
     },
     /// Of a type that this version does not know.
     Unknown,
 }
 
-/// All fields of all types: one pass reads a line, and a raw output is not copied on the way.
+/// All fields of all types, as they are written: one pass reads a line, and a field that does not fit spoils no other.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    run: Option<Cow<'a, str>>,
-    protocol: Option<u32>,
-    concurrency: Option<usize>,
+    run: Option<&'a RawValue>,
+    #[serde(borrow)]
+    protocol: Option<&'a RawValue>,
+    #[serde(borrow)]
+    concurrency: Option<&'a RawValue>,
     #[serde(borrow)]
     output: Option<&'a RawValue>,
-    error: Option<ErrorFields>,
-    text: Option<String>,
-    value: Option<String>,
-    exchange: Option<ExchangeFields>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    exchange: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct ErrorFields {
-    message: String,
-    remedy: Option<String>,
-    reason: Option<String>,
+    message: Text,
+    remedy: Option<Text>,
+    reason: Option<serde_json::Value>,
 }
 
-#[derive(Deserialize)]
-struct ExchangeFields {
-    method: String,
-    url: String,
-    started_ms: Option<u64>,
-    #[serde(default)]
-    request: MessageFields,
-    response: Option<ResponseFields>,
-    error: Option<String>,
-    #[serde(default)]
-    timings: Timings,
-}
-
-#[derive(Deserialize, Default)]
-struct MessageFields {
-    #[serde(default)]
-    headers: Vec<(String, String)>,
-    body: Option<String>,
-    #[serde(default)]
-    base64: bool,
-    body_bytes: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct ResponseFields {
-    status: u16,
-    #[serde(flatten)]
-    message: MessageFields,
-}
-
-#[derive(Deserialize, Default)]
-struct Timings {
-    #[serde(default)]
-    blocked_ms: f64,
-    #[serde(default)]
-    waiting_ms: f64,
-    #[serde(default)]
-    receiving_ms: f64,
-}
-
-/// Reads one line. What is wrong with it is said without its content.
+/// Reads one line. What is wrong with it is said without its content; an error here is the whole process's.
 pub(super) fn parse(line: &[u8]) -> Result<Message, String> {
     let fields: Fields<'_> = serde_json::from_slice(line).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => format!("a field does not fit its type, at byte {}", error.column()),
+        serde_json::error::Category::Data => "it has no type, or is not a JSON object".to_owned(),
         _ => format!("it is not a JSON object, at byte {}", error.column()),
     })?;
-    let kind = fields.kind.clone();
-    let missing = |field: &str| format!("a message of type {kind:?} has no {field}");
-    Ok(match &*fields.kind {
-        "ready" => Message::Ready {
-            protocol: fields.protocol.ok_or_else(|| missing("protocol"))?,
-            concurrency: fields.concurrency.unwrap_or(1),
-        },
+    match &*fields.kind {
+        "ready" => Ok(Message::Ready {
+            protocol: read("protocol", fields.protocol)?,
+            concurrency: fields.concurrency.map_or(Ok(1), |raw| read("concurrency", Some(raw)))?,
+        }),
         "outcome" => {
-            let run = run_of(&fields)?;
-            let result = match (fields.error, fields.output) {
-                (Some(error), _) => Err(error.read()),
-                (None, Some(output)) => Ok(Json::of(&output).map_err(|_| "its output is not JSON")?),
-                (None, None) => Ok(Json::null()),
-            };
-            Message::Outcome { run, result }
+            let run = fields.run_id()?;
+            Ok(Message::Outcome { run, result: fields.outcome() })
         }
-        "note" => Message::Note { run: run_of(&fields)?, text: fields.text.ok_or_else(|| missing("text"))? },
-        "secret" => Message::Secret { run: run_of(&fields)?, value: fields.value.ok_or_else(|| missing("value"))? },
-        "exchange" => {
-            let run = run_of(&fields)?;
-            Message::Exchange { run, exchange: fields.exchange.ok_or_else(|| missing("exchange"))?.read() }
+        "note" | "secret" | "exchange" => {
+            let run = fields.run_id()?;
+            Ok(fields.about(run).unwrap_or_else(|problem| Message::Unfit { run, problem }))
         }
-        _ => Message::Unknown,
-    })
+        _ => Ok(Message::Unknown),
+    }
 }
 
-fn run_of(fields: &Fields<'_>) -> Result<RunId, String> {
-    let run = fields.run.as_deref().ok_or_else(|| format!("a message of type {:?} has no run", fields.kind))?;
-    Uuid::parse_str(run)
-        .map(RunId)
-        .map_err(|_| format!("a message of type {:?} has a run that is no UUID", fields.kind))
+impl Fields<'_> {
+    fn run_id(&self) -> Result<RunId, String> {
+        let raw = self.run.ok_or_else(|| format!("a message of type {:?} has no run", self.kind))?;
+        let run = serde_json::from_str::<Cow<'_, str>>(raw.get()).ok().and_then(|run| Uuid::parse_str(&run).ok());
+        run.map(RunId).ok_or_else(|| format!("a message of type {:?} has a run that is no UUID", self.kind))
+    }
+
+    fn outcome(&self) -> Result<Json, Error> {
+        let unfit = |problem: String| {
+            Error::permanent(format!("the program's outcome cannot be used: {problem}")).because(reason("bad_output"))
+        };
+        match (self.error, self.output) {
+            (Some(error), _) => Err(read::<ErrorFields>("error", Some(error)).map_or_else(unfit, ErrorFields::read)),
+            (None, Some(output)) => Json::of(&output).map_err(|_| unfit("the field output is not JSON".into())),
+            (None, None) => Ok(Json::null()),
+        }
+    }
+
+    fn about(&self, run: RunId) -> Result<Message, String> {
+        Ok(match &*self.kind {
+            "note" => Message::Note { run, text: read::<Text>("text", self.text)?.0 },
+            "secret" => Message::Secret { run, value: read::<Text>("value", self.value)?.0 },
+            _ => Message::Exchange { run, exchange: read::<exchange::Fields>("exchange", self.exchange)?.read()? },
+        })
+    }
 }
 
 impl ErrorFields {
     fn read(self) -> Error {
-        let remedy = match self.remedy.as_deref() {
+        let message = self.message.0;
+        let remedy = match self.remedy.as_ref().map(|remedy| &*remedy.0) {
             None | Some("none") => Remedy::None,
             Some("retry") => Remedy::Retry,
             Some("user_action") => Remedy::UserAction,
             Some(_) => {
                 let says = "(its remedy is unknown: the program must use none, retry or user_action)";
-                return Error::permanent(format!("{} {says}", self.message));
+                return Error::permanent(format!("{message} {says}"));
             }
         };
         // A word of another form is left out: it is for programs, and they could not have it as a label.
-        Error { message: self.message, remedy, reason: self.reason.and_then(|reason| reason.parse().ok()) }
-    }
-}
-
-impl ExchangeFields {
-    fn read(self) -> Result<Box<Exchange>, String> {
-        let response = match self.response {
-            Some(ResponseFields { status, message }) => Some(Response { status, message: message.read()? }),
-            None => None,
-        };
-        let started = self.started_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS)));
-        let time = |ms: f64| Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default();
-        Ok(Box::new(Exchange {
-            started: started.unwrap_or_else(SystemTime::now),
-            request: self.request.read()?,
-            method: self.method,
-            url: self.url,
-            response,
-            error: self.error,
-            phases: Phases {
-                blocked: time(self.timings.blocked_ms),
-                waiting: time(self.timings.waiting_ms),
-                receiving: time(self.timings.receiving_ms),
-            },
-        }))
-    }
-}
-
-impl MessageFields {
-    fn read(self) -> Result<HttpMessage, String> {
-        let text = self.body.unwrap_or_default();
-        let body = match self.base64 {
-            true => BASE64_STANDARD.decode(text).map_err(|_| "a body of an exchange is not base64")?,
-            false => text.into_bytes(),
-        };
-        let body_bytes = self.body_bytes.unwrap_or_default().max(body.len() as u64);
-        Ok(HttpMessage { headers: self.headers, body: Bytes::from(body), body_bytes })
+        let reason = self.reason.as_ref().and_then(|reason| reason.as_str()?.parse().ok());
+        Error { message, remedy, reason }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use crate::integration::testing;
 
@@ -313,7 +260,7 @@ mod tests {
             "request":{{"headers":[["a","b"]],"body":"ü"}},"timings":{{"waiting_ms":1.5,"blocked_ms":-1}},
             "response":{{"status":200,"body":"AAE=","base64":true,"body_bytes":10}}}}}}"#
         );
-        let Ok(Message::Exchange { exchange: Ok(exchange), .. }) = parse(line.as_bytes()) else { panic!("one") };
+        let Ok(Message::Exchange { exchange, .. }) = parse(line.as_bytes()) else { panic!("one") };
         assert_eq!((exchange.started, exchange.request.body_bytes), (UNIX_EPOCH + Duration::from_secs(1), 2));
         let response = exchange.response.expect("one");
         assert_eq!((response.status, &response.message.body[..], response.message.body_bytes), (200, &[0, 1][..], 10));
@@ -324,16 +271,70 @@ mod tests {
     fn what_is_wrong_is_said_without_the_line() {
         for (line, says) in [
             ("CANARY", "not a JSON object, at byte 1"),
-            ("[\"CANARY\"]", "does not fit its type"),
+            ("[\"CANARY\"]", "it has no type, or is not a JSON object"),
             ("", "not a JSON object"),
             (r#"{"type":"note","run":"CANARY","text":"t"}"#, "a run that is no UUID"),
+            (r#"{"type":"note","run":5,"text":"CANARY"}"#, "a run that is no UUID"),
             (r#"{"type":"note","text":"CANARY"}"#, "has no run"),
-            (r#"{"type":"outcome","run":"CANARY","error":"CANARY"}"#, "does not fit its type"),
-            (&format!(r#"{{"type":"note","run":"{RUN}","text":{{"CANARY":1}}}}"#), "does not fit its type"),
+            (r#"{"type":"ready","protocol":"CANARY"}"#, "the field protocol does not fit its type"),
         ] {
             let problem = parse(line.as_bytes()).err().unwrap_or_else(|| panic!("{line} is wrong"));
             assert!(problem.contains(says) && !problem.contains("CANARY"), "{line}: {problem}");
         }
-        assert!(matches!(parse(br#"{"type":"of_tomorrow","x":1}"#), Ok(Message::Unknown)));
+        assert!(matches!(parse(br#"{"type":"of_tomorrow","x":1,"text":5}"#), Ok(Message::Unknown)));
+    }
+
+    #[test]
+    fn a_field_that_does_not_fit_is_named_and_costs_its_message_alone() {
+        let good = r#""method":"GET","url":"http://b/""#;
+        for (rest, says) in [
+            (r#""note","text":{"CANARY":1}"#.to_owned(), "the field text does not fit its type"),
+            (r#""note""#.to_owned(), "the field text is missing"),
+            (r#""secret","value":5"#.to_owned(), "the field value does not fit its type"),
+            (r#""exchange","exchange":"CANARY""#.to_owned(), "the field exchange does not fit its type"),
+            (r#""exchange","exchange":{"method":"GET"}"#.to_owned(), "the field exchange.url is missing"),
+            (format!(r#""exchange","exchange":{{{good},"started_ms":1.5}}"#), "the field exchange.started_ms does not"),
+            (format!(r#""exchange","exchange":{{{good},"started_ms":-1}}"#), "the field exchange.started_ms does not"),
+            (
+                format!(r#""exchange","exchange":{{{good},"response":{{"status":"CANARY"}}}}"#),
+                "the field exchange.response.status does not fit",
+            ),
+            (
+                format!(r#""exchange","exchange":{{{good},"response":{{"status":99999}}}}"#),
+                "the field exchange.response.status does not fit",
+            ),
+            (format!(r#""exchange","exchange":{{{good},"response":{{}}}}"#), "exchange.response.status is missing"),
+            (
+                format!(r#""exchange","exchange":{{{good},"request":{{"body":"CANARY!","base64":true}}}}"#),
+                "the field exchange.request.body is not base64",
+            ),
+        ] {
+            let line = format!(r#"{{"type":{rest},"run":"{RUN}"}}"#);
+            let Ok(Message::Unfit { problem, .. }) = parse(line.as_bytes()) else { panic!("{line} does not fit") };
+            assert!(problem.contains(says) && !problem.contains("CANARY"), "{line}: {problem}");
+        }
+        for (rest, says) in [
+            (r#""CANARY""#, "the field error does not fit its type"),
+            (r#"{"remedy":"retry"}"#, "the field error.message is missing"),
+            (r#"{"message":{"CANARY":1}}"#, "the field error.message does not fit its type"),
+            (r#"{"message":"m","remedy":429}"#, "the field error.remedy does not fit its type"),
+        ] {
+            let error = outcome(&format!(r#","error":{rest}"#)).expect_err(rest);
+            assert_eq!((error.remedy, error.reason.as_ref().expect("one").as_str()), (Remedy::None, "bad_output"));
+            assert!(error.message.contains(says) && !error.message.contains("CANARY"), "{error}");
+        }
+        let error = outcome(r#","error":{"message":"m","remedy":"retry","reason":429}"#).expect_err("an error");
+        assert_eq!((&*error.message, error.remedy, error.reason), ("m", Remedy::Retry, None));
+    }
+
+    #[test]
+    fn half_a_character_is_replaced_in_a_text_and_stays_as_it_is_in_an_output() {
+        let line = format!(r#"{{"type":"note","run":"{RUN}","text":"a\ud83d b\ud83d\ude00"}}"#);
+        let Ok(Message::Note { text, .. }) = parse(line.as_bytes()) else { panic!("a note") };
+        assert_eq!(text.replace('\u{fffd}', ""), "a b😀");
+        let error = outcome(r#","error":{"message":"a\udc00"}"#).expect_err("an error");
+        assert_eq!(error.message.replace('\u{fffd}', ""), "a");
+        let output = outcome(r#","output":["\ud83d"]"#).expect("an output");
+        assert_eq!(output.as_str(), r#"["\ud83d"]"#);
     }
 }

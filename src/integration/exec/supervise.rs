@@ -5,6 +5,7 @@
 //! the process is reaped do its runs fail and give their places back.
 
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -107,11 +108,12 @@ impl Supervisor {
         };
         let config = &self.launch.config;
         let (sender, lines) = mpsc::channel(2 * config.max_concurrency_per_process);
+        let unread = unread(&stderr);
         let process = Process::new(group.id(), self.launch.limits(), sender);
         let mut errors = pin!(maybe_done(process.read_errors(stderr)));
 
         let ready = beside(self.until_ready(&group, &mut stdout, stop), errors.as_mut()).await;
-        let mut output = pin!(maybe_done(process.read_output(stdout)));
+        let mut output = pin!(maybe_done(process.read_output(stdout, unread)));
         let mut input = pin!(maybe_done(write_lines(stdin, lines)));
         let mut cause = match ready {
             Ok(places) => {
@@ -241,6 +243,13 @@ async fn serve(
     }
 }
 
+/// How many bytes its stderr holds that were not read yet.
+fn unread(stderr: &BufReader<ChildStderr>) -> impl Fn() -> u64 + use<> {
+    // A descriptor of its own, since the reader has the other. Without one nothing is waited for.
+    let pipe = stderr.get_ref().as_fd().try_clone_to_owned().ok();
+    move || pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or_default()
+}
+
 /// Ends what is left of a process and its children, and reaps it. `last_words` reads what is still in its pipes.
 async fn end(
     child: &mut Child,
@@ -281,13 +290,12 @@ impl Launch {
         let mut command = Command::new(&self.config.command[0]);
         command.args(&self.config.command[1..]).env_clear().envs(self.variables.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
         if let Some(directory) = &self.config.working_directory {
             command.current_dir(directory);
         }
-        let mut child = command.spawn().map_err(|error| error.to_string())?;
-        let parts = (Group::of(&child), child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(group), Some(stdin), Some(stdout), Some(stderr)) = parts else {
+        let (mut child, group) = Group::start(&mut command).map_err(|error| error.to_string())?;
+        let parts = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = parts else {
             return Err("it has no pipes".into());
         };
         Ok(Started { child, group, stdin, stdout: BufReader::new(stdout), stderr: BufReader::new(stderr) })

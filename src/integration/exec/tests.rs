@@ -116,6 +116,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // What is joined with this sees it, too, before it is acted on.
+        tokio::task::yield_now().await;
     };
     tokio::time::timeout(LONG, waited).await.unwrap_or_else(|_| panic!("it never came true: {what}"));
 }
@@ -263,8 +265,12 @@ async fn stderr_is_in_the_transcript_of_what_runs_and_cut() {
 #[tokio::test]
 async fn a_command_that_cannot_be_started_fails_tasks_at_once_and_says_why() {
     let unready = Duration::from_millis(200);
+    let directory = tempfile::tempdir().expect("a directory");
+    let unusable = directory.path().join("program").to_str().expect("a text").to_owned();
+    std::fs::write(&unusable, "#!/no/such/interpreter\n").expect("written");
+    std::fs::set_permissions(&unusable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     for (config, says) in [
-        (Config { command: vec!["/no/such/program".into()], ..python("") }, "could not be started: No such file"),
+        (Config { command: vec![unusable.clone()], ..python("") }, "could not be started: No such file"),
         (shell("echo CANARY >&2; exit 2"), "exited with status 2 before it was ready"),
         (Config { start_timeout: unready, ..shell("sleep 1000") }, "was not ready within 200ms"),
         (shell("echo hello; sleep 1000"), "its first line is no message"),
@@ -278,6 +284,106 @@ async fn a_command_that_cannot_be_started_fails_tasks_at_once_and_says_why() {
         assert!(!error.message.contains("CANARY"), "{error}");
         programs.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_is_refused_with_its_key() {
+    let at_boot = |config: &Config| {
+        let exec = Exec::new(&"bank".parse().expect("a name"), config, &Telemetry::new().expect("a recorder"));
+        exec.err().expect("it is not there").to_string()
+    };
+    let missing = Config { command: vec!["weir-no-such-program".into()], ..python("") };
+    assert!(at_boot(&missing).starts_with("command: there is no program \"weir-no-such-program\" in its PATH"));
+    let variables = [("PATH".to_owned(), "/nowhere".to_owned())].into();
+    let elsewhere = Config { variables, ..python("") };
+    assert!(at_boot(&elsewhere).contains("\"python3\" in its PATH, which is \"/nowhere\""), "its PATH, not weir's");
+}
+
+/// What is about a run costs that run a message, or its answer; the others in the process, and the process, go on.
+#[tokio::test]
+async fn what_does_not_fit_is_left_out_by_name_and_the_process_lives() {
+    let program = PROGRAM.replace(
+        r#"elif what == "raw""#,
+        r#"elif what == "lines":
+        for line in value: os.write(1, (line.replace("RUN", run) + "\n").encode())
+    elif what == "raw""#,
+    );
+    let programs = Programs::start(&Config { cancel_grace: LONG, ..python(&program) });
+    let cancel = CancellationToken::new();
+    let lines = serde_json::json!([
+        "lines",
+        [
+            r#"{"type":"exchange","run":"RUN","exchange":{"method":"GET","url":"u","started_ms":1.5}}"#,
+            r#"{"type":"note","run":"RUN","text":429}"#,
+            r#"{"type":"note","run":"RUN","text":"half \ud83d"}"#,
+            r#"{"type":"outcome","run":"RUN","output":"\ud83d"}"#,
+        ]
+    ]);
+    let unfit = r#"["lines", ["{\"type\":\"outcome\",\"run\":\"RUN\",\"error\":{\"message\":{\"CANARY\":1}}}"]]"#;
+    let lines = lines.to_string();
+    let talking = async {
+        let (result, transcript) = programs.run_with(&lines, &CancellationToken::new()).await;
+        assert_eq!(result.expect("an output").as_str(), r#""\ud83d""#);
+        let notes: Vec<_> = transcript.notes.iter().map(|note| &*note.text).collect();
+        let left_out = "left out of what the program said: the field";
+        assert_eq!(
+            notes[..2],
+            [
+                format!("{left_out} exchange.started_ms does not fit its type"),
+                format!("{left_out} text does not fit its type")
+            ]
+        );
+        assert!(notes[2].starts_with("half \u{fffd}"), "{notes:?}");
+        let error = programs.run(unfit).await.expect_err("it does not fit");
+        assert_eq!((error.remedy, error.reason.expect("one").as_str()), (Remedy::None, "bad_output"));
+        assert!(error.message.ends_with("the field error.message does not fit its type"), "{}", error.message);
+        cancel.cancel();
+    };
+    let ((other, _), ()) = tokio::join!(programs.run_with(r#"["wait", null]"#, &cancel), talking);
+    assert_eq!(other.expect_err("cancelled").message, "stopped: cancelled");
+    assert_eq!(programs.restarts("bad_output"), 0.0);
+    programs.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_written_to_stderr_just_before_the_outcome_is_not_lost() {
+    let script = r#"
+        echo '{"type":"ready","protocol":1}'
+        while read -r line; do
+            run=${line#*'"run":"'}; run=${run%%'"'*}
+            echo "last words" >&2
+            echo '{"type":"outcome","run":"'$run'"}'
+        done"#;
+    let programs = Programs::start(&shell(script));
+    for n in 0..50 {
+        let (result, transcript) = programs.run_with("null", &CancellationToken::new()).await;
+        result.expect("null");
+        let notes: Vec<_> = transcript.notes.iter().map(|note| &*note.text).collect();
+        assert_eq!(notes, ["stderr: last words"], "run {n}");
+    }
+    programs.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_never_had_a_place_says_what_it_waited_for() {
+    let programs = Programs::start(&Config { max_concurrency_per_process: 1, cancel_grace: LONG, ..python(PROGRAM) });
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let cancelling = async {
+        eventually("the first runs", || programs.metric("weir_exec_busy{integration=\"bank\"}") == 1.0).await;
+        eventually("the second waits", || programs.metric("weir_exec_waiting{integration=\"bank\"}") == 1.0).await;
+        second.cancel();
+    };
+    let waiting = async {
+        eventually("the first runs", || programs.metric("weir_exec_busy{integration=\"bank\"}") == 1.0).await;
+        let (result, transcript) = programs.run_with("null", &second).await;
+        first.cancel();
+        assert!(result.expect_err("cancelled").message.contains("waiting for a process"));
+        let note = &transcript.notes.first().expect("a note").text;
+        assert!(note.starts_with("waited ") && note.ends_with("had none: all 1 places were taken"), "{note}");
+    };
+    let ((result, _), (), ()) = tokio::join!(programs.run_with(r#"["wait", null]"#, &first), cancelling, waiting);
+    result.expect_err("cancelled");
+    programs.stop().await;
 }
 
 #[tokio::test]
