@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_secret_written_into_the_configuration_is_in_no_message() {
         use serde_json::{Value, json};
-        let auth = |kind: &str, key: &str, secret: &Value| json!({ "kind": "http", "auth": { "kind": kind, key: secret, "token_url": "x", "client_id": "x", "username": "u" } });
+        let auth = |kind: &str, key: &str, secret: &Value| json!({ "kind": "http", "auth": { "kind": kind, key: secret, "token_url": "x", "client_id": "x" } });
         let inline = json!("abc-S3CRET");
         for secret in [inline.clone(), json!(["S3CRET"]), json!({ "value": "S3CRET" }), json!({ "env": ["S3CRET"] })] {
             for (table, key) in [
