@@ -447,7 +447,7 @@ async fn all_mistakes_are_found_at_once() {
         "registry.url: not valid",
         "payloads.s3.bucket: \"\"; name",
         "sandbox.response_bytes: 99999999999",
-        "integrations.kind.kind: unknown variant `smtp`",
+        "integrations.kind.kind: there is no \"smtp\": use one of \"http\"",
         "integrations.url.base_url: \"ftp://x\"",
         "integrations.template.steps[0].path: ",
         "integrations.token.token.env: the environment has no \"NOPE\"",
@@ -461,6 +461,18 @@ async fn all_mistakes_are_found_at_once() {
     let all = stdout(&output);
     assert!(all.contains("ok     integrations.good: ") && all.contains("max_paralelism"), "{all}");
     assert!(!all.contains("hunter2") && all.ends_with("13 problems\n"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_integration_is_one_problem_and_its_secret_is_not_shown() {
+    let text = "[integrations.x]\nkind = \"http\"\ntoken = \"abc-S3CRET\"\n";
+    let output = check(text, &["--role", "worker"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "integrations.x.token: a secret does not belong into the configuration: use { env = \"NAME\" } or \
+                    { file = \"PATH\" }";
+    assert_eq!(found(&output, "wrong"), [expected]);
+    let all = format!("{}{}", stdout(&output), stderr(&output));
+    assert!(all.contains("1 problem\n") && !all.contains("S3CRET"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
