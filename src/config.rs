@@ -123,9 +123,9 @@ fn is_text(variable: &str, value: &str) -> bool {
     match path.split(LEVELS).try_fold(&defaults, |value, key| value.get(key)) {
         Some(Value::String(_)) => true,
         Some(Value::Null) => {
-            let parsed = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            let Ok(parsed @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(value) else { return true };
             let tree = path.rsplit(LEVELS).fold(parsed, |value, key| json!({ key: value }));
-            serde_json::from_value::<Config>(tree).is_err() || value.starts_with(['[', '{'])
+            serde_json::from_value::<Config>(tree).is_err()
         }
         _ => false,
     }
@@ -374,9 +374,10 @@ mod tests {
             ("WEIR_SANDBOX__BEHAVIOUR__HANGS", "0.5"),
             ("WEIR_SANDBOX__SCRIPT", "7"),
             ("WEIR_WORKER__ADVERTISE", "8"),
-            ("WEIR_REGISTRY__URL", "9"),
+            ("WEIR_WORKER__ID", "007"),
         ];
-        let config = load_text("", &variables[..3]).expect("valid");
+        let config = load_text("", &variables).expect("valid");
+        assert_eq!(config.worker.id.expect("set").as_str(), "007");
         assert_eq!(config.sandbox.behaviour.hangs, Some(0.5));
         assert_eq!(config.sandbox.script.as_deref(), Some(Path::new("7")));
         assert_eq!(config.worker.advertise.as_deref(), Some("8"));

@@ -45,6 +45,7 @@ async fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
         ("PUT", "/behaviour", r#"{"hangs":0.6,"resets":0.6}"#, 400, "hangs = 0.6, resets = 0.6, add up to more than 1"),
         ("PUT", "/behaviour", &too_long, 413, "length limit exceeded"),
         ("PUT", "/behaviour/a", &too_long, 413, "length limit exceeded"),
+        ("POST", "/oauth/token", "", 415, "invalid_request"),
         ("PUT", "/behaviour/.a", "{}", 400, "no client id"),
         ("GET", "/behaviour/-a", "", 400, "no client id"),
         ("DELETE", "/behaviour/%ff", "", 400, "client: "),
