@@ -11,6 +11,7 @@ use ::config::Config as Source;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::integration::keyed;
 use crate::task::IntegrationName;
 use crate::telemetry::logs;
 use crate::{integration, payload, registry, router, sandbox, settings, worker};
@@ -22,6 +23,9 @@ pub const DEFAULT_FILE: &str = "weir.toml";
 pub const FILE_VARIABLE: &str = "WEIR_CONFIG";
 
 const PREFIX: &str = "WEIR_";
+
+/// The section of which each table is read on its own.
+const INTEGRATIONS: &str = "integrations";
 
 /// Between the levels of a key in a variable's name.
 const LEVELS: &str = "__";
@@ -102,7 +106,7 @@ fn read(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) 
         builder = builder.add_source(toml(&text));
     }
     let variables = variables.filter(|(name, _)| name.starts_with(PREFIX) && name != FILE_VARIABLE);
-    let (texts, others): (HashMap<_, _>, HashMap<_, _>) = variables.partition(|(name, _)| is_text(name));
+    let (texts, others): (HashMap<_, _>, HashMap<_, _>) = variables.partition(|(name, value)| is_text(name, value));
     let source = |variables, parse| {
         let environment = ::config::Environment::with_prefix("WEIR").prefix_separator("_").separator(LEVELS);
         environment.try_parsing(parse).source(Some(variables))
@@ -111,12 +115,20 @@ fn read(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) 
     built.map_err(|error| ConfigError::Value { key: "(variables)".into(), reason: error.to_string() })
 }
 
-/// Whether the key that a variable names holds a text, as far as its default tells: `WEIR_WORKER__ID=0` is no number.
-fn is_text(variable: &str) -> bool {
+/// Whether a variable is to be taken as the text that it is, although it may look like a number: `WEIR_WORKER__ID=0` is
+/// none. A key whose default is a text is one; of a key that has no default, whether it takes the number is tried out.
+fn is_text(variable: &str, value: &str) -> bool {
     let path = variable.trim_start_matches(PREFIX).to_lowercase();
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
-    let value = path.split(LEVELS).try_fold(&defaults, |value, key| value.get(key));
-    matches!(value, Some(Value::String(_) | Value::Null))
+    match path.split(LEVELS).try_fold(&defaults, |value, key| value.get(key)) {
+        Some(Value::String(_)) => true,
+        Some(Value::Null) => {
+            let Ok(parsed @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(value) else { return true };
+            let tree = path.rsplit(LEVELS).fold(parsed, |value, key| json!({ key: value }));
+            serde_json::from_value::<Config>(tree).is_err()
+        }
+        _ => false,
+    }
 }
 
 /// Reads a configuration from a TOML text alone.
@@ -145,9 +157,16 @@ fn tree(source: &Source) -> Result<Value, ConfigError> {
 
 fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
     let mut config: Config = serde_path_to_error::deserialize(tree).map_err(|error| {
-        let key = error.path().to_string();
-        let reason = explain(source, &key, &error.into_inner().to_string());
-        ConfigError::Value { key, reason }
+        let path = error.path().to_string();
+        let message = error.into_inner().to_string();
+        // Integrations say the rest of their key themselves.
+        match ConfigError::of(&path, &message) {
+            ConfigError::Value { key, reason } => {
+                let reason = explain(source, &key, &reason);
+                ConfigError::Value { key, reason }
+            }
+            file => file,
+        }
     })?;
     config.settings.log_level.clone_from(&config.log.level);
     Ok(config)
@@ -155,7 +174,6 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
 
 /// Reads each section, and each integration, on its own, and then together what is good.
 fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigError>) {
-    const TABLES: &str = "integrations";
     let Value::Object(sections) = tree else { return (None, Vec::new()) };
     let (mut good, mut problems) = (Map::new(), Vec::new());
     let mut keep =
@@ -165,10 +183,10 @@ fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigErr
         };
     for (section, value) in sections {
         match value {
-            Value::Object(tables) if section == TABLES => {
+            Value::Object(tables) if section == INTEGRATIONS => {
                 let mut good_tables = Map::new();
                 for (name, table) in tables {
-                    let part = json!({ TABLES: { name.clone(): table.clone() } });
+                    let part = json!({ INTEGRATIONS: { name.clone(): table.clone() } });
                     keep(part, &mut good_tables, name, table);
                 }
                 good.insert(section, good_tables.into());
@@ -191,16 +209,20 @@ fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigErr
     }
 }
 
-/// What is wrong with a value, with the value itself and a form that would be right where the message lacks them.
+/// What is wrong with a value, with the value itself and a form that would be right where the message lacks them. The
+/// values of integrations are not shown beyond what their messages say: what is at a wrong place may be a secret.
 fn explain(source: &Source, key: &str, message: &str) -> String {
     let message = message.split(" for key `").next().unwrap_or(message);
     let found = source.get_string(key).ok().filter(|found| !message.contains(found.as_str()));
+    let found = found.filter(|_| !key.starts_with(INTEGRATIONS));
     let found = found.map(|found| format!("{found:?}: ")).unwrap_or_default();
-    let form = [("socket address", "\"127.0.0.1:7401\""), ("duration", "\"30s\" or \"5m\"")]
-        .into_iter()
-        .find(|(kind, _)| message.contains(kind))
-        .map(|(_, form)| format!("; use a form such as {form}"))
-        .unwrap_or_default();
+    let form =
+        [("socket address", "a form such as \"127.0.0.1:7401\""), ("duration", "a form such as \"30s\" or \"5m\"")]
+            .into_iter()
+            .find(|(kind, _)| message.contains(kind))
+            .map(|(_, form)| form.to_owned());
+    let range = || key.strip_prefix("settings.").and_then(settings::spec).map(settings::Spec::expected);
+    let form = form.or_else(range).map(|form| format!("; use {form}")).unwrap_or_default();
     format!("{found}{message}{form}")
 }
 
@@ -235,18 +257,22 @@ impl Config {
 }
 
 impl ConfigError {
+    /// Whether it is about a section, or something in it.
+    pub fn is_of(&self, section: &str) -> bool {
+        let inside = |rest: &str| rest.is_empty() || rest.starts_with('.');
+        matches!(self, ConfigError::Value { key, .. } if key.strip_prefix(section).is_some_and(inside))
+    }
+
     /// From a module's own words about a section, which may begin with the key: `response_bytes: …`,
     /// `payloads.uploads is …`, `settings.max_parallelism = …`.
     fn of(section: &str, text: &str) -> Self {
-        let is_key =
-            |word: &str| !word.is_empty() && word.bytes().all(|it| it.is_ascii_lowercase() || b"_.".contains(&it));
         let (key, reason) = match text.split_once([' ', ':']) {
             Some((key, _)) if key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')) => {
                 let reason = text[key.len()..].trim_start_matches(':').trim_start();
                 let verb = ["= ", "is "].into_iter().find_map(|verb| reason.strip_prefix(verb));
                 (key.to_owned(), verb.unwrap_or(reason))
             }
-            Some((key, reason)) if is_key(key) && text[key.len()..].starts_with(':') => {
+            Some((key, reason)) if keyed::is_key(key) && text[key.len()..].starts_with(':') => {
                 (format!("{section}.{key}"), reason.trim_start())
             }
             _ => (section.to_owned(), text),
@@ -298,7 +324,23 @@ mod tests {
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
             ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
             ("[log]\nlevel = \"loud\"", "log.level"),
-            ("[integrations.bank]\nkind = \"smtp\"", "smtp"),
+            (
+                "[integrations.bank]\nkind = \"smtp\"",
+                "integrations.bank.kind: there is no \"smtp\": use one of \"http\"",
+            ),
+            ("[integrations.bank]\nretries = 1", "integrations.bank.kind: it is missing"),
+            (
+                "[integrations.bank]\nkind = \"http\"\nretries.attempts = \"2\"",
+                "key integrations.bank.retries.attempts: invalid type: string \"2\", expected u32",
+            ),
+            (
+                "[integrations.bank]\nkind = \"exec\"\ncommand = \"node x\"",
+                "key integrations.bank.command: invalid type: string \"node x\"",
+            ),
+            (
+                "[integrations.bank]\nkind = \"http\"\n[[integrations.bank.steps]]\nname = 7",
+                "key integrations.bank.steps[0].name: invalid type",
+            ),
             ("[worker", "cannot read the configuration file"),
         ];
         for (text, expected) in cases {
@@ -309,6 +351,39 @@ mod tests {
         assert!(error.contains("settings.max_parallelism") && error.contains("1.5"), "{error}");
         let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
         assert!(error.contains("lissten"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_in_the_configuration_is_not_shown() {
+        let http = "[integrations.bank]\nkind = \"http\"\n";
+        let expected = "a secret does not belong into the configuration: use { env = \"NAME\" } or { file = \"PATH\" }";
+        for secret in ["token = \"abc-S3CRET\"", "auth = { kind = \"basic\", username = \"u\", password = \"S3CRET\" }"]
+        {
+            let text = format!("{http}{secret}");
+            let error = load_text(&text, &[]).expect_err("a secret").to_string();
+            assert!(error.ends_with(expected) && !error.contains("S3CRET"), "{error}");
+            assert!(error.contains("integrations.bank.token: ") || error.contains("bank.auth.password: "), "{error}");
+        }
+        let number = load_text(&format!("{http}token = 12345"), &[]).expect_err("a secret").to_string();
+        assert!(!number.contains("12345"), "{number}");
+    }
+
+    #[test]
+    fn a_number_in_a_variable_is_one_where_its_key_takes_one() {
+        let variables = [
+            ("WEIR_SANDBOX__BEHAVIOUR__HANGS", "0.5"),
+            ("WEIR_SANDBOX__SCRIPT", "7"),
+            ("WEIR_WORKER__ADVERTISE", "8"),
+            ("WEIR_WORKER__ID", "007"),
+        ];
+        let config = load_text("", &variables).expect("valid");
+        assert_eq!(config.worker.id.expect("set").as_str(), "007");
+        assert_eq!(config.sandbox.behaviour.hangs, Some(0.5));
+        assert_eq!(config.sandbox.script.as_deref(), Some(Path::new("7")));
+        assert_eq!(config.worker.advertise.as_deref(), Some("8"));
+        assert!(is_text("WEIR_REGISTRY__URL", "9"));
+        let error = load_text("", &[("WEIR_SETTINGS__MAX_PARALLELISM", "-1")]).expect_err("out of range").to_string();
+        assert!(error.ends_with("expected u32; use an integer from 0 to 100000"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod context;
 pub mod environment;
+pub(crate) mod keyed;
 pub mod recorder;
 pub mod transport;
 pub mod http;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::lifecycle::Lifecycle;
 use crate::task::{FailureReason, IntegrationName, Json, Remedy};
@@ -132,7 +133,7 @@ impl From<transport::Error> for Error {
 }
 
 /// A built-in integration, as configured under `[integrations.NAME]`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Config {
     /// Declarative pulls over HTTP.
@@ -141,6 +142,18 @@ pub enum Config {
     Exec(Box<exec::Config>),
     /// Artificial work, for tests and benches.
     Synthetic(synthetic::Config),
+}
+
+/// Unlike serde's own choice by `kind`, it says at which key something is wrong.
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let kinds: &[(_, keyed::Read<Config>)] = &[
+            ("http", |rest| keyed::part(rest).map(Config::Http)),
+            ("exec", |rest| keyed::part(rest).map(Config::Exec)),
+            ("synthetic", |rest| keyed::part(rest).map(Config::Synthetic)),
+        ];
+        keyed::by_kind(deserializer, kinds)
+    }
 }
 
 /// Why the configured integrations cannot be served.

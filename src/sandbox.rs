@@ -67,7 +67,7 @@ const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const MAX_CLIENT_ID_BYTES: usize = 64;
 
 /// What a client id looks like, for messages.
-const CLIENT_ID_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ -";
+const CLIENT_ID_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit";
 
 /// What the bank is like.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,15 +136,18 @@ impl Config {
             }
             let key = |wrong: &Wrong| format!("clients.{client}.{}", wrong.key);
             behaviour.check().map_err(|wrong| invalid(key(&wrong), wrong.problem))?;
+            let whole = behaviour.over(self.behaviour);
+            whole.check().map_err(|wrong| invalid(key(&wrong), wrong.problem))?;
         }
         Ok(())
     }
 }
 
-/// Whether this can be the id of a client.
+/// Whether this can be the id of a client. It is a part of paths, too, where `.` and `..` would mean something else.
 fn is_client_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_CLIENT_ID_BYTES).contains(&text.len()) && text.bytes().all(plain)
+    let begins_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    begins_well && text.len() <= MAX_CLIENT_ID_BYTES && text.bytes().all(plain)
 }
 
 /// Why the bank does not start.

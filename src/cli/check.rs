@@ -67,8 +67,10 @@ pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> 
             ConfigError::File { .. } => report.wrong("configuration", problem)?,
         }
     }
+    // A broken one is left out of the configuration: then that none is left is no second mistake.
+    let has_broken = problems.iter().any(|problem| problem.is_of("integrations"));
     if let Some(config) = &config {
-        let parts = check(args, config, &mut report)?;
+        let parts = check(args, config, has_broken, &mut report)?;
         if args.connect {
             block_on(connect::check(args.role, config, &parts, &mut report))?;
         }
@@ -82,10 +84,12 @@ struct Parts {
     settings: Settings,
 }
 
-fn check(args: &Args, config: &Config, report: &mut Report) -> anyhow::Result<Parts> {
+fn check(args: &Args, config: &Config, has_broken: bool, report: &mut Report) -> anyhow::Result<Parts> {
     let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
     if args.role.is(Role::Worker) {
-        check_integrations(config, &mut parts, report)?;
+        if !(config.integrations.is_empty() && has_broken) {
+            check_integrations(config, &mut parts, report)?;
+        }
         check_settings(config, &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
             Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,

@@ -86,7 +86,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
 
 async fn once(registry: &dyn Registry, pool: &PoolName) -> anyhow::Result<ExitCode> {
     let mut view = View::default();
-    view.replace(registry.snapshot().await?.workers);
+    view.update(Update::Snapshot(registry.snapshot().await?.workers));
     print(&view.text(pool))
 }
 
@@ -112,10 +112,20 @@ async fn follow_as_lines(registry: Arc<dyn Registry>) -> anyhow::Result<ExitCode
     let lifecycle = Lifecycle::new();
     let mut following = Following::start(registry, &lifecycle);
     let mut view = View::default();
+    let mut is_away = false;
     let lines = async {
         while let Some(update) = following.updates.recv().await {
-            if let Update::Away(error) = &update {
-                eprintln!("weir: {}", printable(&error.to_string()));
+            // Each is said once, however often it is tried.
+            match &update {
+                Update::Away(error) if !is_away => {
+                    eprintln!("weir: the last view stays: {}", printable(&error.to_string()));
+                    is_away = true;
+                }
+                Update::Snapshot(_) | Update::Changes(_) if is_away => {
+                    eprintln!("weir: the registry answers again");
+                    is_away = false;
+                }
+                _ => {}
             }
             let news = view.update(update);
             let present = news.present.iter().map(Line::Present);

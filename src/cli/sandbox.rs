@@ -30,10 +30,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// How long each answer takes.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, allow_hyphen_values = true)]
     latency: Option<Duration>,
     /// How long one in a hundred takes, --latency being the median.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "latency")]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, allow_hyphen_values = true, requires = "latency")]
     latency_p99: Option<Duration>,
     /// Another seed is another bank.
     #[arg(long)]
@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES")]
     response_bytes: Option<usize>,
     /// How long tokens from /oauth/token are good for.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, allow_hyphen_values = true)]
     token_lifetime: Option<Duration>,
     /// What changes over time: a TOML file of steps.
     #[arg(long, value_name = "FILE")]

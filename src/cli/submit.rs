@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use super::block_on;
 use crate::client::{Client, Submission};
-use crate::task::{IntegrationName, Priority};
+use crate::task::{IntegrationName, Json, Priority};
 use line::{Answer, Defaults};
 use summary::Summary;
 pub(super) use summary::quantile;
@@ -55,7 +55,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "PRIORITY", default_value = "batch", value_parser = parse_priority)]
     priority: Priority,
     /// The timeout of lines that name none, waiting and retries included.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+          allow_hyphen_values = true)]
     timeout: Duration,
 }
 
@@ -64,7 +65,21 @@ fn parse_priority(text: &str) -> Result<Priority, String> {
     known.ok_or_else(|| "use interactive or batch".to_owned())
 }
 
-type Lines = Pin<Box<dyn Stream<Item = io::Result<String>> + Send>>;
+/// A line's text, or why it is none; the stream ends with the first error of its source.
+type Lines = Pin<Box<dyn Stream<Item = io::Result<Result<String, Unreadable>>> + Send>>;
+
+/// Why a line is no text. The lines after it are read as if it were one that is no JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Unreadable {
+    #[error("not a task: the line has over {MAX_LINE_BYTES} bytes")]
+    TooLong,
+    #[error("not a task: the line is not UTF-8")]
+    NotUtf8,
+}
+
+fn is_blank(line: &Result<String, Unreadable>) -> bool {
+    line.as_ref().is_ok_and(|line| line.trim().is_empty())
+}
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let defaults = Defaults { integration: args.integration, priority: args.priority, timeout: args.timeout };
@@ -91,7 +106,7 @@ async fn submit_all(
     let mut summary = Summary::start();
     let mut stdout = io::stdout().lock();
     let numbered = lines.enumerate().filter(|(_, line)| {
-        let blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
+        let blank = line.as_ref().is_ok_and(is_blank);
         async move { !blank }
     });
     let mut answers = numbered
@@ -99,7 +114,8 @@ async fn submit_all(
             let client = client.clone();
             async move {
                 let line = line.context("cannot read the tasks")?;
-                anyhow::Ok(match line::parse(&line, defaults) {
+                let task = line.map_err(|why| why.to_string()).and_then(|line| line::parse(&line, defaults));
+                anyhow::Ok(match task {
                     Ok(submission) => submit_one(&client, submission).await,
                     Err(reason) => Answer::unreadable(index + 1, reason),
                 })
@@ -132,8 +148,10 @@ async fn submit_one(client: &Client, submission: Submission) -> Answer {
 /// The lines, and how many there are where that can be told.
 async fn open(file: Option<PathBuf>, input: Option<String>) -> anyhow::Result<(Lines, Option<u64>)> {
     if let Some(input) = input {
-        let line = format!("{{\"input\":{input}}}");
-        return Ok((stream::iter([Ok(line)]).boxed(), Some(1)));
+        // On its own, so that a mistake is where the user wrote it.
+        let input = Json::parse(input).map_err(|error| anyhow::anyhow!("--input is not JSON: {error}"))?;
+        let line = format!("{{\"input\":{}}}", input.as_str());
+        return Ok((stream::iter([Ok(Ok(line))]).boxed(), Some(1)));
     }
     match file {
         Some(path) if path.as_os_str() != "-" => {
@@ -156,7 +174,7 @@ async fn count_lines(path: &std::path::Path) -> io::Result<u64> {
     let mut lines = lines(BufReader::new(tokio::fs::File::open(path).await?));
     let mut count = 0;
     while let Some(line) = lines.next().await {
-        count += u64::from(!line?.trim().is_empty());
+        count += u64::from(!is_blank(&line?));
     }
     Ok(count)
 }
@@ -172,25 +190,26 @@ fn lines(reader: impl AsyncBufRead + Unpin + Send + 'static) -> Lines {
     .boxed()
 }
 
-/// One line without its end; an endless one is an error and not an endless buffer.
-async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
-    let mut line = Vec::new();
+/// One line without its end. Of one that is too long, no more than the limit is kept, and the rest is passed over.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Result<String, Unreadable>>> {
+    let (mut line, mut bytes) = (Vec::new(), 0_usize);
     loop {
         let available = reader.fill_buf().await?;
-        if available.is_empty() && line.is_empty() {
+        if available.is_empty() && bytes == 0 {
             return Ok(None);
         }
         let end = available.iter().position(|byte| *byte == b'\n');
-        line.extend_from_slice(&available[..end.unwrap_or(available.len())]);
+        let part = &available[..end.unwrap_or(available.len())];
+        line.extend_from_slice(&part[..part.len().min(MAX_LINE_BYTES - line.len())]);
+        bytes = bytes.saturating_add(part.len());
         let ended = end.is_some() || available.is_empty();
         let used = end.map_or(available.len(), |end| end + 1);
         reader.consume(used);
-        if line.len() > MAX_LINE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line has over {MAX_LINE_BYTES} bytes")));
-        }
         if ended {
-            let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "a line is not UTF-8");
-            return String::from_utf8(line).map(Some).map_err(invalid);
+            return Ok(Some(match bytes > MAX_LINE_BYTES {
+                true => Err(Unreadable::TooLong),
+                false => String::from_utf8(line).map_err(|_| Unreadable::NotUtf8),
+            }));
         }
     }
 }
@@ -207,5 +226,22 @@ fn progress_bar(total: Option<u64>) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_that_is_no_text_is_one_of_the_lines() {
+        let long = vec![b'x'; MAX_LINE_BYTES];
+        let text = [b"one\n\xff\n\n", &long[..], b"\n", &long[..], b"x\n\xfflast\xff"].concat();
+        let read: Vec<_> =
+            lines(BufReader::new(io::Cursor::new(text))).map(|line| line.expect("readable")).collect().await;
+        let (not_utf8, too_long) = (Err(Unreadable::NotUtf8), Err(Unreadable::TooLong));
+        assert_eq!(read[3].as_ref().map(String::len), Ok(MAX_LINE_BYTES));
+        let others = [&read[..3], &read[4..]].concat();
+        assert_eq!(others, [Ok("one".into()), not_utf8.clone(), Ok(String::new()), too_long, not_utf8]);
     }
 }

@@ -28,14 +28,14 @@ pub(super) async fn truncated(answer: Response, fate: Fate, in_flight: InFlight)
     let body = whole(body).await;
     head.headers.insert(CONTENT_LENGTH, body.len().into());
     let half = Some(body.slice(..body.len() / 2));
-    Response::from_parts(head, Body::from_stream(Half { half, fate, _in_flight: in_flight }))
+    Response::from_parts(head, Body::from_stream(Half { half, fate, in_flight: Some(in_flight) }))
 }
 
 /// Half a body, and then nothing more: once that is sent, the connection ends.
 struct Half {
     half: Option<Bytes>,
     fate: Fate,
-    _in_flight: InFlight,
+    in_flight: Option<InFlight>,
 }
 
 impl Stream for Half {
@@ -45,6 +45,8 @@ impl Stream for Half {
         match self.half.take() {
             Some(half) => Poll::Ready(Some(Ok(half))),
             None => {
+                // Before the caller can know.
+                self.in_flight = None;
                 self.fate.hang_up_after_flush();
                 Poll::Pending
             }

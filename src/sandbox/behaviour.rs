@@ -17,6 +17,9 @@ const MAX_PER_SECOND: f64 = 1_000_000.0;
 const MAX_LIMIT: usize = 1_000_000;
 const MAX_OVERSIZED_BYTES: u64 = 1 << 40;
 
+/// By so much a sum of shares may be over 1: ten times 0.1 is.
+const ROUNDING: f64 = 1e-9;
+
 /// What the bank does to a client's requests. Keys that are left out stay as they were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -166,7 +169,30 @@ impl Behaviour {
             return Err(Wrong::new("slowdown", format!("{slowdown} is out of range: use 0 to {MAX_SLOWDOWN}")));
         }
         self.check_limits()?;
-        self.check_shares()
+        self.check_shares()?;
+        self.check_sum()
+    }
+
+    /// The faults of which a request has at most one; together they cannot be more than all requests.
+    fn check_sum(&self) -> Result<(), Wrong> {
+        let shares = [
+            ("hangs", self.hangs),
+            ("resets", self.resets),
+            ("errors.share", self.errors.map(|errors| errors.share)),
+            ("truncated", self.truncated),
+            ("oversized.share", self.oversized.map(|oversized| oversized.share)),
+        ];
+        let shares: Vec<_> = shares.into_iter().filter_map(|(key, share)| Some((key, share?))).collect();
+        let sum: f64 = shares.iter().map(|(_, share)| share).sum();
+        let named: Vec<_> = shares.iter().filter(|(_, share)| *share > 0.0).collect();
+        match named.last() {
+            Some((key, _)) if sum > 1.0 + ROUNDING => {
+                let named: Vec<_> = named.iter().map(|(key, share)| format!("{key} = {share}")).collect();
+                let problem = format!("the shares of faults, {}, add up to more than 1: lower one", named.join(", "));
+                Err(Wrong::new(*key, problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_limits(&self) -> Result<(), Wrong> {
@@ -217,7 +243,8 @@ impl Behaviour {
     /// What happens to the `number`th request of `client`, if anything: one number is drawn from the seed, the client
     /// and the request's number, and the shares divide the range from 0 to 1 in the order hangs, resets, errors,
     /// truncated, oversized. So the same of a client's first thousand requests fail in each run, whatever is in them,
-    /// and a retry, which is another request, is drawn anew. Shares that add up to more than 1 leave the last ones less.
+    /// and a retry, which is another request, is drawn anew. Where a script's steps add up to more than 1, the last ones get
+    /// less.
     pub(super) fn fault(&self, seed: u64, client: &str, number: u64) -> Option<Fault> {
         let shares = [
             (self.hangs.unwrap_or(0.0), Fault::Hang),
@@ -313,11 +340,17 @@ mod tests {
             (r#"{"latency":{"fixed":"1h"}}"#, "latency: fixed is 1h"),
             (r#"{"token_latency":"1h"}"#, "token_latency: 1h is out of range"),
             (r#"{"token_errors":{"share":-0.5}}"#, "token_errors.share"),
+            (
+                r#"{"hangs":0.5,"truncated":0,"errors":{"share":0.6}}"#,
+                "errors.share: the shares of faults, hangs = 0.5, errors.share = 0.6, add up to more than 1",
+            ),
         ] {
             let behaviour: Behaviour = serde_json::from_str(json).expect(json);
             let error = behaviour.check().expect_err(json).to_string();
             assert!(error.contains(expected), "{json}: {error}");
         }
         serde_json::from_str::<Behaviour>(r#"{"slowdwon":1}"#).expect_err("unknown");
+        let whole = r#"{"hangs":0.1,"resets":0.2,"errors":{"share":0.7},"token_errors":{"share":1}}"#;
+        serde_json::from_str::<Behaviour>(whole).expect("it parses").check().expect("all, and no more");
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! What is counted here is what took effect: an error whose caller left before it was answered is none. So a test can
 //! compare what was done to a client with what the client saw.
+//!
+//! In flight is what the bank lets in, from when it joins the line until just before its caller can see that it has ended,
+//! or until the bank sees that the caller has left. So a caller that does `n` things at a time is never counted as more,
+//! unless it leaves early and the bank has yet to hear of that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use super::lines::Place;
 
 /// Client ids that are counted apart; the others are counted together under [`OTHERS`].
 pub(super) const MAX_CLIENTS: usize = 1_024;
@@ -28,7 +34,7 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
-    /// Now, those that wait in line included.
+    /// Now: being worked on, or held by a caller that waits in line or for a hung request; not what is refused at once.
     pub in_flight: u64,
     /// The most that ever were at the same time.
     pub max_in_flight: u64,
@@ -75,9 +81,13 @@ pub(super) struct Clients {
     stats: Mutex<Stats>,
 }
 
-/// A request in flight; ends with this value, also when the caller went away.
+/// A request, which is in flight from its [`begin`](InFlight::begin) on; ends with this value, also when the caller went
+/// away.
 pub(super) struct InFlight {
     clients: Arc<Clients>,
+    has_begun: bool,
+    /// Where it is worked on. It is free after the request was counted out: who comes next is not one more.
+    pub(super) place: Option<Place>,
     /// The client id, or [`OTHERS`].
     pub(super) client: String,
     /// Its number among the client's requests since the last reset, from 1.
@@ -87,12 +97,10 @@ pub(super) struct InFlight {
 impl Clients {
     pub(super) fn enter(self: &Arc<Self>, client: &str) -> InFlight {
         let (client, number) = self.count(client, |counts| {
-            counts.in_flight += 1;
-            counts.max_in_flight = counts.max_in_flight.max(counts.in_flight);
             counts.total += 1;
             counts.total
         });
-        InFlight { clients: self.clone(), client, number }
+        InFlight { clients: self.clone(), has_begun: false, place: None, client, number }
     }
 
     /// Counts something for this client and for all; returns what it is counted as, and what `count` says of it.
@@ -120,6 +128,15 @@ impl Clients {
 }
 
 impl InFlight {
+    /// It is let in.
+    pub(super) fn begin(&mut self) {
+        self.has_begun = true;
+        self.count(|counts| {
+            counts.in_flight += 1;
+            counts.max_in_flight = counts.max_in_flight.max(counts.in_flight);
+        });
+    }
+
     pub(super) fn count(&self, count: impl Fn(&mut Counts)) {
         self.clients.count(&self.client, count);
     }
@@ -127,6 +144,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if !self.has_begun {
+            return;
+        }
         let mut stats = self.clients.stats.lock();
         stats.all.in_flight -= 1;
         if let Some(counts) = stats.clients.get_mut(&self.client) {
@@ -148,15 +168,22 @@ mod tests {
     #[test]
     fn clients_are_counted_apart_and_a_reset_keeps_what_is_in_flight() {
         let clients = Arc::new(Clients::default());
-        let (first, second) = (clients.enter("a"), clients.enter("a"));
+        let enter = |client| {
+            let mut entered = clients.enter(client);
+            entered.begin();
+            entered
+        };
+        let (first, second) = (enter("a"), enter("a"));
         assert_eq!((first.number, second.number), (1, 2));
-        drop(clients.enter("b"));
+        drop(enter("b"));
         first.count(|counts| counts.errors += 1);
         drop(first);
         let stats = clients.stats();
         let expected = Counts { in_flight: 1, max_in_flight: 2, total: 2, errors: 1, ..Counts::default() };
         assert_eq!(stats.clients["a"], expected);
         assert_eq!(stats.all, Counts { max_in_flight: 3, total: 3, ..expected });
+        drop(clients.enter("a"));
+        assert_eq!(clients.stats().clients["a"], Counts { total: 3, ..expected }, "what is refused is not in flight");
         clients.reset();
         let stats = clients.stats();
         assert_eq!(stats.clients.len(), 1);

@@ -41,11 +41,15 @@ impl Conduct {
     /// How the bank behaves towards this client.
     pub(super) fn towards(&self, client: &str, now: Instant) -> Behaviour {
         let live = self.live.read();
-        let configured = self.configured_clients.get(client).copied().unwrap_or_default().over(self.configured);
-        let elapsed = now.saturating_duration_since(live.script_began);
-        let scripted = self.script.as_ref().map(|script| script.behaviour(client, elapsed)).unwrap_or_default();
         let own = live.clients.get(client).copied().unwrap_or_default();
-        own.over(live.everyone).over(scripted).over(configured)
+        own.over(live.everyone).over(self.below_live(client, now.saturating_duration_since(live.script_began)))
+    }
+
+    /// What configuration and script say.
+    fn below_live(&self, client: &str, elapsed: Duration) -> Behaviour {
+        let configured = self.configured_clients.get(client).copied().unwrap_or_default().over(self.configured);
+        let scripted = self.script.as_ref().map(|script| script.behaviour(client, elapsed)).unwrap_or_default();
+        scripted.over(configured)
     }
 
     /// How it behaves towards everyone that nothing else is said about.
@@ -63,7 +67,14 @@ impl Conduct {
     /// Replaces what was set live for everyone.
     pub(super) fn set(&self, behaviour: Behaviour) -> Result<(), Wrong> {
         behaviour.check()?;
-        self.live.write().everyone = behaviour;
+        let mut live = self.live.write();
+        let elapsed = live.script_began.elapsed();
+        behaviour.over(self.below_live("", elapsed)).check()?;
+        for (client, own) in &live.clients {
+            let whole = own.over(behaviour).over(self.below_live(client, elapsed));
+            whole.check().map_err(|wrong| Wrong::new(wrong.key, format!("for client {client}, {}", wrong.problem)))?;
+        }
+        live.everyone = behaviour;
         Ok(())
     }
 
@@ -74,6 +85,7 @@ impl Conduct {
             return Err(Wrong::new("client", format!("{client:?} is no client id: use {CLIENT_ID_RULE}")));
         }
         let mut live = self.live.write();
+        behaviour.over(live.everyone).over(self.below_live(client, live.script_began.elapsed())).check()?;
         if live.clients.len() >= MAX_CLIENTS && !live.clients.contains_key(client) {
             return Err(Wrong::new("client", format!("{MAX_CLIENTS} clients have their own behaviour already")));
         }
@@ -145,11 +157,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn shares_are_added_up_with_those_below_them() {
+        let hangs = |share| Behaviour { hangs: Some(share), ..Behaviour::default() };
+        let resets = |share| Behaviour { resets: Some(share), ..Behaviour::default() };
+        let conduct = Conduct::new(&Config { behaviour: hangs(0.6), ..Config::default() }, None, Instant::now());
+        let error = conduct.set(resets(0.6)).expect_err("more than all").to_string();
+        assert!(error.contains("hangs = 0.6, resets = 0.6"), "{error}");
+        conduct.set(resets(0.4)).expect("all");
+        conduct.set_client("a", hangs(0.7)).expect_err("more than all");
+        conduct.set_client("a", resets(0.4)).expect("all");
+        let error = conduct.set(hangs(0.7)).expect_err("more than all for a").to_string();
+        assert!(error.contains("for client a"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_wrong_changes_nothing() {
         let conduct = Conduct::new(&Config::default(), None, Instant::now());
         conduct.set(slow(-1.0)).expect_err("negative");
         conduct.set_client("a", slow(-1.0)).expect_err("negative");
-        conduct.set_client("a b", slow(1.0)).expect_err("no client id");
+        for client in ["a b", "", "..", ".", "-a", "_a"] {
+            conduct.set_client(client, slow(1.0)).expect_err("no client id");
+        }
         assert_eq!(conduct.towards_everyone(Instant::now()).slowdown, None);
         assert!(!conduct.restart_script(Instant::now()), "there is none");
         for client in 0..MAX_CLIENTS {

@@ -12,16 +12,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::behaviour::{Behaviour, Wrong};
 use super::routes::Bank;
+use super::{CLIENT_ID_RULE, is_client_id};
+
+/// What the body of a `PUT` is, for messages.
+const FORM: &str = "use a JSON object such as {\"slowdown\": 50}";
+
+/// The client that a path names.
+type Named = Result<Path<String>, PathRejection>;
 
 pub(super) fn routes() -> Router<Arc<Bank>> {
     Router::new()
@@ -40,18 +48,28 @@ async fn show(State(bank): State<Arc<Bank>>) -> Response {
     Json(json!({ "script_elapsed_seconds": elapsed, "everyone": everyone, "clients": clients })).into_response()
 }
 
-async fn show_client(State(bank): State<Arc<Bank>>, Path(client): Path<String>) -> Json<Behaviour> {
-    Json(bank.conduct.towards(&client, Instant::now()))
+async fn show_client(State(bank): State<Arc<Bank>>, named: Named) -> Response {
+    match client(named) {
+        Ok(client) => Json(bank.conduct.towards(&client, Instant::now())).into_response(),
+        Err(wrong) => refuse(StatusCode::BAD_REQUEST, &wrong.to_string()),
+    }
 }
 
-async fn set(State(bank): State<Arc<Bank>>, body: Bytes) -> Response {
-    let result = read(&body).and_then(|behaviour| bank.conduct.set(behaviour));
-    answer(&bank, result)
+async fn set(State(bank): State<Arc<Bank>>, body: Result<Bytes, BytesRejection>) -> Response {
+    match body {
+        Ok(body) => answer(&bank, read(&body).and_then(|behaviour| bank.conduct.set(behaviour))),
+        Err(rejection) => refuse(rejection.status(), &format!("body: {}: {FORM}", rejection.body_text())),
+    }
 }
 
-async fn set_client(State(bank): State<Arc<Bank>>, Path(client): Path<String>, body: Bytes) -> Response {
-    let result = read(&body).and_then(|behaviour| bank.conduct.set_client(&client, behaviour));
-    answer(&bank, result)
+async fn set_client(State(bank): State<Arc<Bank>>, named: Named, body: Result<Bytes, BytesRejection>) -> Response {
+    match body {
+        Ok(body) => {
+            let set = |client: String| bank.conduct.set_client(&client, read(&body)?);
+            answer(&bank, client(named).and_then(set))
+        }
+        Err(rejection) => refuse(rejection.status(), &format!("body: {}: {FORM}", rejection.body_text())),
+    }
 }
 
 async fn unset(State(bank): State<Arc<Bank>>) -> Response {
@@ -59,21 +77,38 @@ async fn unset(State(bank): State<Arc<Bank>>) -> Response {
     answer(&bank, Ok(()))
 }
 
-async fn unset_client(State(bank): State<Arc<Bank>>, Path(client): Path<String>) -> Response {
-    bank.conduct.unset_client(&client);
-    answer(&bank, Ok(()))
+async fn unset_client(State(bank): State<Arc<Bank>>, named: Named) -> Response {
+    answer(&bank, client(named).map(|client| bank.conduct.unset_client(&client)))
 }
 
 async fn restart(State(bank): State<Arc<Bank>>) -> Response {
     if bank.conduct.restart_script(Instant::now()) {
         return answer(&bank, Ok(()));
     }
-    (StatusCode::NOT_FOUND, Json(json!({ "error": "there is no script: start the sandbox with one" }))).into_response()
+    refuse(StatusCode::NOT_FOUND, "there is no script: start the sandbox with one")
+}
+
+fn client(named: Named) -> Result<String, Wrong> {
+    match named {
+        Ok(Path(client)) if is_client_id(&client) => Ok(client),
+        Ok(Path(client)) => Err(Wrong::new("client", format!("{client:?} is no client id: use {CLIENT_ID_RULE}"))),
+        Err(rejection) => Err(Wrong::new("client", format!("{}: use {CLIENT_ID_RULE}", rejection.body_text()))),
+    }
 }
 
 fn read(body: &[u8]) -> Result<Behaviour, Wrong> {
-    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|error| {
+    if body.trim_ascii().is_empty() {
+        return Err(Wrong::new("body", format!("it is empty: {FORM}")));
+    }
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| Wrong::new("body", format!("it is not JSON, {error}: {FORM}")))?;
+    // A list would be read as the values of all keys in their order.
+    if !body.is_object() {
+        return Err(Wrong::new("body", format!("it is no JSON object: {FORM}")));
+    }
+    serde_path_to_error::deserialize(body).map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
         let key = error.path().to_string();
+        let key = if key == "." { "body".into() } else { key };
         Wrong::new(key, error.into_inner().to_string())
     })
 }
@@ -84,6 +119,10 @@ fn answer(bank: &Bank, result: Result<(), Wrong>) -> Response {
             bank.lines.limits_changed();
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(wrong) => (StatusCode::BAD_REQUEST, Json(json!({ "error": wrong.to_string() }))).into_response(),
+        Err(wrong) => refuse(StatusCode::BAD_REQUEST, &wrong.to_string()),
     }
+}
+
+fn refuse(status: StatusCode, problem: &str) -> Response {
+    (status, Json(json!({ "error": problem }))).into_response()
 }

@@ -2,7 +2,7 @@
 //!
 //! In this order: who is it (401); is it too soon (429); does it hang; is there a place for it (wait, or 503); the
 //! latency; the fault that was drawn for it; is the consent good (403); its answer. A hung request takes no place, so
-//! that shares and limits can be reasoned about apart. Limits and faults are those at its arrival, the
+//! that shares and limits can be reasoned about apart; another one keeps its place until its body is sent. Limits and faults are those at its arrival, the
 //! latency and the slowdown those of when it gets its place; a change does not touch what is being worked on.
 
 use std::sync::Arc;
@@ -73,19 +73,20 @@ struct Visit {
 }
 
 impl Visit {
-    async fn answer(self, request: Request, next: Next) -> Response {
-        let Visit { bank, in_flight, .. } = &self;
+    async fn answer(mut self, request: Request, next: Next) -> Response {
+        let bank = self.bank.clone();
         let behaviour = bank.conduct.towards(&self.client, Instant::now());
         if let Some(limit) = behaviour.rate_limit
-            && let Err(wait) = bank.meters.take(&in_flight.client, limit, Instant::now())
+            && let Err(wait) = bank.meters.take(&self.in_flight.client, limit, Instant::now())
         {
-            in_flight.count(|counts| counts.rate_limited += 1);
+            self.in_flight.count(|counts| counts.rate_limited += 1);
             let seconds = meter::retry_after_seconds(wait).to_string();
             return ([(RETRY_AFTER, seconds)], self.dialect.refuse(Refusal::RateLimited)).into_response();
         }
-        let fault = behaviour.fault(bank.config.seed, &in_flight.client, in_flight.number);
+        let fault = behaviour.fault(bank.config.seed, &self.in_flight.client, self.in_flight.number);
         if fault == Some(Fault::Hang) {
-            in_flight.count(|counts| counts.hung += 1);
+            self.in_flight.begin();
+            self.in_flight.count(|counts| counts.hung += 1);
             bank.stopping.cancelled().await;
             return self.reset().await;
         }
@@ -99,34 +100,35 @@ impl Visit {
     }
 
     /// Waits for a place and for as long as the answer takes; then answers, or not.
-    async fn work(self, rule: Option<Concurrency>, fault: Option<Fault>, request: Request, next: Next) -> Response {
-        let Visit { bank, in_flight, dialect, .. } = &self;
-        let Some(place) = bank.lines.enter(&in_flight.client, rule).await else {
-            in_flight.count(|counts| counts.refused += 1);
-            return dialect.refuse(Refusal::Busy);
+    async fn work(mut self, rule: Option<Concurrency>, fault: Option<Fault>, request: Request, next: Next) -> Response {
+        let bank = self.bank.clone();
+        let Some(turn) = bank.lines.join(&self.in_flight.client, rule) else {
+            self.in_flight.count(|counts| counts.refused += 1);
+            return self.dialect.refuse(Refusal::Busy);
         };
+        self.in_flight.begin();
+        self.in_flight.place = turn.place().await;
         let behaviour = bank.conduct.towards(&self.client, Instant::now());
         let random = &mut Random::new(bank.config.seed, &["latency", &request.uri().to_string()]);
         tokio::time::sleep(behaviour.draw_latency(random)).await;
-        drop(place);
         match fault {
             Some(Fault::Reset) => {
-                in_flight.count(|counts| counts.reset += 1);
+                self.in_flight.count(|counts| counts.reset += 1);
                 self.reset().await
             }
             Some(Fault::Error(status)) => {
-                in_flight.count(|counts| counts.errors += 1);
+                self.in_flight.count(|counts| counts.errors += 1);
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                dialect.refuse(Refusal::Failed(status))
+                self.dialect.refuse(Refusal::Failed(status))
             }
             Some(Fault::Truncate) => {
                 let answer = self.respond(request, next).await;
-                in_flight.count(|counts| counts.truncated += 1);
+                self.in_flight.count(|counts| counts.truncated += 1);
                 answers::truncated(answer, self.peer.fate, self.in_flight).await
             }
             Some(Fault::Oversize(bytes)) => {
                 let answer = self.respond(request, next).await;
-                in_flight.count(|counts| counts.oversized += 1);
+                self.in_flight.count(|counts| counts.oversized += 1);
                 answers::oversized(answer, bytes, self.in_flight).await
             }
             Some(Fault::Hang) | None => self.respond(request, next).await,
@@ -141,8 +143,9 @@ impl Visit {
         next.run(request).await
     }
 
-    /// Ends the connection, and this future with it.
-    async fn reset(&self) -> Response {
+    /// Ends the connection, and this future with it. The caller may know before this future does: it is counted out first.
+    async fn reset(self) -> Response {
+        drop(self.in_flight);
         self.peer.fate.reset();
         std::future::pending().await
     }

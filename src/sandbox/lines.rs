@@ -34,31 +34,44 @@ pub(super) struct Place {
     held: Option<(Arc<Lines>, String)>,
 }
 
+/// When a request gets its place.
+pub(super) enum Turn {
+    Now(Place),
+    Waits(oneshot::Receiver<Place>),
+}
+
+impl Turn {
+    /// Waits for the place; none comes when the bank has gone.
+    pub(super) async fn place(self) -> Option<Place> {
+        match self {
+            Turn::Now(place) => Some(place),
+            Turn::Waits(turn) => turn.await.ok(),
+        }
+    }
+}
+
 impl Lines {
     pub(super) fn new(conduct: Arc<Conduct>) -> Arc<Self> {
         Arc::new(Lines { conduct, lines: Mutex::default() })
     }
 
-    /// Waits for a place; none means that the request is refused.
-    pub(super) async fn enter(self: &Arc<Self>, client: &str, rule: Option<Concurrency>) -> Option<Place> {
-        let turn = {
-            let mut lines = self.lines.lock();
-            let line = lines.entry(client.to_owned()).or_default();
-            let limit = rule.map_or(usize::MAX, |rule| rule.limit);
-            self.serve(client, line, limit);
-            if line.busy < limit && line.waiting.is_empty() {
-                line.busy += 1;
-                return Some(self.place(client));
-            }
-            let refuses = rule.is_some_and(|rule| rule.beyond == Beyond::Refuse);
-            if refuses || line.waiting.len() >= MAX_WAITING {
-                return None;
-            }
-            let (sender, turn) = oneshot::channel();
-            line.waiting.push_back(sender);
-            turn
-        };
-        turn.await.ok()
+    /// Takes a place, or a place in the line; none means that the request is refused.
+    pub(super) fn join(self: &Arc<Self>, client: &str, rule: Option<Concurrency>) -> Option<Turn> {
+        let mut lines = self.lines.lock();
+        let line = lines.entry(client.to_owned()).or_default();
+        let limit = rule.map_or(usize::MAX, |rule| rule.limit);
+        self.serve(client, line, limit);
+        if line.busy < limit && line.waiting.is_empty() {
+            line.busy += 1;
+            return Some(Turn::Now(self.place(client)));
+        }
+        let refuses = rule.is_some_and(|rule| rule.beyond == Beyond::Refuse);
+        if refuses || line.waiting.len() >= MAX_WAITING {
+            return None;
+        }
+        let (sender, turn) = oneshot::channel();
+        line.waiting.push_back(sender);
+        Some(Turn::Waits(turn))
     }
 
     /// Looks at all limits again, after they may have changed.
@@ -121,6 +134,12 @@ mod tests {
     use super::*;
     use crate::sandbox::Config;
     use crate::sandbox::behaviour::Behaviour;
+
+    impl Lines {
+        async fn enter(self: &Arc<Self>, client: &str, rule: Option<Concurrency>) -> Option<Place> {
+            self.join(client, rule)?.place().await
+        }
+    }
 
     fn rule(limit: usize, beyond: Beyond) -> Option<Concurrency> {
         Some(Concurrency { limit, beyond })

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::RawFormRejection;
 use axum::extract::{Extension, Path, RawForm, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
@@ -58,9 +59,15 @@ async fn token(
     State(bank): State<Arc<Bank>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    RawForm(form): RawForm,
+    form: Result<RawForm, RawFormRejection>,
 ) -> Response {
-    let form = Form::read(&form);
+    let form = match form {
+        Ok(RawForm(form)) => Form::read(&form),
+        Err(rejection) => {
+            let problem = json!({ "error": "invalid_request", "error_description": rejection.body_text() });
+            return (rejection.status(), Json(problem)).into_response();
+        }
+    };
     let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
     let client = match authenticate(&form, authorization, peer.certificate.as_deref()) {
         Ok(client) => client,

@@ -55,6 +55,10 @@ pub(super) fn routes(bank: Arc<Bank>) -> Router {
         .merge(control::routes())
         .route("/stats", get(stats).delete(reset))
         .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({ "error": "there is nothing at this path" }))) })
+        .method_not_allowed_fallback(|| async {
+            let problem = "this path has other methods: the header Allow names them";
+            (StatusCode::METHOD_NOT_ALLOWED, Json(json!({ "error": problem })))
+        })
         .with_state(bank)
 }
 

@@ -1,7 +1,8 @@
 //! The `Operations` service, the same for both roles: describe the process, or have it drain.
 //!
 //! The ports of weir have no login, and a drain ends a process: whoever may ask for one is a choice of the
-//! configuration ([`DrainFrom`]), by default programs on the same machine, who could mostly send a signal as well. A drain
+//! configuration ([`DrainFrom`]), by default programs on the same machine, who could mostly send a signal as well: those
+//! whose address is the very one that they connected to, or a loopback one. A drain
 //! is only asked for here; the program that owns the role follows the request and does exactly what it does on SIGTERM.
 
 use std::net::SocketAddr;
@@ -28,7 +29,8 @@ const DRAIN_BEGINS_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DrainFrom {
-    /// Callers on the same machine. Behind a proxy on that machine, everyone seems to be one.
+    /// Callers on the same machine: from a loopback address, or from the address that they connected to, which only that
+    /// machine has. Behind a proxy on that machine, everyone seems to be one.
     Loopback,
     /// Everyone who reaches the port.
     Anywhere,
@@ -37,9 +39,13 @@ pub enum DrainFrom {
 }
 
 impl DrainFrom {
-    fn allows(self, caller: Option<SocketAddr>) -> bool {
+    /// `here` is this end of the caller's connection.
+    fn allows(self, caller: Option<SocketAddr>, here: Option<SocketAddr>) -> bool {
+        let ip = |address: SocketAddr| address.ip().to_canonical();
         match self {
-            DrainFrom::Loopback => caller.is_some_and(|caller| caller.ip().to_canonical().is_loopback()),
+            DrainFrom::Loopback => {
+                caller.is_some_and(|caller| ip(caller).is_loopback() || here.map(ip) == Some(ip(caller)))
+            }
             DrainFrom::Anywhere => true,
             DrainFrom::Nowhere => false,
         }
@@ -129,8 +135,8 @@ impl<O: Operated> Operations<O> {
         Operations { operated, drain_from, drain_key, drain }
     }
 
-    fn check(&self, caller: Option<SocketAddr>) -> Result<(), Status> {
-        if self.drain_from.allows(caller) {
+    fn check(&self, caller: Option<SocketAddr>, here: Option<SocketAddr>) -> Result<(), Status> {
+        if self.drain_from.allows(caller, here) {
             return Ok(());
         }
         let who = match self.drain_from {
@@ -157,7 +163,7 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
 
     async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
         let caller = request.remote_addr();
-        self.check(caller).inspect_err(|_| {
+        self.check(caller, request.local_addr()).inspect_err(|_| {
             tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to drain")
         })?;
         let before = self.operated.remaining();
@@ -184,14 +190,23 @@ mod tests {
 
     #[test]
     fn who_may_drain_is_told_by_the_address() {
-        let caller = |text: &str| Some(text.parse().expect("an address"));
-        for local in ["127.0.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
-            assert!(DrainFrom::Loopback.allows(caller(local)), "{local}");
+        let address = |text: &str| Some(text.parse::<SocketAddr>().expect("an address"));
+        let here = address("10.0.0.1:7401");
+        for (local, here) in [
+            ("127.0.0.1:9", "127.0.0.1:7401"),
+            ("[::1]:9", "[::1]:7401"),
+            ("[::ffff:127.0.0.1]:9", "[::]:7401"),
+            ("10.0.0.1:9", "10.0.0.1:7401"),
+            ("10.0.0.1:9", "[::ffff:10.0.0.1]:7401"),
+            ("[2001:db8::1]:9", "[2001:db8::1]:7401"),
+        ] {
+            assert!(DrainFrom::Loopback.allows(address(local), address(here)), "{local}");
         }
-        for far in [caller("10.0.0.7:9"), caller("[2001:db8::1]:9"), None] {
-            assert!(!DrainFrom::Loopback.allows(far), "{far:?}");
-            assert!(DrainFrom::Anywhere.allows(far));
+        for far in [address("10.0.0.7:9"), address("[2001:db8::1]:9"), None] {
+            assert!(!DrainFrom::Loopback.allows(far, here), "{far:?}");
+            assert!(!DrainFrom::Loopback.allows(far, None), "{far:?}");
+            assert!(DrainFrom::Anywhere.allows(far, here));
         }
-        assert!(!DrainFrom::Nowhere.allows(caller("127.0.0.1:9")));
+        assert!(!DrainFrom::Nowhere.allows(address("127.0.0.1:9"), here));
     }
 }

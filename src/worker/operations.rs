@@ -74,7 +74,7 @@ fn settings_out(settings: &Settings) -> description::Settings {
 
 fn run_out(entry: &Entry, now: Instant) -> description::Run {
     let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
-    let Entry { run, task, attempt, started, overdue_since } = entry;
+    let Entry { run, task, attempt, started, .. } = entry;
     description::Run {
         task_id: task.id.to_string(),
         run_id: run.to_string(),
@@ -84,7 +84,7 @@ fn run_out(entry: &Entry, now: Instant) -> description::Run {
         attempt: *attempt,
         age_seconds: since(*started),
         remaining_seconds: task.deadline.saturating_duration_since(now).as_secs_f64(),
-        overdue_seconds: overdue_since.get().map(|then| since(*then)),
+        overdue_seconds: entry.overdue_since(now).map(since),
     }
 }
 

@@ -28,13 +28,19 @@ pub(super) struct Entry {
     pub(super) attempt: u32,
     pub(super) started: Instant,
     /// When it was answered for without having stopped.
-    pub(super) overdue_since: OnceLock<Instant>,
+    answered_for: OnceLock<Instant>,
 }
 
 impl Entry {
     /// A run that starts.
     pub(super) fn new(run: RunId, task: Task, attempt: u32, started: Instant) -> Self {
-        Entry { run, task, attempt, started, overdue_since: OnceLock::new() }
+        Entry { run, task, attempt, started, answered_for: OnceLock::new() }
+    }
+
+    /// Since when it should have stopped: since it was answered for, or else since its deadline. A run that blocks its
+    /// thread keeps from running what would answer for it, so only the clock can tell.
+    pub(super) fn overdue_since(&self, now: Instant) -> Option<Instant> {
+        self.answered_for.get().copied().or_else(|| (self.task.deadline < now).then_some(self.task.deadline))
     }
 }
 
@@ -82,7 +88,7 @@ impl Listed {
 
     /// The run was answered for and has not stopped.
     pub(super) fn set_overdue(&self) {
-        let _ = self.entry.overdue_since.set(Instant::now());
+        let _ = self.entry.answered_for.set(Instant::now());
     }
 }
 
@@ -98,6 +104,8 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::task::{Json, Priority, Tenant};
 
@@ -126,5 +134,16 @@ mod tests {
         drop(listed);
         assert!(ids(9).is_empty());
         assert_eq!(roster.by_integration().into_values().collect::<Vec<_>>(), [0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_overdue_from_its_deadline_on_though_nobody_could_answer_for_it() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut blocks = entry("blocks");
+        blocks.task.deadline = now + second;
+        assert_eq!(blocks.overdue_since(now), None);
+        assert_eq!(blocks.overdue_since(now + 3 * second), Some(now + second));
+        let _ = blocks.answered_for.set(now);
+        assert_eq!(blocks.overdue_since(now), Some(now), "it was cancelled before its deadline");
     }
 }

@@ -90,6 +90,40 @@ not a task
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_that_are_no_text_are_answered_with_their_numbers_and_the_others_go_on() {
+    let house = House::start().await;
+    let task = br#"{"id":"ID","integration":"synthetic","input":{"do":"noop"}}"#;
+    let task = |id: &str| String::from_utf8_lossy(task).replace("ID", id).into_bytes();
+    let long = vec![b'x'; 9 << 20];
+    let text = [&task("a")[..], b"\n\xff\xfe\n", &long, b"\n", &task("b")].concat();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    let output = run(weir().args(["submit", "--to", &house.router_url()]).arg(file.path()), "").await;
+    assert_eq!(output.status.code(), Some(1));
+    let outcomes = lines(&output);
+    assert_eq!(outcomes.iter().filter(|outcome| outcome["ok"] == true).count(), 2, "{outcomes:?}");
+    for (number, says) in [(2, "not UTF-8"), (3, "over 8388608 bytes")] {
+        let error = &outcomes.iter().find(|outcome| outcome["line"] == number).expect("it is answered")["error"];
+        assert_eq!((&error["reason"], &error["started"]), (&json!("INVALID_TASK"), &json!("no")));
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(says)), "{error}");
+    }
+    assert!(stderr(&output).contains("4 tasks") && stderr(&output).contains("2 ok"), "{}", stderr(&output));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn flags_that_cannot_be_are_refused_in_the_words_of_the_flag() {
+    let flags = ["submit", "--to", "http://127.0.0.1:9", "--integration", "bank", "--input"];
+    let output = run(weir().args(flags).arg("["), "").await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("--input is not JSON") && text.contains("column 1"), "{text}");
+    let output = run(weir().args(flags).args(["{}", "--timeout", "-5s"]), "").await;
+    let text = stderr(&output);
+    assert!(text.contains("invalid value '-5s' for '--timeout <DURATION>'"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_task_can_be_given_in_flags() {
     let house = House::start().await;
     let url = house.router_url();

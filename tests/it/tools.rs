@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use weir::client::operations::{Operations, OperationsError};
 use weir::gate;
 
@@ -87,13 +87,22 @@ async fn the_fleet_is_a_table_or_json_lines() {
 struct Follower {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    errors: Lines<BufReader<ChildStderr>>,
 }
 
 impl Follower {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        Follower { child, lines }
+        let errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+        Follower { child, lines, errors }
+    }
+
+    /// The next line for people must say this.
+    async fn error(&mut self, says: &str) {
+        let line = tokio::time::timeout(LONG, self.errors.next_line()).await.expect("it says something");
+        let line = line.expect("readable").expect("it goes on");
+        assert!(line.contains(says), "{line}");
     }
 
     /// The next line that is as it should be.
@@ -131,14 +140,21 @@ async fn changes_of_the_fleet_come_as_lines_until_the_command_is_interrupted() {
     follower.until("it is full", |line| line["worker"] == ids[0].as_str() && line["state"] == "full").await;
     house.valve.open();
     answer(caller).await.expect("an outcome");
+    follower.until("it is open again", |line| line["worker"] == ids[0].as_str() && line["state"] == "open").await;
     house.stop_worker(1).await;
     let gone = follower.until("it has gone", |line| line["change"] == "gone").await;
     assert_eq!(gone["worker"], ids[1].as_str());
     assert_eq!(gone["incarnation"].as_str().map(str::len), Some(36));
-    // A server that lost its memory: the worker that lives is there again after its next heartbeat.
+    // A server that lost its memory: of the worker that lives there is nothing to say.
     house.redis.kill();
+    follower.error("the last view stays").await;
     house.redis.start_again();
-    follower.until("it is back", |line| line["worker"] == ids[0].as_str() && line["change"] == "present").await;
+    follower.error("the registry answers again").await;
+    let is_back = async || !lines(&run(&mut fleet(&house.redis.url(), &["--json"]), "").await).is_empty();
+    while !is_back().await {}
+    house.stop_worker(0).await;
+    let next = follower.until("any line", |_| true).await;
+    assert!(next["change"] == "gone" || next["state"] == "draining", "{next}");
     follower.end().await;
     house.close().await;
 }
@@ -431,7 +447,7 @@ async fn all_mistakes_are_found_at_once() {
         "registry.url: not valid",
         "payloads.s3.bucket: \"\"; name",
         "sandbox.response_bytes: 99999999999",
-        "integrations.kind.kind: unknown variant `smtp`",
+        "integrations.kind.kind: there is no \"smtp\": use one of \"http\"",
         "integrations.url.base_url: \"ftp://x\"",
         "integrations.template.steps[0].path: ",
         "integrations.token.token.env: the environment has no \"NOPE\"",
@@ -445,6 +461,18 @@ async fn all_mistakes_are_found_at_once() {
     let all = stdout(&output);
     assert!(all.contains("ok     integrations.good: ") && all.contains("max_paralelism"), "{all}");
     assert!(!all.contains("hunter2") && all.ends_with("13 problems\n"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_integration_is_one_problem_and_its_secret_is_not_shown() {
+    let text = "[integrations.x]\nkind = \"http\"\ntoken = \"abc-S3CRET\"\n";
+    let output = check(text, &["--role", "worker"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "integrations.x.token: a secret does not belong into the configuration: use { env = \"NAME\" } or \
+                    { file = \"PATH\" }";
+    assert_eq!(found(&output, "wrong"), [expected]);
+    let all = format!("{}{}", stdout(&output), stderr(&output));
+    assert!(all.contains("1 problem\n") && !all.contains("S3CRET"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,15 @@
 //! What is known of the fleet, and how it looks as a table: pure.
+//!
+//! Who is missing from a snapshot stays for one more TTL, as with routers: the registry may have lost its memory, and then
+//! the next heartbeat of each worker that lives brings it back. So what is news is a difference between workers, and
+//! never one between what the registry remembers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::follow::Update;
 use crate::cli::table::{Table, counted, duration, printable};
-use crate::registry::{Change, Incarnation, Presence, State};
+use crate::registry::{Change, Incarnation, Presence, State, TTL};
 use crate::task::{PoolName, WorkerId};
 
 /// A view older than this says so, even when nobody said that the registry is away: reading changes answers each second.
@@ -18,6 +22,8 @@ const FRAME_LINES: usize = 5;
 #[derive(Default)]
 pub(super) struct View {
     workers: BTreeMap<WorkerId, Presence>,
+    /// Since when a snapshot has them no longer.
+    missing: BTreeMap<WorkerId, Instant>,
     heard: Option<Instant>,
     away: Option<String>,
 }
@@ -32,49 +38,70 @@ pub(super) struct News {
 impl View {
     /// Takes over what the registry said. While it is away, the last view stays.
     pub(super) fn update(&mut self, update: Update) -> News {
-        let news = match update {
-            Update::Snapshot(workers) => self.replace(workers),
-            Update::Changes(changes) => {
-                let mut news = News::default();
-                changes.into_iter().for_each(|change| self.apply(change, &mut news));
-                news
-            }
+        self.update_at(update, Instant::now())
+    }
+
+    fn update_at(&mut self, update: Update, now: Instant) -> News {
+        let mut news = News::default();
+        match update {
+            Update::Snapshot(workers) => self.replace(workers, now, &mut news),
+            Update::Changes(changes) => changes.into_iter().for_each(|change| self.apply(change, &mut news)),
             Update::Seen(workers) => {
                 workers.into_iter().for_each(|presence| self.refresh(presence));
-                return News::default();
+                return news;
             }
             Update::Away(error) => {
                 self.away = Some(error.to_string());
-                return News::default();
+                return news;
             }
-        };
-        (self.heard, self.away) = (Some(Instant::now()), None);
+        }
+        self.expire(now, &mut news);
+        (self.heard, self.away) = (Some(now), None);
         news
     }
 
     /// Takes over everyone.
-    pub(super) fn replace(&mut self, workers: Vec<Presence>) -> News {
-        let now: BTreeMap<_, _> = workers.into_iter().map(|presence| (presence.worker.clone(), presence)).collect();
-        let before = std::mem::replace(&mut self.workers, now);
-        let gone = before.into_values().filter(|presence| !self.workers.contains_key(&presence.worker));
-        let gone = gone.map(|presence| (presence.worker, presence.incarnation)).collect();
-        self.heard = Some(Instant::now());
-        News { present: self.workers.values().cloned().collect(), gone }
+    fn replace(&mut self, workers: Vec<Presence>, now: Instant, news: &mut News) {
+        for worker in self.workers.keys() {
+            self.missing.entry(worker.clone()).or_insert(now);
+        }
+        workers.into_iter().for_each(|presence| self.present(presence, news));
     }
 
     fn apply(&mut self, change: Change, news: &mut News) {
         match change {
-            Change::Present(presence) => {
-                news.present.push(presence.clone());
-                self.workers.insert(presence.worker.clone(), presence);
-            }
+            Change::Present(presence) => self.present(presence, news),
             Change::Gone(worker, incarnation) => {
                 if self.workers.get(&worker).is_some_and(|known| known.incarnation == incarnation) {
-                    self.workers.remove(&worker);
-                    news.gone.push((worker, incarnation));
+                    self.remove(&worker, news);
                 }
             }
         }
+    }
+
+    fn present(&mut self, presence: Presence, news: &mut News) {
+        self.missing.remove(&presence.worker);
+        // A number in flight alone is no change.
+        let same = |known: &Presence| Presence { in_flight: presence.in_flight, ..known.clone() } == presence;
+        if !self.workers.get(&presence.worker).is_some_and(same) {
+            news.present.push(presence.clone());
+        }
+        self.workers.insert(presence.worker.clone(), presence);
+    }
+
+    fn remove(&mut self, worker: &WorkerId, news: &mut News) {
+        self.missing.remove(worker);
+        if let Some(known) = self.workers.remove(worker) {
+            news.gone.push((known.worker, known.incarnation));
+        }
+    }
+
+    /// Removes those that a snapshot missed a TTL ago and that were not heard of since.
+    fn expire(&mut self, now: Instant, news: &mut News) {
+        let over = |since: &Instant| now.saturating_duration_since(*since) >= TTL;
+        let expired: Vec<_> =
+            self.missing.iter().filter(|(_, since)| over(since)).map(|(worker, _)| worker.clone()).collect();
+        expired.iter().for_each(|worker| self.remove(worker, news));
     }
 
     /// Newer numbers of one who is known; whether somebody is there is for changes to say.
@@ -226,9 +253,32 @@ mod tests {
         assert_eq!((news.present.len(), news.gone.len()), (1, 0), "the newer life is not meant");
         view.update(Update::Seen(vec![presence("w9", State::Open, 9), Presence { in_flight: 7, ..new.clone() }, old]));
         assert!(lines(&view, 9)[0].ends_with("1 worker, 1 open; 7 of 30 slots held"), "{:?}", lines(&view, 9));
-        let news = view.update(Update::Snapshot(vec![]));
+        let news = view.update(Update::Changes(vec![Change::Gone(new.worker.clone(), new.incarnation)]));
         assert_eq!(news.gone, [(new.worker, new.incarnation)]);
         assert_eq!(lines(&view, 9)[0], "pool default: no workers");
+    }
+
+    #[test]
+    fn a_registry_that_lost_its_memory_is_no_news_of_workers_that_live() {
+        let (mut view, now) = (View::default(), Instant::now());
+        let at = |millis| now + Duration::from_millis(millis);
+        let (lives, dies) = (presence("lives", State::Open, 1), presence("dies", State::Open, 2));
+        let news = view.update_at(Update::Snapshot(vec![lives.clone(), dies.clone()]), now);
+        assert_eq!(news.present.len(), 2);
+        let away = RegistryError::Unavailable { address: "10.0.0.1:6379".into(), reason: "refused".into() };
+        view.update_at(Update::Away(away), at(60_000));
+        let none = |news: News| assert!(news.present.is_empty() && news.gone.is_empty(), "{:?}", news.present);
+        none(view.update_at(Update::Snapshot(vec![]), at(61_000)));
+        let heartbeat = Presence { in_flight: 3, ..lives.clone() };
+        none(view.update_at(Update::Changes(vec![Change::Present(heartbeat.clone())]), at(62_000)));
+        none(view.update_at(Update::Snapshot(vec![heartbeat]), at(63_000)));
+        let ttl = TTL.as_millis() as u64;
+        none(view.update_at(Update::Changes(vec![]), at(61_000 + ttl - 1)));
+        let news = view.update_at(Update::Changes(vec![]), at(61_000 + ttl));
+        assert_eq!(news.gone, [(dies.worker, dies.incarnation)]);
+        let full = Presence { state: State::Full, ..lives };
+        let news = view.update_at(Update::Changes(vec![Change::Present(full.clone())]), at(90_000));
+        assert_eq!((news.present, news.gone.len()), (vec![full], 0));
     }
 
     #[test]

@@ -17,23 +17,27 @@ pub(super) struct Base {
 impl Base {
     /// Checks `base_url`.
     pub(super) fn parse(base_url: &str) -> Result<Self, Invalid> {
+        let example = "use one such as \"https://api.bank.example/v1\"";
+        let refused = |problem: String| Err(Invalid::new("base_url", problem));
+        // Before all else: what holds a credential is not shown.
+        if holds_credential(base_url) {
+            return refused("it holds a credential: use token = { env = \"NAME\" }, or auth".into());
+        }
         let problem = match Url::parse(base_url) {
             Err(error) => error.to_string(),
             Ok(url) if !matches!(url.scheme(), "http" | "https") => "its scheme is neither http nor https".into(),
-            Ok(url) if url.query().is_some() || url.fragment().is_some() => "it has a query or a fragment".into(),
-            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                // Not shown: it holds a credential.
-                return Err(Invalid::new("base_url", "it holds a credential: use token = { env = \"NAME\" }"));
+            // Not shown either: keys are sent in queries.
+            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+                return refused(format!("it has a query or a fragment: {example}, and a step's query"));
             }
             Ok(url) => {
                 let text = url.as_str().trim_end_matches('/').to_owned();
                 return Ok(Base { url, text });
             }
         };
-        Err(Invalid::new(
-            "base_url",
-            format!("{base_url:?} is not valid: {problem}; use one such as \"https://api.bank.example/v1\""),
-        ))
+        // Of one that cannot be read, nothing after a mark of a query can be told from a secret.
+        let shown = base_url.split(['?', '#']).next().unwrap_or_default();
+        refused(format!("{shown:?} is not valid: {problem}; {example}"))
     }
 
     /// The URL without a slash at the end.
@@ -58,9 +62,37 @@ impl Base {
     }
 }
 
+/// Whether a URL has user information, or may have: one that cannot be read is looked at as a text.
+pub(super) fn holds_credential(text: &str) -> bool {
+    let read = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    match read {
+        Some(url) => !url.username().is_empty() || url.password().is_some(),
+        None => text.contains('@'),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_base_url_with_a_credential_is_refused_and_never_shown() {
+        for text in [
+            "http://user:PW-SECRET@host/",
+            "http://user:PW-SECRET@host/?k=Q-SECRET",
+            "https://PW-SECRET@host",
+            "user:PW-SECRET@host/v1",
+            "https://user:PW-SECRET@[host/",
+            "ftp://user:PW-SECRET@host/",
+            "https://host/?key=Q-SECRET",
+            "https://host:x/?key=Q-SECRET",
+        ] {
+            let error = Base::parse(text).err().expect(text).to_string();
+            assert!(error.starts_with("base_url: ") && !error.contains("SECRET"), "{text}: {error}");
+        }
+        let error = Base::parse("ftp://bank.example/v1").err().expect("no http").to_string();
+        assert!(error.contains("\"ftp://bank.example/v1\" is not valid"), "{error}");
+    }
 
     #[test]
     fn links_are_followed_below_the_base_url_and_nowhere_else() {

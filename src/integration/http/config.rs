@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::auth::{AuthConfig, SecretSource};
@@ -47,10 +46,8 @@ pub struct Config {
     /// Of all answers that one task reads.
     pub max_bytes: u64,
     /// What a bank's refusals mean.
-    #[serde(deserialize_with = "errors")]
     pub errors: Vec<Rule>,
     /// One after the other.
-    #[serde(deserialize_with = "steps")]
     pub steps: Vec<Step>,
     /// The output; the last step's value where it is left out.
     pub result: Option<Value>,
@@ -91,27 +88,6 @@ impl Config {
             tls: self.tls.clone(),
         }
     }
-}
-
-fn errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
-    each("errors", deserializer)
-}
-
-fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
-    each("steps", deserializer)
-}
-
-/// A list, its errors naming the element and the key: the choice by `kind` above loses where they are.
-fn each<'de, D: Deserializer<'de>, T: DeserializeOwned>(list: &str, deserializer: D) -> Result<Vec<T>, D::Error> {
-    let values = Vec::<Value>::deserialize(deserializer)?;
-    let read = |(position, value)| {
-        serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
-            let path = error.path().to_string();
-            let key = if path == "." { String::new() } else { format!(".{path}") };
-            D::Error::custom(format!("{list}[{position}]{key}: {}", error.into_inner()))
-        })
-    };
-    values.into_iter().enumerate().map(read).collect()
 }
 
 /// A request, or several: for each item of a list, for each page. Answers must be JSON, or empty, with a status of 200

@@ -33,11 +33,24 @@ async fn the_behaviour_is_set_shown_and_taken_back_over_http() {
 #[tokio::test]
 async fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
     let fixture = Fixture::with(at_once(), 4).await;
+    let too_long = " ".repeat(3 << 20);
     for (method, path, body, status, expected) in [
         ("PUT", "/behaviour", r#"{"slowdwon":2}"#, 400, "unknown field `slowdwon`"),
         ("PUT", "/behaviour", r#"{"errors":{"share":3}}"#, 400, "errors.share: 3 is out of range"),
         ("PUT", "/behaviour", r#"{"latency":{"fixed":"soon"}}"#, 400, "latency.fixed"),
-        ("PUT", "/behaviour", "fast", 400, "expected"),
+        ("PUT", "/behaviour", "fast", 400, "body: it is not JSON, expected ident at line 1"),
+        ("PUT", "/behaviour", "", 400, "body: it is empty: use a JSON object such as"),
+        ("PUT", "/behaviour", "[]", 400, "body: it is no JSON object"),
+        ("PUT", "/behaviour/a", "[]", 400, "body: it is no JSON object"),
+        ("PUT", "/behaviour", r#"{"hangs":0.6,"resets":0.6}"#, 400, "hangs = 0.6, resets = 0.6, add up to more than 1"),
+        ("PUT", "/behaviour", &too_long, 413, "length limit exceeded"),
+        ("PUT", "/behaviour/a", &too_long, 413, "length limit exceeded"),
+        ("POST", "/oauth/token", "", 415, "invalid_request"),
+        ("PUT", "/behaviour/.a", "{}", 400, "no client id"),
+        ("GET", "/behaviour/-a", "", 400, "no client id"),
+        ("DELETE", "/behaviour/%ff", "", 400, "client: "),
+        ("POST", "/behaviour", "{}", 405, "other methods"),
+        ("POST", "/accounts", "{}", 405, "other methods"),
         ("PUT", "/behaviour/a%20b", "{}", 400, "no client id"),
         ("POST", "/script/restart", "", 404, "there is no script"),
     ] {

@@ -181,3 +181,33 @@ async fn one_slow_bank_among_ten_is_slow_alone() {
     assert!(took[3] >= Duration::from_secs(1), "{took:?}");
     fixture.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_in_flight_is_never_more_than_was_asked_at_a_time_or_let_in() {
+    let errors = Some(Errors { share: 0.2, status: 500 });
+    let oversized = Some(Oversized { share: 0.2, bytes: 200_000 });
+    let faulty = Behaviour { resets: Some(0.2), truncated: Some(0.2), errors, oversized, ..Behaviour::default() };
+    let fixture = Fixture::behaving(faulty).await;
+    let caller = || async {
+        for _ in 0..40 {
+            // Whatever comes of it.
+            drop(fixture.pull("a").await);
+        }
+    };
+    join_all((0..8).map(|_| caller())).await;
+    let counts = fixture.counts("a");
+    assert!(counts.total >= 320 && counts.reset > 0 && counts.truncated > 0, "{counts:?}");
+    assert!(counts.max_in_flight <= 8, "{counts:?}");
+
+    let concurrency = Some(Concurrency { limit: 2, beyond: Beyond::Refuse });
+    let nothing = Some(0.0);
+    let refuses = Behaviour { concurrency, resets: nothing, truncated: nothing, errors: None, ..Behaviour::default() };
+    fixture.sandbox.set_behaviour(refuses).expect("valid");
+    fixture.sandbox.reset();
+    join_all((0..8).map(|_| caller())).await;
+    let counts = fixture.counts("a");
+    assert!(counts.refused > 0, "{counts:?}");
+    assert!(counts.max_in_flight <= 2, "{counts:?}");
+    fixture.is_idle().await;
+    fixture.stop().await;
+}

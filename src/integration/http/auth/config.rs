@@ -1,15 +1,16 @@
 //! What `auth` in `[integrations.NAME]` holds. Secrets are never in the configuration itself, only where they are.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::integration::keyed;
 
 /// How the bank knows who asks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum AuthConfig {
     /// `Authorization: Bearer …` (RFC 6750).
@@ -20,6 +21,18 @@ pub enum AuthConfig {
     ApiKey(ApiKeyConfig),
     /// A bearer token from a token endpoint (RFC 6749).
     Oauth2(Box<Oauth2Config>),
+}
+
+impl<'de> Deserialize<'de> for AuthConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let kinds: &[(_, keyed::Read<AuthConfig>)] = &[
+            ("bearer", |rest| keyed::part(rest).map(AuthConfig::Bearer)),
+            ("basic", |rest| keyed::part(rest).map(AuthConfig::Basic)),
+            ("api_key", |rest| keyed::part(rest).map(AuthConfig::ApiKey)),
+            ("oauth2", |rest| keyed::part(rest).map(AuthConfig::Oauth2)),
+        ];
+        keyed::by_kind(deserializer, kinds)
+    }
 }
 
 /// A token that somebody else obtains and renews.
@@ -104,7 +117,7 @@ pub enum ClientAuthentication {
 }
 
 /// Where a secret comes from; never from the configuration itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretSource {
     /// An environment variable, read at boot.
@@ -114,7 +127,7 @@ pub enum SecretSource {
 }
 
 /// Where a refresh token is kept. Only a file can be: the bank may hand out another one with each use.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RefreshSource {
     /// Its directory must be writable, and no other worker may use the same one.
@@ -131,27 +144,52 @@ pub enum Text {
     From(SecretSource),
 }
 
-impl<'de> Deserialize<'de> for Text {
+/// Read by hand: whatever is wrong, the value is in no message, since it may be the secret itself.
+impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor)
+        match Value::deserialize(deserializer)? {
+            Value::Object(table) => source(table).map_err(D::Error::custom),
+            _ => Err(D::Error::custom(format!("a secret does not belong into the configuration: {USE_ONE}"))),
+        }
     }
 }
 
-/// Unlike `untagged`, it says what is wrong inside a table.
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text, { env = \"NAME\" } or { file = \"PATH\" }")
+impl<'de> Deserialize<'de> for RefreshSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let problem = match Value::deserialize(deserializer)? {
+            Value::Object(mut table) => match (table.remove("file"), table.is_empty()) {
+                (Some(Value::String(path)), true) => return Ok(RefreshSource::File(path.into())),
+                _ => "a new refresh token is written back, and only a file can be written",
+            },
+            _ => "a secret does not belong into the configuration",
+        };
+        Err(D::Error::custom(format!("{problem}: use {{ file = \"PATH\" }}")))
     }
+}
 
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text::Plain(text.to_owned()))
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Text::Plain(text)),
+            Value::Object(table) => source(table).map(Text::From).map_err(D::Error::custom),
+            _ => Err(D::Error::custom(format!("it is no text: use a text, or else {USE_ONE}"))),
+        }
     }
+}
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Text, A::Error> {
-        SecretSource::deserialize(MapAccessDeserializer::new(map)).map(Text::From)
+const USE_ONE: &str = "use { env = \"NAME\" } or { file = \"PATH\" }";
+
+/// What a table says; a problem begins with the key inside it, if there is one.
+fn source(table: Map<String, Value>) -> Result<SecretSource, String> {
+    if let Some(key) = table.keys().find(|key| !matches!(key.as_str(), "env" | "file")) {
+        return Err(format!("there is no key {key:?} here: {USE_ONE}"));
+    }
+    match (table.get("env"), table.get("file")) {
+        (Some(Value::String(name)), None) => Ok(SecretSource::Env(name.clone())),
+        (None, Some(Value::String(path))) => Ok(SecretSource::File(path.into())),
+        (Some(_), Some(_)) => Err("env and file are both there: use one of them".into()),
+        (Some(_), None) => Err("env: it is no text: use a variable's name".into()),
+        (None, Some(_)) => Err("file: it is no text: use a path".into()),
+        (None, None) => Err(format!("it is empty: {USE_ONE}")),
     }
 }

@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded::{Serializer, byte_serialize};
 
+use super::super::base::holds_credential;
 use super::cache::{Access, Cache, Denied, Granted};
 use super::config::{ClientAuthentication, Grant, Oauth2Config, RefreshSource};
 use super::refresh::RefreshToken;
@@ -269,18 +270,19 @@ impl From<Error> for Denied {
 }
 
 fn check_url(token_url: &str) -> Result<String, Invalid> {
+    if holds_credential(token_url) {
+        // Not shown.
+        return Err(Invalid::new("token_url", "it holds a credential: use client_id and client_secret"));
+    }
     let problem = match url::Url::parse(token_url) {
         Err(error) => error.to_string(),
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            // Not shown: it holds a credential.
-            return Err(Invalid::new("token_url", "it holds a credential: use client_id and client_secret"));
-        }
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "its scheme is neither http nor https".into(),
         Ok(url) if url.fragment().is_some() => "it has a fragment".into(),
         Ok(url) => return Ok(url.into()),
     };
     let example = "use one such as \"https://auth.bank.example/token\"";
-    Err(Invalid::new("token_url", format!("{token_url:?} is not valid: {problem}; {example}")))
+    let shown = token_url.split(['?', '#']).next().unwrap_or_default();
+    Err(Invalid::new("token_url", format!("{shown:?} is not valid: {problem}; {example}")))
 }
 
 /// What each request says.
