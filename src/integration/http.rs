@@ -7,16 +7,19 @@
 //! place, so that an input cannot lead a request elsewhere. Messages name step, method, configured path and status,
 //! never what was sent or answered.
 
+mod arithmetic;
 pub mod auth;
 mod base;
 mod budget;
 mod config;
+mod decimal;
 mod errors;
 mod expression;
 mod link;
 mod lookup;
 mod node;
 mod numbers;
+mod operators;
 mod pages;
 mod plan;
 mod request;

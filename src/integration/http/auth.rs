@@ -105,6 +105,9 @@ impl Auth {
             Credentials::Secret(secret) => secret.expose_secret(),
             Credentials::Access(access) => access.token.expose_secret(),
         };
+        if secret.trim().is_empty() {
+            return Err(Error::permanent("auth: the token is empty, so nothing was sent with it"));
+        }
         context.secret(secret);
         let request = match &self.kind {
             Kind::ApiKey { place: Place::Header(name), .. } => request.header(&**name, secret),

@@ -1,7 +1,10 @@
 //! What one task may use: requests, and bytes of answers. So neither a loop over many items nor a bank without a last
 //! page takes the bank's patience or the worker's memory.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use super::config::Config;
 use crate::integration::{Error, Invalid};
@@ -38,12 +41,14 @@ pub(super) struct Budget<'a> {
     limits: &'a Limits,
     requests: AtomicU64,
     bytes: AtomicU64,
+    /// The places that the transcript has a note of; at most all rules of `errors`.
+    noted: Mutex<HashSet<String>>,
 }
 
 impl<'a> Budget<'a> {
     /// Nothing yet.
     pub(super) fn new(limits: &'a Limits) -> Self {
-        Budget { limits, requests: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Budget { limits, requests: AtomicU64::new(0), bytes: AtomicU64::new(0), noted: Mutex::default() }
     }
 
     /// One more request is about to be sent.
@@ -65,5 +70,10 @@ impl<'a> Budget<'a> {
         let message =
             format!("the task's answers have more than {limit} bytes in all; raise {section}.max_bytes if it may");
         Err(Error::permanent(message))
+    }
+
+    /// Whether the transcript has no note of this place yet; it gets one now.
+    pub(super) fn is_first_note(&self, place: &str) -> bool {
+        self.noted.lock().insert(place.to_owned())
     }
 }

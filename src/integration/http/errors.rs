@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::expression::{Condition, Names, Scope};
+use super::expression::{Condition, Failed, Names, Scope};
 use super::retry;
 use crate::integration::{Error, Invalid};
 use crate::task::{FailureReason, Remedy};
@@ -37,6 +37,8 @@ pub(super) struct Rules {
 }
 
 struct Compiled {
+    /// The condition's key.
+    place: String,
     status: Vec<u16>,
     when: Option<Condition>,
     remedy: Remedy,
@@ -54,18 +56,26 @@ impl Rules {
         }
         let names = Names { body: true, answer: true, ..names };
         let compiled = rules.iter().enumerate().map(|(position, rule)| {
-            Compiled::new(rule, names).map_err(|invalid| invalid.within(&format!("errors[{position}]")))
+            let place = format!("errors[{position}]");
+            Compiled::new(rule, names, format!("{place}.when")).map_err(|invalid| invalid.within(&place))
         });
         Ok(Rules { rules: compiled.collect::<Result<_, _>>()? })
     }
 
-    fn first(&self, status: u16, scope: &Scope<'_>) -> Option<&Compiled> {
-        self.rules.iter().find(|rule| rule.matches(status, scope))
+    fn first(&self, status: u16, scope: &Scope<'_>, unclear: &mut Vec<Unclear>) -> Option<&Compiled> {
+        self.rules.iter().find(|rule| {
+            rule.matches(status, scope).unwrap_or_else(|failed| {
+                if !failed.is_missing {
+                    unclear.push(Unclear { place: rule.place.clone(), problem: failed.problem });
+                }
+                false
+            })
+        })
     }
 }
 
 impl Compiled {
-    fn new(rule: &Rule, names: Names<'_>) -> Result<Self, Invalid> {
+    fn new(rule: &Rule, names: Names<'_>, place: String) -> Result<Self, Invalid> {
         for status in &rule.status {
             let problem = match status {
                 200..300 if rule.when.is_none() => "would make an error of every answer: add a when",
@@ -79,17 +89,29 @@ impl Compiled {
         }
         let when = rule.when.as_ref().map(|when| Condition::compile(when, names)).transpose();
         let when = when.map_err(|problem| Invalid::new("when", problem))?;
-        Ok(Compiled { status: rule.status.clone(), when, remedy: rule.remedy, reason: rule.reason.clone() })
+        Ok(Compiled { place, status: rule.status.clone(), when, remedy: rule.remedy, reason: rule.reason.clone() })
     }
 
-    fn matches(&self, status: u16, scope: &Scope<'_>) -> bool {
+    /// A condition that cannot be evaluated, over a body of another shape, does not hold.
+    fn matches(&self, status: u16, scope: &Scope<'_>) -> Result<bool, Failed> {
         let is_about = match self.status.is_empty() {
             true => !(200..300).contains(&status),
             false => self.status.contains(&status),
         };
-        // A condition that cannot be evaluated, over a body of another shape, does not hold.
-        is_about && self.when.as_ref().is_none_or(|when| when.holds(scope).unwrap_or(false))
+        match &self.when {
+            Some(when) if is_about => when.holds(scope),
+            _ => Ok(is_about),
+        }
     }
+}
+
+/// A rule whose condition could not be evaluated, for another reason than that something is not there.
+#[derive(Debug)]
+pub(super) struct Unclear {
+    /// The condition's key.
+    pub(super) place: String,
+    /// What is wrong, without values.
+    pub(super) problem: String,
 }
 
 /// An answer that is an error.
@@ -100,19 +122,31 @@ pub(super) struct Refusal {
     pub(super) is_transient: bool,
 }
 
-/// What an answer means by `lists` of rules; nothing when it is no error. `shown` is the request in words.
-pub(super) fn judge(lists: [&Rules; 2], status: u16, scope: &Scope<'_>, shown: &str) -> Option<Refusal> {
-    let message = format!("{shown} answered with status {status}");
-    if let Some(rule) = lists.into_iter().find_map(|rules| rules.first(status, scope)) {
-        let error = Error { message, remedy: rule.remedy, reason: rule.reason.clone() };
-        return Some(Refusal { error, is_transient: rule.remedy == Remedy::Retry });
+/// What an answer means by `lists` of rules, nothing when it is no error; and the rules before that which are unclear.
+/// `shown` is the request in words.
+pub(super) fn judge(
+    lists: [&Rules; 2],
+    status: u16,
+    scope: &Scope<'_>,
+    shown: &str,
+) -> (Option<Refusal>, Vec<Unclear>) {
+    let (mut unclear, mut message) = (Vec::new(), format!("{shown} answered with status {status}"));
+    let found = lists.into_iter().find_map(|rules| rules.first(status, scope, &mut unclear));
+    if (300..400).contains(&status) {
+        message.push_str(", and redirects are not followed");
     }
-    let error = match status {
-        200..300 => return None,
-        408 | 429 | 500.. => Error::retryable(message),
-        _ => Error::permanent(message),
+    let refusal = match (found, status) {
+        (Some(rule), _) => {
+            let error = Error { message, remedy: rule.remedy, reason: rule.reason.clone() };
+            Some(Refusal { error, is_transient: rule.remedy == Remedy::Retry })
+        }
+        (None, 200..300) => None,
+        (None, 408 | 429 | 500..) => {
+            Some(Refusal { error: Error::retryable(message), is_transient: retry::is_transient(status) })
+        }
+        (None, _) => Some(Refusal { error: Error::permanent(message), is_transient: false }),
     };
-    Some(Refusal { error, is_transient: retry::is_transient(status) })
+    (refusal, unclear)
 }
 
 #[cfg(test)]
@@ -158,12 +192,17 @@ mod tests {
             let headers = [("x-maintenance".to_owned(), headers.to_owned())];
             let (body, answer) = (Some(body), Some((status, &headers[..])));
             let scope = Scope { task: &task, run: RunId::mint(), steps: &[], item: None, body, answer };
-            let refusal = judge([&own, &shared], status, &scope, "GET /x");
+            let (refusal, unclear) = judge([&own, &shared], status, &scope, "GET /x");
             let expected = expected.map(|(remedy, reason, is_transient)| {
-                let message = format!("GET /x answered with status {status}");
+                let redirect = if status == 302 { ", and redirects are not followed" } else { "" };
+                let message = format!("GET /x answered with status {status}{redirect}");
                 Refusal { error: Error { message, remedy, reason: reason.parse().ok() }, is_transient }
             });
             assert_eq!(refusal, expected, "{status} {body:?}");
+            let unclear: Vec<_> = unclear.iter().map(|rule| (rule.place.as_str(), rule.problem.as_str())).collect();
+            let says = "{{ body.code + 0 > 3 }} cannot be evaluated: + needs numbers and met a text, which plus, minus, times and float would read";
+            let is_text = body.is_some_and(|body| body.contains("\"4\""));
+            assert_eq!(unclear, if is_text { vec![("errors[4].when", says)] } else { vec![] });
         }
     }
 
@@ -176,6 +215,27 @@ mod tests {
             (serde_json::json!([{ "when": "body.x", "remedy": "none" }]), "errors[0].when: \"body.x\" is not one"),
             (serde_json::json!([{ "when": "{{ body.x }} ", "remedy": "none" }]), "is not one expression"),
             (serde_json::json!([{ "when": "{{ steps.a.x }}", "remedy": "none" }]), "no earlier step"),
+            (
+                serde_json::json!([{ "when": "{{ body.error | strng == 'x' }}", "remedy": "none" }]),
+                "errors[0].when: {{ body.error | strng == 'x' }} uses the filter \"strng\", which does not exist",
+            ),
+            (
+                serde_json::json!([{ "when": "{{ body.error is strng }}", "remedy": "none" }]),
+                "uses the test \"strng\", which does not exist",
+            ),
+            (
+                serde_json::json!([{ "when": "{{ body.error.startswith('x') }}", "remedy": "none" }]),
+                "calls \"startswith\": values have no methods",
+            ),
+            (
+                serde_json::json!([{ "when": "{{ body.errors | map('uper') | list }}", "remedy": "none" }]),
+                "uses the filter \"uper\"",
+            ),
+            (
+                serde_json::json!([{ "when": "{{ body.errors | selectattr('a', 'equal', 1) }}", "remedy": "none" }]),
+                "uses the test \"equal\"",
+            ),
+            (serde_json::json!([{ "when": "{{ body.x | __add(1) }}", "remedy": "none" }]), "uses the filter \"__add\""),
             (serde_json::json!([{ "when": "{{ item }}", "remedy": "none" }]), "use input, steps.NAME, body, status"),
         ] {
             let error = compiled(rules).err().expect(says).to_string();

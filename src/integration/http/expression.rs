@@ -2,7 +2,8 @@
 //!
 //! A plain path, such as `steps.accounts.accounts[0].id`, is looked up in the JSON text itself and copied digit for
 //! digit: no tree is built. All else is a MiniJinja expression (filters, `a if b else c`), with undefined names as
-//! errors and at most [`FUEL`] instructions; `numbers.rs` says what happens to decimals. One language for requests,
+//! errors and at most [`FUEL`] instructions; `numbers.rs` says what happens to decimals, and `operators.rs` makes all
+//! arithmetic exact. One language for requests,
 //! conditions and results is one to learn. It is bounded, has no I/O, is kept by people who keep template engines for
 //! a living, and its expressions are checked at boot: which names they use, and whether each is there.
 //!
@@ -13,10 +14,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 use super::lookup::{self, Key, Root};
-use super::numbers::{self, Decimals};
+use super::numbers::{self, SPELLINGS, Spellings};
+use super::{arithmetic, operators};
 use crate::task::{Json, RunId, Task};
 
 /// Instructions that one expression may take; each item that a filter walks over is one.
@@ -32,8 +34,7 @@ fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(undefined);
     environment.set_fuel(Some(FUEL));
-    environment.add_filter("flatten", numbers::flatten);
-    environment.add_filter("sum", numbers::sum);
+    arithmetic::add_to(&mut environment);
     environment.add_function("uuid", || uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string());
     environment
 }
@@ -105,7 +106,7 @@ impl Expression {
             }),
             Kind::Compiled(expression) => match evaluate(expression, scope) {
                 Ok(value) if value.is_undefined() => Err("cannot be evaluated: undefined value".into()),
-                evaluated => evaluated.map(|value| Cow::Owned(value.json)),
+                evaluated => evaluated.map(|value| Cow::Owned(value.json)).map_err(|failed| failed.problem),
             },
         };
         found.map_err(|problem| self.failed(&problem))
@@ -117,7 +118,8 @@ impl Expression {
             Kind::Path(..) => Ok(self.json(scope).unwrap_or(Cow::Borrowed("null"))),
             Kind::Compiled(expression) => match evaluate(expression, scope) {
                 Ok(value) if value.is_undefined() => Ok(Cow::Borrowed("null")),
-                evaluated => evaluated.map(|value| Cow::Owned(value.json)).map_err(|problem| self.failed(&problem)),
+                Ok(value) => Ok(Cow::Owned(value.json)),
+                Err(failed) => Err(self.failed(&failed.problem)),
             },
         }
     }
@@ -125,6 +127,21 @@ impl Expression {
     /// What went wrong with it.
     pub(super) fn failed(&self, problem: &str) -> String {
         format!("{{{{ {} }}}} {problem}", self.source)
+    }
+}
+
+/// Why an expression has no value.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// In words, without values.
+    pub(super) problem: String,
+    /// It needs what is not there.
+    pub(super) is_missing: bool,
+}
+
+impl From<String> for Failed {
+    fn from(problem: String) -> Self {
+        Failed { problem, is_missing: false }
     }
 }
 
@@ -146,9 +163,10 @@ impl Condition {
     }
 
     /// Whether it holds.
-    pub(super) fn holds(&self, scope: &Scope<'_>) -> Result<bool, String> {
-        let value = evaluate(&self.expression, scope).map_err(|problem| format!("{{{{ {} }}}} {problem}", self.source));
-        Ok(value?.is_true)
+    pub(super) fn holds(&self, scope: &Scope<'_>) -> Result<bool, Failed> {
+        let evaluated = evaluate(&self.expression, scope).map(|value| value.is_true);
+        evaluated
+            .map_err(|failed| Failed { problem: format!("{{{{ {} }}}} {}", self.source, failed.problem), ..failed })
     }
 }
 
@@ -180,8 +198,9 @@ fn compile(
     source: &str,
     names: Names<'_>,
 ) -> Result<minijinja::Expression<'static, 'static>, String> {
+    let exact = operators::exact(environment, source).map_err(|problem| format!("{{{{ {source} }}}} {problem}"))?;
     let expression = environment
-        .compile_expression_owned(source.to_owned())
+        .compile_expression_owned(exact)
         .map_err(|error| format!("{{{{ {source} }}}} does not parse: {error}"))?;
     for name in expression.undeclared_variables(true) {
         let mut parts = name.split('.');
@@ -235,14 +254,14 @@ impl Evaluated {
     }
 }
 
-fn evaluate(expression: &minijinja::Expression<'static, 'static>, scope: &Scope<'_>) -> Result<Evaluated, String> {
+fn evaluate(expression: &minijinja::Expression<'static, 'static>, scope: &Scope<'_>) -> Result<Evaluated, Failed> {
     let names = expression.undeclared_variables(true);
     let uses = |path: &str| names.iter().any(|name| name == path || name.starts_with(&format!("{path}.")));
-    let mut decimals = Decimals::default();
+    let mut spellings = Spellings::default();
     let mut value = |is_used: bool, json: Option<_>| {
         let Some(json) = json.filter(|_| is_used) else { return Ok(Value::UNDEFINED) };
-        decimals.learn(json);
-        serde_json::from_str::<Value>(json).map_err(|_| "cannot be evaluated: it sees JSON that is too deep".to_owned())
+        spellings.learn(json);
+        numbers::read(json)
     };
     let input = value(uses("input"), Some(scope.task.input.as_str()))?;
     let item = value(uses("item"), scope.item)?;
@@ -260,13 +279,19 @@ fn evaluate(expression: &minijinja::Expression<'static, 'static>, scope: &Scope<
     // Of several headers of one name the first counts, which the pairs hold last.
     let headers = Value::from_pairs(headers.iter().rev().map(|(name, value)| (name.clone(), value.clone())));
     let steps = Value::from_pairs(steps);
-    // Only the kind of error: its details may hold what a bank answered.
-    let value = expression
-        .eval(minijinja::context! { input, item, body, steps, task, status, headers })
-        .map_err(|error| format!("cannot be evaluated: {}", error.kind()))?;
+    let spellings = Value::from_object(spellings);
+    let mut names = vec![(SPELLINGS, spellings.clone())];
+    names.extend([("input", input), ("item", item), ("body", body), ("steps", steps), ("task", task)]);
+    names.extend([("status", Value::from(status)), ("headers", headers)]);
+    let value = expression.eval(Value::from_pairs(names)).map_err(|error| Failed {
+        problem: format!("cannot be evaluated: {}", arithmetic::words(&error)),
+        is_missing: error.kind() == ErrorKind::UndefinedError,
+    })?;
+    let mut json = String::new();
     if value.is_undefined() {
-        return Ok(Evaluated { json: String::new(), is_true: false });
+        return Ok(Evaluated { json, is_true: false });
     }
-    let json = serde_json::to_string(&value).map_err(|_| "is no JSON value".to_owned())?;
-    Ok(Evaluated { json: decimals.restore(json)?, is_true: value.is_true() })
+    let spellings = spellings.downcast_object_ref::<Spellings>();
+    spellings.map_or(Ok(()), |spellings| spellings.write(&value, &mut json))?;
+    Ok(Evaluated { json, is_true: value.is_true() })
 }

@@ -119,8 +119,9 @@ impl Pages {
     /// Compiles the templates, which may use `names` and the answer.
     pub(super) fn compile(pagination: &Pagination, names: Names<'_>) -> Result<Self, Invalid> {
         let names = Names { body: true, answer: true, ..names };
-        let template =
-            |key: &str, source: &str| Template::compile(source, names).map_err(|problem| Invalid::new(key, problem));
+        let template = |key: &str, source: &str| {
+            Template::compile_one(source, names).map_err(|problem| Invalid::new(key, problem))
+        };
         let optional = |key: &str, source: &Option<String>| source.as_ref().map(|text| template(key, text)).transpose();
         let (items, max_pages, kind) = match pagination {
             Pagination::Cursor { items, next, parameter, max_pages } => {
@@ -224,6 +225,10 @@ impl<'p> Position<'p> {
                 link::next(values).map(|link| base.follow(url, &link)).transpose()?.map(At::Link)
             }
             Kind::NextLink { next } => {
+                let link = next.present(scope).map_err(|problem| format!("pagination.next: {problem}"))?;
+                if link.as_ref().is_some_and(|json| !json.starts_with('"')) {
+                    return Err("pagination.next is no text: the URL of the next page is needed".into());
+                }
                 text(next, scope)?.map(|link| base.follow(url, &link)).transpose()?.map(At::Link)
             }
             Kind::Page { .. } | Kind::Offset { .. } if count == 0 => None,
@@ -320,6 +325,10 @@ mod tests {
             let places = answered(in_body.clone(), &[(&body, 1)]);
             assert!(places[0].contains(says), "{places:?}");
         }
+        for link in ["7", "true", "{}"] {
+            let places = answered(in_body.clone(), &[(&format!(r#"{{"l": {{"n": {link}}}}}"#), 1)]);
+            assert!(places[0].contains("pagination.next is no text"), "{places:?}");
+        }
         let in_header = compiled(serde_json::json!({ "kind": "link_header", "items": "{{ body }}" })).expect("valid");
         let headers = [("link".to_owned(), "</v1/list?a=0>; rel=prev, <?a=2>; rel=\"next\"".to_owned())];
         assert_eq!(places(&in_header, &headers, &[("[]", 1)]), [Ok("https://bank.example/v1/list?a=2".into())]);
@@ -353,6 +362,19 @@ mod tests {
         for (json, says) in [
             (serde_json::json!({ "kind": "page", "items": "{{ body }}", "max_pages": 0 }), "max_pages: 0 is out of"),
             (serde_json::json!({ "kind": "page", "items": "{{ body }}", "parameter": "" }), "parameter: it is empty"),
+            (
+                serde_json::json!({ "kind": "page", "items": "body.items" }),
+                "items: \"body.items\" is not one expression",
+            ),
+            (
+                serde_json::json!({ "kind": "page", "items": "{{ body }}", "pages": "body.p" }),
+                "pages: \"body.p\" is not",
+            ),
+            (serde_json::json!({ "kind": "offset", "items": "{{ body }}", "total": "9" }), "total: \"9\" is not one"),
+            (
+                serde_json::json!({ "kind": "next_link", "items": "{{ body }}", "next": "/x{{ body.n }}" }),
+                "next: \"/x{{ body.n }}\" is not one",
+            ),
             (serde_json::json!({ "kind": "page", "items": "{{ items }}" }), "items: {{ items }} uses \"items\""),
             (serde_json::json!({ "kind": "page", "items": "{{ body }}", "pages": "{{ 1 + }}" }), "pages: "),
             (serde_json::json!({ "kind": "next_link", "items": "{{ body }}", "next": "{{ x }}" }), "next: "),

@@ -21,6 +21,9 @@ use crate::integration::transport::{self, Answer};
 use crate::integration::{Context, Error};
 use crate::task::Json;
 
+/// Encodings that a bank may send although no request asks for one.
+const ENCODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress"];
+
 /// One step of one run.
 #[derive(Clone, Copy)]
 pub(super) struct Walk<'a> {
@@ -56,7 +59,8 @@ impl<'a> Walk<'a> {
     pub(super) async fn value(self, scope: Scope<'a>) -> Result<Json, Error> {
         let place = format!("step {}", self.step.name);
         if let Some(when) = &self.step.when {
-            let holds = when.holds(&scope).map_err(|problem| invalid(&place, &format!("when: {problem}")))?;
+            let holds = when.holds(&scope);
+            let holds = holds.map_err(|failed| invalid(&place, &format!("when: {}", failed.problem)))?;
             if !holds {
                 return Ok(Json::null());
             }
@@ -186,11 +190,19 @@ impl<'a> Walk<'a> {
         let (request, status) = (&self.step.request, answer.status);
         let shown = format!("{} {}", request.method, request.shown_path);
         let retry_after = retry_after(answer.header("retry-after"), answer.header("date"), SystemTime::now());
-        let body = parse(answer.body.into());
+        let encoding = answer.header("content-encoding").map(str::to_owned);
+        let body = parse(answer.body.into(), encoding.as_deref());
         let known = Json::null();
         let json = body.as_ref().unwrap_or(&known).as_str();
         let seen = Scope { body: Some(json), answer: Some((status, &answer.headers)), ..scope };
-        if let Some(refusal) = judge([&self.step.errors, &self.http.plan.errors], status, &seen, &shown) {
+        let (refusal, unclear) = judge([&self.step.errors, &self.http.plan.errors], status, &seen, &shown);
+        for rule in unclear {
+            let place = format!("step {}: {}", self.step.name, rule.place);
+            if self.budget.is_first_note(&place) {
+                self.context.note(format!("{place}: {}: the rule does not match", rule.problem));
+            }
+        }
+        if let Some(refusal) = refusal {
             let (is_transient, may_repeat) = (refusal.is_transient, self.step.may_repeat);
             return Err((refusal.error, Failed { is_transient, may_repeat, retry_after }));
         }
@@ -214,9 +226,19 @@ impl<'a> Walk<'a> {
 }
 
 /// An empty body is null.
-fn parse(body: Vec<u8>) -> Result<Json, String> {
-    let text = String::from_utf8(body).map_err(|_| "UTF-8: JSON is needed".to_owned())?;
-    Json::parse(text).map_err(|error| format!("JSON at line {} column {}", error.line(), error.column()))
+fn parse(body: Vec<u8>, encoding: Option<&str>) -> Result<Json, String> {
+    let problem = match String::from_utf8(body) {
+        Err(_) => "UTF-8: JSON is needed".to_owned(),
+        Ok(text) => match Json::parse(text) {
+            Ok(json) => return Ok(json),
+            Err(error) => format!("JSON at line {} column {}", error.line(), error.column()),
+        },
+    };
+    let encoding = encoding.unwrap_or_default().trim().to_ascii_lowercase();
+    match ENCODINGS.iter().find(|known| **known == encoding) {
+        Some(known) => Err(format!("JSON: its content-encoding is {known}, and none was asked for")),
+        None => Err(problem),
+    }
 }
 
 fn invalid(place: &str, problem: &str) -> Error {

@@ -88,6 +88,15 @@ impl Template {
         }
     }
 
+    /// Compiles one `{{ expression }}`.
+    pub(super) fn compile_one(source: &str, names: Names<'_>) -> Result<Self, String> {
+        let template = Template::compile(source, names)?;
+        match &template.pieces[..] {
+            [Piece::Expression(_)] => Ok(template),
+            _ => Err(format!("{source:?} is not one expression: use a form such as \"{{{{ body.items }}}}\"")),
+        }
+    }
+
     /// The one expression that this is; nothing when there is more.
     pub(super) fn into_expression(mut self) -> Option<Expression> {
         match (self.pieces.pop(), self.pieces.is_empty()) {
@@ -275,6 +284,10 @@ mod tests {
             ("{{ body }}", "use input, steps.NAME, task.id"),
             ("{{ status }}", "use input, steps.NAME, task.id"),
             ("{{ range(100000000) | length }}", "use input, steps.NAME"),
+            ("{{ input.x | roud(2) }}", "uses the filter \"roud\", which does not exist"),
+            ("{{ input.x is nul }}", "uses the test \"nul\", which does not exist"),
+            ("{{ input.x.upper() }}", "calls \"upper\": values have no methods"),
+            ("{{ input.x | format(1) }}", "uses the filter \"format\""),
             ("{{ }}", "does not parse"),
         ] {
             let names = Names { steps: &["accounts".to_owned()], ..Names::default() };

@@ -159,6 +159,16 @@ fn notes(transcript: &Transcript) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn an_empty_token_is_not_sent() {
+    let bank = Bank::start().await;
+    let integration = bank.integration("/fixed", json!({ "kind": "bearer", "token": "{{ input.token }}" }));
+    let (output, transcript) = run(&integration.expect("valid"), r#"{"token": " "}"#).await;
+    assert!(output.is_err_and(|error| error.message.contains("the token is empty")));
+    assert!(transcript.exchanges.is_empty());
+    bank.stop().await;
+}
+
+#[tokio::test]
 async fn fixed_credentials_of_each_kind_are_accepted_and_named_as_secrets() {
     let bank = Bank::start().await;
     let secret = json!({ "file": bank.file("secret", " s3cret/1 \n") });

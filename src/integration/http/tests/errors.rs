@@ -70,3 +70,41 @@ async fn a_step_has_its_own_timeout_for_all_that_it_does() {
     assert_eq!(said(&context).0, ["GET /slow cancelled", "GET /slow cancelled"]);
     bank.stop().await;
 }
+
+#[tokio::test]
+async fn an_encoding_that_was_not_asked_for_and_a_redirect_are_called_what_they_are() {
+    let gzip = || async { ([("content-encoding", "gzip")], vec![0x1f_u8, 0x8b, 0x08, 0xff]) };
+    let moved = || async { (StatusCode::FOUND, [("location", "/elsewhere")]) };
+    let bank = Bank::serving(Router::new().route("/gzip", get(gzip)).route("/moved", get(moved))).await;
+    for (path, says) in [
+        ("gzip", "answered with a body that is not JSON: its content-encoding is gzip, and none was asked for"),
+        ("moved", "answered with status 302, and redirects are not followed"),
+    ] {
+        let toml = format!(r#"steps = [{{ name = "s", path = "/{path}" }}]"#);
+        let error = bank.run(&toml, "{}").await.expect_err(path);
+        assert!(error.message.ends_with(says), "{error:?}");
+    }
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn a_rule_that_cannot_be_evaluated_is_noted_once_unless_something_is_missing() {
+    let odd = || async { (StatusCode::SERVICE_UNAVAILABLE, Body(json!({ "code": "secret" }))) };
+    let bank = Bank::serving(Router::new().route("/odd", get(odd))).await;
+    let toml = r#"
+        errors = [
+            { status = [503], when = "{{ body.missing + 1 == 2 }}", remedy = "none" },
+            { status = [503], when = "{{ body.code | int == 7 }}", remedy = "none" },
+        ]
+        retries = { attempts = 3, first_pause = "1ms" }
+        steps = [{ name = "s", path = "/odd" }]
+    "#;
+    let context = testing::context("{}");
+    bank.run_in(toml, &context).await.expect_err("odd");
+    let (_, notes) = said(&context);
+    let unclear: Vec<_> = notes.iter().filter(|note| note.contains("when")).collect();
+    let says = "step s: errors[1].when: {{ body.code | int == 7 }} cannot be evaluated: int needs numbers and met a text \
+                that is no number: the rule does not match";
+    assert_eq!(unclear, [says]);
+    bank.stop().await;
+}
