@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_secret_in_the_configuration_is_not_shown() {
         let http = "[integrations.bank]\nkind = \"http\"\n";
-        let expected = "a secret does not belong into the configuration: use { env = \"NAME\" } or { file = \"PATH\" }";
+        let expected = "a secret does not belong in the configuration: use { env = \"NAME\" } or { file = \"PATH\" }";
         for secret in ["token = \"abc-S3CRET\"", "auth = { kind = \"basic\", username = \"u\", password = \"S3CRET\" }"]
         {
             let text = format!("{http}{secret}");

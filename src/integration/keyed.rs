@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(
                 error,
                 format!(
-                    "auth.{key}: a secret does not belong into the configuration: use {{ env = \"NAME\" }} or \
+                    "auth.{key}: a secret does not belong in the configuration: use {{ env = \"NAME\" }} or \
                      {{ file = \"PATH\" }}"
                 )
             );

@@ -468,7 +468,7 @@ async fn a_broken_integration_is_one_problem_and_its_secret_is_not_shown() {
     let text = "[integrations.x]\nkind = \"http\"\ntoken = \"abc-S3CRET\"\n";
     let output = check(text, &["--role", "worker"], &[]).await;
     assert_eq!(output.status.code(), Some(1));
-    let expected = "integrations.x.token: a secret does not belong into the configuration: use { env = \"NAME\" } or \
+    let expected = "integrations.x.token: a secret does not belong in the configuration: use { env = \"NAME\" } or \
                     { file = \"PATH\" }";
     assert_eq!(found(&output, "wrong"), [expected]);
     let all = format!("{}{}", stdout(&output), stderr(&output));

@@ -149,7 +149,7 @@ impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
             Value::Object(table) => source(table).map_err(D::Error::custom),
-            _ => Err(D::Error::custom(format!("a secret does not belong into the configuration: {USE_ONE}"))),
+            _ => Err(D::Error::custom(format!("a secret does not belong in the configuration: {USE_ONE}"))),
         }
     }
 }
@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for RefreshSource {
                 (Some(Value::String(path)), true) => return Ok(RefreshSource::File(path.into())),
                 _ => "a new refresh token is written back, and only a file can be written",
             },
-            _ => "a secret does not belong into the configuration",
+            _ => "a secret does not belong in the configuration",
         };
         Err(D::Error::custom(format!("{problem}: use {{ file = \"PATH\" }}")))
     }
