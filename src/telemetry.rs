@@ -8,6 +8,7 @@
 mod allocator;
 pub mod lag;
 pub mod logs;
+pub mod notice;
 pub mod process;
 
 use std::sync::Arc;

@@ -21,6 +21,7 @@ use super::sample::Value;
 use super::spool::{Spool, SpoolError};
 use super::store::{Object, Store, StoreError, UPLOAD_DEADLINE};
 use crate::lifecycle::Lifecycle;
+use crate::telemetry::notice::Notice;
 
 /// At most one line about lost payloads in this time.
 const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -51,9 +52,9 @@ pub(super) struct Uploader {
     breaker: Mutex<Breaker>,
     hurry: CancellationToken,
     lifecycle: Lifecycle,
-    losses: Mutex<Occasion>,
-    detours: Mutex<Occasion>,
-    waits: Mutex<Occasion>,
+    losses: Notice,
+    detours: Notice,
+    waits: Notice,
     uploads: usize,
 }
 
@@ -106,9 +107,9 @@ impl Uploader {
             breaker: Mutex::default(),
             hurry: CancellationToken::new(),
             lifecycle: lifecycle.clone(),
-            losses: Mutex::default(),
-            detours: Mutex::default(),
-            waits: Mutex::default(),
+            losses: Notice::every(LOSS_LOG_INTERVAL),
+            detours: Notice::every(NOTICE_INTERVAL),
+            waits: Notice::every(NOTICE_INTERVAL),
             uploads,
         }
     }
@@ -205,7 +206,7 @@ impl Uploader {
                 pending.end(End::Spooled);
                 spool.publish(entry);
                 self.spooled.notify_one();
-                if let Some(spooled) = self.detours.lock().count(NOTICE_INTERVAL) {
+                if let Some(spooled) = self.detours.due() {
                     tracing::warn!(spooled, spool = spool.location(), "payloads go to the spool for now: {why}");
                 }
             }
@@ -223,14 +224,14 @@ impl Uploader {
     }
 
     pub fn log_loss(&self, reason: Reason, what: &str) {
-        if let Some(lost) = self.losses.lock().count(LOSS_LOG_INTERVAL) {
+        if let Some(lost) = self.losses.due() {
             tracing::warn!(lost, reason = reason.as_str(), "payloads are being lost: {what}");
         }
     }
 
     /// Says, once a minute, that payloads wait for a slot.
     pub fn log_wait(&self) {
-        if !self.hurry.is_cancelled() && self.waits.lock().count(NOTICE_INTERVAL).is_some() {
+        if !self.hurry.is_cancelled() && self.waits.due().is_some() {
             let uploads = self.uploads;
             tracing::warn!(
                 uploads,
@@ -265,42 +266,5 @@ impl Drop for Leave {
         if self.is_probe && !self.is_used {
             self.uploader.breaker.lock().released(Instant::now());
         }
-    }
-}
-
-/// Counts what happens often between two log lines.
-#[derive(Default)]
-struct Occasion {
-    last_line: Option<Instant>,
-    count: u64,
-}
-
-impl Occasion {
-    /// How many there were since the last line, when it is time for another.
-    fn count(&mut self, interval: Duration) -> Option<u64> {
-        let now = Instant::now();
-        self.count += 1;
-        if self.last_line.is_some_and(|last| now.duration_since(last) < interval) {
-            return None;
-        }
-        self.last_line = Some(now);
-        Some(std::mem::take(&mut self.count))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_happens_often_is_logged_once_in_a_while_with_its_count() {
-        let mut occasion = Occasion::default();
-        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), Some(1));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), None);
-        tokio::time::advance(Duration::from_secs(8)).await;
-        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), None);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(occasion.count(LOSS_LOG_INTERVAL), Some(3));
     }
 }

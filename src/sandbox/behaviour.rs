@@ -173,16 +173,20 @@ impl Behaviour {
         self.check_sum()
     }
 
-    /// The faults of which a request has at most one; together they cannot be more than all requests.
-    fn check_sum(&self) -> Result<(), Wrong> {
-        let shares = [
+    /// The share of each fault, by its key.
+    fn fault_shares(&self) -> [(&'static str, Option<f64>); 5] {
+        [
             ("hangs", self.hangs),
             ("resets", self.resets),
             ("errors.share", self.errors.map(|errors| errors.share)),
             ("truncated", self.truncated),
             ("oversized.share", self.oversized.map(|oversized| oversized.share)),
-        ];
-        let shares: Vec<_> = shares.into_iter().filter_map(|(key, share)| Some((key, share?))).collect();
+        ]
+    }
+
+    /// The faults of which a request has at most one; together they cannot be more than all requests.
+    fn check_sum(&self) -> Result<(), Wrong> {
+        let shares: Vec<_> = self.fault_shares().into_iter().filter_map(|(key, share)| Some((key, share?))).collect();
         let sum: f64 = shares.iter().map(|(_, share)| share).sum();
         let named: Vec<_> = shares.iter().filter(|(_, share)| *share > 0.0).collect();
         match named.last() {
@@ -214,15 +218,8 @@ impl Behaviour {
     }
 
     fn check_shares(&self) -> Result<(), Wrong> {
-        let shares = [
-            ("hangs", self.hangs),
-            ("resets", self.resets),
-            ("errors.share", self.errors.map(|errors| errors.share)),
-            ("truncated", self.truncated),
-            ("oversized.share", self.oversized.map(|oversized| oversized.share)),
-            ("token_errors.share", self.token_errors.map(|errors| errors.share)),
-        ];
-        for (key, share) in shares {
+        let of_tokens = ("token_errors.share", self.token_errors.map(|errors| errors.share));
+        for (key, share) in self.fault_shares().into_iter().chain([of_tokens]) {
             if let Some(share) = share.filter(|share| !(0.0..=1.0).contains(share)) {
                 return Err(Wrong::new(key, format!("{share} is out of range: use 0.0 to 1.0")));
             }

@@ -38,6 +38,21 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+pub fn assert_ok(output: &Output) {
+    assert!(output.status.success(), "{}{}", stdout(output), stderr(output));
+}
+
+/// The error of a command that must fail.
+pub fn assert_failed(output: &Output, says: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_tasks_comes_back_as_outcomes() {
     let house = House::start().await;

@@ -3,12 +3,14 @@
 mod admin;
 mod bad_input;
 mod canary;
+mod check;
 mod cli;
 mod dashboards;
 mod documents;
 mod ending;
 mod exec;
 mod exec_sdks;
+mod fleet;
 mod foreign_clients;
 mod live_settings;
 mod never_arrived;

@@ -255,115 +255,97 @@ async fn each_misbehaviour_of_a_bank_has_its_outcome_and_its_transcript() {
     pulls.stop().await;
 }
 
-/// One integration for each kind of pagination, all of the same list.
-const PAGINATIONS: &str = r#"
-    [integrations.all]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions" }]
-    result = "{{ steps.t.transactions }}"
+/// Each kind of pagination, all of the same list: the query, and where the next page is.
+const PAGINATIONS: [(&str, &str, &str); 5] = [
+    ("page", "page_size = 7", r#"kind = "page", items = "{{ body.transactions }}", pages = "{{ body.pages }}""#),
+    (
+        "offset",
+        r#"limit = 7, pagination = "offset""#,
+        r#"kind = "offset", items = "{{ body.transactions }}", total = "{{ body.total }}""#,
+    ),
+    (
+        "cursor",
+        r#"limit = 7, pagination = "cursor""#,
+        r#"kind = "cursor", items = "{{ body.transactions }}", next = "{{ body.next_cursor }}", parameter = "cursor""#,
+    ),
+    ("link", r#"limit = 7, pagination = "link""#, r#"kind = "link_header", items = "{{ body.transactions }}""#),
+    (
+        "next",
+        r#"limit = 7, pagination = "next""#,
+        r#"kind = "next_link", items = "{{ body.transactions }}", next = "{{ body.links.next }}""#,
+    ),
+];
 
-    [integrations.page]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions", query = { page_size = 7 }, pagination = { kind = "page", items = "{{ body.transactions }}", pages = "{{ body.pages }}" } }]
-
-    [integrations.offset]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions", query = { limit = 7, pagination = "offset" }, pagination = { kind = "offset", items = "{{ body.transactions }}", total = "{{ body.total }}" } }]
-
-    [integrations.cursor]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions", query = { limit = 7, pagination = "cursor" }, pagination = { kind = "cursor", items = "{{ body.transactions }}", next = "{{ body.next_cursor }}", parameter = "cursor" } }]
-
-    [integrations.link]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions", query = { limit = 7, pagination = "link" }, pagination = { kind = "link_header", items = "{{ body.transactions }}" } }]
-
-    [integrations.next]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "t", path = "/accounts/{{ input.account }}/transactions", query = { limit = 7, pagination = "next" }, pagination = { kind = "next_link", items = "{{ body.transactions }}", next = "{{ body.links.next }}" } }]
-"#;
+/// An integration that reads all transactions of an account; `more` goes on with its step.
+fn reading(name: &str, more: &str, result: &str) -> String {
+    format!(
+        r#"
+        [integrations.{name}]
+        kind = "http"
+        base_url = "BANK"
+        token = {{ file = "DIR/token" }}
+        steps = [{{ name = "t", path = "/accounts/{{{{ input.account }}}}/transactions"{more} }}]
+        result = "{{{{ {result} }}}}"
+        "#
+    )
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_pagination_gives_the_whole_list() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("token"), "sandbox.weir").expect("written");
-    let mut pulls = Pulls::at(weir::sandbox::Config::default(), directory, PAGINATIONS).await;
+    let paged = PAGINATIONS.map(|(name, query, pagination)| {
+        reading(name, &format!(", query = {{ {query} }}, pagination = {{ {pagination} }}"), "steps.t")
+    });
+    let all = reading("all", "", "steps.t.transactions") + &paged.concat();
+    let mut pulls = Pulls::at(weir::sandbox::Config::default(), directory, &all).await;
     let input = || json!({ "account": "acc-0123456789abcdef" });
     let whole = pulls.output("all", "all", input()).await;
     let count = whole.as_array().expect("a list").len();
     assert!(count > 21, "{count} transactions are some pages");
-    for kind in ["page", "offset", "cursor", "link", "next"] {
+    for (kind, ..) in PAGINATIONS {
         assert_eq!(pulls.output(kind, kind, input()).await, whole, "{kind}");
     }
     let stored = pulls.stored().await;
-    for kind in ["page", "offset", "cursor", "link", "next"] {
+    for (kind, ..) in PAGINATIONS {
         assert_eq!(exchanges(&stored, kind), vec![(200, String::new()); count.div_ceil(7)], "{kind}");
     }
     pulls.stop().await;
 }
 
-/// One integration for each way to say who asks.
-const CREDENTIALS: &str = r#"
-    [integrations.bearer]
-    kind = "http"
-    base_url = "BANK"
-    token = { file = "DIR/token" }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
+/// Each way to say who asks.
+const CREDENTIALS: [(&str, &str); 8] = [
+    ("bearer", r#"{ kind = "bearer", token = { file = "DIR/token" } }"#),
+    ("task", r#"{ kind = "bearer", token = "{{ input.access_token }}" }"#),
+    ("basic", r#"{ kind = "basic", username = "weir", password = { file = "DIR/secret" } }"#),
+    ("header", r#"{ kind = "api_key", header = "x-api-key", key = { file = "DIR/token" } }"#),
+    ("query", r#"{ kind = "api_key", query = "api_key", key = { file = "DIR/token" } }"#),
+    (
+        "client",
+        r#"{ kind = "oauth2", token_url = "BANK/oauth/token", client_id = "weir", client_secret = { file = "DIR/secret" } }"#,
+    ),
+    (
+        "refresh",
+        r#"{ kind = "oauth2", token_url = "BANK/oauth/token", grant = "refresh_token", refresh_token = { file = "DIR/refresh" }, client_id = "weir", client_secret = { file = "DIR/secret" }, client_authentication = "body" }"#,
+    ),
+    (
+        "wrong",
+        r#"{ kind = "oauth2", token_url = "BANK/oauth/token", grant = "refresh_token", refresh_token = { file = "DIR/refresh-wrong" }, client_id = "weir", client_secret = { file = "DIR/secret" } }"#,
+    ),
+];
 
-    [integrations.task]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "bearer", token = "{{ input.access_token }}" }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.basic]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "basic", username = "weir", password = { file = "DIR/secret" } }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.header]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "api_key", header = "x-api-key", key = { file = "DIR/token" } }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.query]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "api_key", query = "api_key", key = { file = "DIR/token" } }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.client]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "oauth2", token_url = "BANK/oauth/token", client_id = "weir", client_secret = { file = "DIR/secret" } }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.refresh]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "oauth2", token_url = "BANK/oauth/token", grant = "refresh_token", refresh_token = { file = "DIR/refresh" }, client_id = "weir", client_secret = { file = "DIR/secret" }, client_authentication = "body" }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-
-    [integrations.wrong]
-    kind = "http"
-    base_url = "BANK"
-    auth = { kind = "oauth2", token_url = "BANK/oauth/token", grant = "refresh_token", refresh_token = { file = "DIR/refresh-wrong" }, client_id = "weir", client_secret = { file = "DIR/secret" } }
-    steps = [{ name = "a", path = "/accounts", query = { customer = "c1" } }]
-"#;
+/// An integration that asks with these credentials.
+fn asking((name, auth): &(&str, &str)) -> String {
+    format!(
+        r#"
+        [integrations.{name}]
+        kind = "http"
+        base_url = "BANK"
+        auth = {auth}
+        steps = [{{ name = "a", path = "/accounts", query = {{ customer = "c1" }} }}]
+        "#
+    )
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_credentials_is_taken_and_none_of_them_is_stored() {
@@ -374,7 +356,7 @@ async fn each_kind_of_credentials_is_taken_and_none_of_them_is_stored() {
         std::fs::write(directory.path().join(file), text).expect("written");
     }
     let bank = weir::sandbox::Config { rotate_refresh_tokens: true, ..Default::default() };
-    let mut pulls = Pulls::at(bank, directory, CREDENTIALS).await;
+    let mut pulls = Pulls::at(bank, directory, &CREDENTIALS.iter().map(asking).collect::<String>()).await;
     for (kind, token_requests) in
         [("bearer", 0), ("task", 0), ("basic", 0), ("header", 0), ("query", 0), ("client", 1), ("refresh", 2)]
     {
@@ -401,8 +383,7 @@ async fn each_kind_of_credentials_is_taken_and_none_of_them_is_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_expires_under_load_is_refreshed_once() {
-    let client = CREDENTIALS.split("[integrations.client]").nth(1).expect("it is there");
-    let client = format!("[integrations.client]{}", client.split("[integrations.").next().expect("it ends"));
+    let client = CREDENTIALS.iter().filter(|(name, _)| *name == "client").map(asking).collect::<String>();
     let pulls = Pulls::start(&client).await;
     let slow = Behaviour { token_latency: Some(Duration::from_millis(100)), ..Behaviour::default() };
     pulls.sandbox.set_client_behaviour("weir", slow).expect("a behaviour");

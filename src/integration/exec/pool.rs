@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::TryRecvError};
-use tokio::time::Instant;
 
 use super::cause;
 use super::metrics::Metrics;
 use super::process::Process;
 use crate::integration::Error;
 use crate::telemetry::Counted;
+use crate::telemetry::notice::Notice;
 
 /// Waiting for a place is warned of at most this often.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -26,6 +26,7 @@ pub(super) struct Pool {
     section: String,
     max_runs: Option<u64>,
     state: Mutex<State>,
+    waits: Notice,
     pub(super) metrics: Metrics,
 }
 
@@ -34,7 +35,6 @@ struct State {
     /// In the order in which they came.
     waiting: BTreeMap<u64, oneshot::Sender<Given>>,
     next: u64,
-    warned: Option<Instant>,
 }
 
 /// What a waiter is given: a place and its process, or why there will be none.
@@ -101,8 +101,9 @@ impl Drop for Waiting<'_> {
 impl Pool {
     pub(super) fn new(section: String, slots: usize, max_runs: Option<u64>, metrics: Metrics) -> Arc<Self> {
         let slots = (0..slots).map(|_| Slot::Starting).collect();
-        let state = State { slots, waiting: BTreeMap::new(), next: 0, warned: None };
-        Arc::new(Pool { section, max_runs, state: Mutex::new(state), metrics })
+        let state = State { slots, waiting: BTreeMap::new(), next: 0 };
+        let (state, waits) = (Mutex::new(state), Notice::every(WARN_INTERVAL));
+        Arc::new(Pool { section, max_runs, state, waits, metrics })
     }
 
     /// A place, as soon as one is free: first come, first served.
@@ -238,14 +239,11 @@ impl Pool {
     }
 
     fn warn(&self) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let due = state.warned.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL);
+        let state = self.state.lock();
         // While a process is being started, waiting is no sign that there are too few.
         let is_starting = state.slots.iter().any(|slot| matches!(slot, Slot::Starting));
         let places: usize = state.slots.iter().map(|slot| if let Slot::Ready(r) = slot { r.places } else { 0 }).sum();
-        if due && !is_starting && places > 0 {
-            state.warned = Some(now);
+        if !is_starting && places > 0 && self.waits.due().is_some() {
             let (section, processes) = (&self.section, state.slots.len());
             tracing::warn!(
                 processes,

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::connections::{Held, Open};
+use crate::telemetry::notice::Notice;
 use crate::telemetry::{Counted, Telemetry};
 
 /// Hosts that one transport talks to at the same time. Those that nobody talks to are forgotten when there are more.
@@ -25,7 +26,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Sockets {
     per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
-    warned: Mutex<Option<Instant>>,
+    waits: Notice,
     settings_key: String,
     metrics: Metrics,
     busy: Arc<AtomicUsize>,
@@ -49,7 +50,7 @@ impl Sockets {
         Sockets {
             per_host,
             hosts: Mutex::default(),
-            warned: Mutex::default(),
+            waits: Notice::every(WARN_INTERVAL),
             settings_key: settings_key.to_owned(),
             metrics: Metrics::new(label, per_host),
             busy: Arc::default(),
@@ -112,10 +113,7 @@ impl Sockets {
     }
 
     fn warn(&self, host: &str) {
-        let now = Instant::now();
-        let mut warned = self.warned.lock();
-        if warned.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL) {
-            *warned = Some(now);
+        if self.waits.due().is_some() {
             let (key, per_host) = (&self.settings_key, self.per_host);
             tracing::warn!(
                 host,

@@ -1,0 +1,221 @@
+//! `weir check`, as a process: what it finds in a configuration, and what it reaches.
+
+use std::process::Output;
+
+use serde_json::json;
+
+use crate::cli::{assert_ok, run, stderr, stdout, weir};
+use crate::documents::path;
+use crate::support::house::House;
+use crate::support::redis::RedisServer;
+use crate::support::s3::{ACCESS_KEY, SECRET_KEY};
+
+async fn check(text: &str, flags: &[&str], variables: &[(&str, &str)]) -> Output {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    let variables = variables.iter().copied();
+    run(weir().arg("check").args(flags).arg("--config").arg(file.path()).envs(variables), "").await
+}
+
+/// The findings of one verdict.
+fn found(output: &Output, verdict: &str) -> Vec<String> {
+    let of_verdict = |line: &str| line.strip_prefix(verdict).map(|rest| rest.trim_start().to_owned());
+    stdout(output).lines().filter_map(of_verdict).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_configuration_is_good() {
+    let example = path("deploy/weir.example.toml");
+    let output = run(weir().arg("check").arg("--config").arg(&example).env("BANK_TOKEN", "sandbox.me"), "").await;
+    assert_ok(&output);
+    let text = stdout(&output);
+    for part in ["ok     integrations.bank: ", "ok     worker: ", "ok     router: ", "all is well"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    let output = run(weir().arg("check").arg("--config").arg(&example), "").await;
+    assert_eq!(output.status.code(), Some(1));
+    let problem = "integrations.bank.token.env: the environment has no \"BANK_TOKEN\": set it to the token";
+    assert_eq!(found(&output, "wrong"), [problem]);
+    let output = run(weir().args(["check", "--role", "router", "--config"]).arg(&example), "").await;
+    assert_ok(&output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_mistakes_are_found_at_once() {
+    let flags = tempfile::NamedTempFile::new().expect("a file");
+    let flag = |value: f64| json!({"state": "ENABLED", "variants": {"a": value}, "defaultVariant": "a"});
+    let document = json!({"flags": {"max_paralelism": flag(1.0), "payload_sampling": flag(7.0)}});
+    std::fs::write(flags.path(), document.to_string()).expect("written");
+    let text = MISTAKES.replace("$flags", &flags.path().to_string_lossy());
+    let output = check(&text, &[], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let found = found(&output, "wrong");
+    let expected = [
+        "worker.listen: \"nowhere\"",
+        "wroker: unknown field",
+        "router.default_timeout: 2h must be",
+        "router.queue_tasks: 0 would",
+        "registry.url: not valid",
+        "payloads.s3.bucket: \"\"; name",
+        "sandbox.response_bytes: 99999999999",
+        "integrations.kind.kind: there is no \"smtp\": use one of \"http\"",
+        "integrations.url.base_url: \"ftp://x\"",
+        "integrations.template.steps[0].path: ",
+        "integrations.token.token.env: the environment has no \"NOPE\"",
+        "settings.file: ",
+        "settings.file: ",
+    ];
+    for part in expected {
+        assert!(found.iter().any(|line| line.starts_with(part)), "{part:?} is missing in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    let all = stdout(&output);
+    assert!(all.contains("ok     integrations.good: ") && all.contains("max_paralelism"), "{all}");
+    assert!(!all.contains("hunter2") && all.ends_with("13 problems\n"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_integration_is_one_problem_and_its_secret_is_not_shown() {
+    let text = "[integrations.x]\nkind = \"http\"\ntoken = \"abc-S3CRET\"\n";
+    let output = check(text, &["--role", "worker"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "integrations.x.token: a secret does not belong in the configuration: use { env = \"NAME\" } or \
+                    { file = \"PATH\" }";
+    assert_eq!(found(&output, "wrong"), [expected]);
+    let all = format!("{}{}", stdout(&output), stderr(&output));
+    assert!(all.contains("1 problem\n") && !all.contains("S3CRET"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_role_has_its_own_needs() {
+    let nothing_runs = ["integrations: none is configured", "registry.url: not set: a router needs"];
+    for (text, role, expected) in [
+        ("", "all", nothing_runs.as_slice()),
+        ("", "worker", &nothing_runs[..1]),
+        ("", "router", &nothing_runs[1..]),
+        ("", "sandbox", &[]),
+        (
+            "[worker]\nlisten = \"0.0.0.0:7401\"\n[integrations.a]\nkind = \"synthetic\"",
+            "worker",
+            &["worker.advertise: "],
+        ),
+        ("[integrations.a]\nkind = \"synthetic\"", "worker", &[]),
+        ("[worker", "all", &["configuration: cannot read the configuration file"]),
+    ] {
+        let output = check(text, &["--role", role], &[]).await;
+        let found = found(&output, "wrong");
+        let as_expected = found.iter().zip(expected).all(|(line, expected)| line.starts_with(expected));
+        assert!(as_expected && found.len() == expected.len(), "{text:?} as {role}: {found:#?}");
+        assert_eq!(output.status.code(), Some(i32::from(!expected.is_empty())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_configuration_names_is_reached_on_request() {
+    let house = House::start().await;
+    let text = |bank: &str, redis: &str| {
+        let text = REACHABLE.replace("$bank", bank).replace("$redis", redis);
+        text.replace("$s3", &house.s3.endpoint())
+    };
+    let bank = format!("http://{}", house.sandbox.local_addr);
+    let variables = |secret| [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", secret)];
+    let redis = house.redis.url();
+
+    let output = check(&text(&bank, &redis), &["--connect"], &variables(SECRET_KEY)).await;
+    assert_ok(&output);
+    let fine = found(&output, "ok").join("\n");
+    for part in [
+        format!("integrations.bank: {bank} takes connections, "),
+        format!("registry: redis 7.0.15 at {}, ", redis.replace("redis://", ""))
+            .replace("7.0.15", &version(&house.redis)),
+        "1 worker in pool default".to_owned(),
+        "payloads: stored s3://weir/payloads/weir-check, ".to_owned(),
+        "worker.listen: 127.0.0.1:0 is free".to_owned(),
+        "settings.max_parallelism: this process may open ".to_owned(),
+    ] {
+        assert!(fine.contains(&part), "{part:?} is missing in {fine}");
+    }
+    assert!(house.bucket().join("payloads/weir-check").exists());
+    assert_eq!(house.sandbox.stats().all.total, 0, "nothing was asked of the bank");
+
+    let output = check(&text("https://127.0.0.1:9", "redis://127.0.0.1:9"), &["--connect"], &variables("wrong")).await;
+    assert_eq!(output.status.code(), Some(1));
+    let wrong = found(&output, "wrong").join("\n");
+    for part in [
+        "integrations.bank: https://127.0.0.1:9: no connection: ",
+        "registry: the registry at 127.0.0.1:9 cannot be reached: ",
+        "payloads: could not store s3://weir/payloads/weir-check",
+        "check key, secret and clock",
+    ] {
+        assert!(wrong.contains(part), "{part:?} is missing in {wrong}");
+    }
+    let taken = house.worker(0).address();
+    let output = check(&format!("[worker]\nlisten = \"{taken}\""), &["--role", "worker", "--connect"], &[]).await;
+    assert!(found(&output, "wrong").join("\n").contains(&format!("worker.listen: cannot listen on {taken}")));
+    house.close().await;
+}
+
+fn version(redis: &RedisServer) -> String {
+    let info = redis.ask("INFO server");
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    version.expect("it says").trim().to_owned()
+}
+
+const MISTAKES: &str = r#"
+[worker]
+listen = "nowhere"
+[router]
+queue_tasks = 0
+default_timeout = "2h"
+[settings]
+file = "$flags"
+[wroker]
+x = 1
+[registry]
+url = "http://u:hunter2@x"
+[payloads]
+store = "s3"
+[sandbox]
+response_bytes = 99999999999
+[integrations.kind]
+kind = "smtp"
+[integrations.url]
+kind = "http"
+base_url = "ftp://x"
+steps = [{ name = "a", path = "/x" }]
+[integrations.template]
+kind = "http"
+base_url = "http://127.0.0.1:9"
+steps = [{ name = "a", path = "/x/{{ nope( }}" }]
+[integrations.token]
+kind = "http"
+base_url = "http://127.0.0.1:9"
+token = { env = "NOPE" }
+steps = [{ name = "a", path = "/x" }]
+[integrations.good]
+kind = "synthetic"
+"#;
+
+const REACHABLE: &str = r#"
+[worker]
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+[router]
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+[sandbox]
+listen = "127.0.0.1:0"
+[registry]
+url = "$redis"
+[payloads]
+store = "s3"
+[payloads.s3]
+bucket = "weir"
+path_style = true
+endpoint = "$s3"
+[integrations.bank]
+kind = "http"
+base_url = "$bank"
+connect_timeout = "5s"
+steps = [{ name = "accounts", path = "/accounts" }]
+"#;
