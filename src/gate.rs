@@ -26,6 +26,8 @@ pub enum State {
     Open,
     /// As many tasks are in flight as the target allows, or more after it was lowered.
     Full,
+    /// There may be room, but the process must not take more.
+    Overloaded,
     /// The worker is ending and takes nothing more.
     Draining,
 }
@@ -52,6 +54,9 @@ pub enum Refused {
         /// How many may.
         target: u32,
     },
+    /// The process must not take more, whatever room there is.
+    #[error("the worker sheds load")]
+    Overloaded,
     /// The worker is ending.
     #[error("the worker is draining")]
     Draining,
@@ -68,6 +73,7 @@ struct Inner {
     state: watch::Sender<State>,
     admitted: Counter,
     refused_full: Counter,
+    refused_overloaded: Counter,
     refused_draining: Counter,
 }
 
@@ -95,6 +101,7 @@ impl Gate {
                 slots: Mutex::new(slots),
                 admitted: metrics::counter!("weir_gate_admitted_total"),
                 refused_full: metrics::counter!("weir_gate_refused_total", "reason" => "full"),
+                refused_overloaded: metrics::counter!("weir_gate_refused_total", "reason" => "overloaded"),
                 refused_draining: metrics::counter!("weir_gate_refused_total", "reason" => "draining"),
             }
         });
@@ -116,6 +123,7 @@ impl Gate {
             Err(refused) => {
                 match refused {
                     Refused::Full { .. } => self.inner.refused_full.increment(1),
+                    Refused::Overloaded => self.inner.refused_overloaded.increment(1),
                     Refused::Draining => self.inner.refused_draining.increment(1),
                 }
                 Err(refused)
@@ -126,6 +134,12 @@ impl Gate {
     /// Changes N from now on. Ends nothing: a lower N is reached as tasks end.
     pub fn resize(&self, target: u32) {
         self.inner.change(|slots| slots.resize(target));
+    }
+
+    /// Takes nothing more while this is set; what is in flight goes on. Never waits for more than the gate's short lock,
+    /// and may be called from any thread.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.inner.change(|slots| slots.set_overloaded(overloaded));
     }
 
     /// Takes nothing more, for good.
@@ -221,6 +235,24 @@ mod tests {
         assert!(gate.admit().is_err());
         gate.resize(1);
         gate.admit().expect("room");
+    }
+
+    #[test]
+    fn an_overloaded_gate_refuses_whatever_room_it_has_and_recovers() {
+        let gate = gate(2);
+        let mut state = gate.state();
+        let held = gate.admit().expect("room");
+        gate.set_overloaded(true);
+        assert_eq!(*state.borrow_and_update(), State::Overloaded);
+        assert_eq!(gate.admit().err(), Some(Refused::Overloaded));
+        assert_eq!(gate.load().in_flight, 1);
+        drop(held);
+        gate.set_overloaded(false);
+        assert_eq!(*state.borrow_and_update(), State::Open);
+        gate.admit().expect("room again");
+        gate.drain();
+        gate.set_overloaded(true);
+        assert_eq!(gate.admit().err(), Some(Refused::Draining));
     }
 
     #[test]

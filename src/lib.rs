@@ -16,6 +16,7 @@ pub mod sandbox;
 
 // ── 1 organs: none imports another
 pub mod gate;
+pub mod overload;
 pub mod integration;
 pub mod payload;
 pub mod registry;

@@ -11,6 +11,7 @@ mod operations;
 mod roster;
 mod run;
 mod service;
+mod shed;
 mod tune;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::gate::{self, Gate};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
+use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
@@ -98,6 +100,8 @@ pub struct Parts {
     pub store: Option<Arc<dyn payload::Store>>,
     /// How payloads are queued and encoded.
     pub payloads: payload::Config,
+    /// When load is shed.
+    pub overload: overload::Config,
     /// The start values of the settings, and the file to watch.
     pub settings: settings::Config,
     /// What the `log_level` setting changes.
@@ -125,6 +129,9 @@ pub enum StartError {
     /// What runs share.
     #[error("worker.environment.{0}")]
     Environment(#[from] integration::Invalid),
+    /// The watchdog's thread.
+    #[error("cannot start the overload watchdog: {0}")]
+    Overload(std::io::Error),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -137,6 +144,7 @@ pub struct Worker {
     server: RunningServer,
     admin: Admin,
     gate: Gate,
+    overload: Overload,
     payloads: Option<Payloads>,
     flush_within: Duration,
     drain_request: DrainRequest,
@@ -162,6 +170,9 @@ impl Worker {
         let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let overload = shed::start(&parts.overload, &integrations, lag.clone(), gate.clone(), &telemetry, &loops);
+        let overload = overload.map_err(StartError::Overload)?;
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
         let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
@@ -169,7 +180,6 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -178,10 +188,12 @@ impl Worker {
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
             roster: Roster::new(integrations.iter()),
+            polls: overload.polls().clone(),
             runs: runs.clone(),
         });
         let inner = Inner {
             gate: gate.clone(),
+            overload: overload.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
@@ -198,6 +210,7 @@ impl Worker {
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(flush_within),
             gate: gate.clone(),
+            overload: overload.clone(),
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
@@ -211,6 +224,7 @@ impl Worker {
             server,
             admin,
             gate,
+            overload,
             payloads,
             flush_within,
             drain_request,
@@ -242,6 +256,11 @@ impl Worker {
         self.gate.load()
     }
 
+    /// What the watchdog has found out.
+    pub fn overload(&self) -> &Overload {
+        &self.overload
+    }
+
     /// The payloads' ledger now; none when payloads are not kept.
     pub fn ledger(&self) -> Option<Ledger> {
         self.payloads.as_ref().map(Payloads::ledger)
@@ -270,7 +289,7 @@ fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &
 fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
     let state: watch::Receiver<gate::State> = gate.state();
     move || match *state.borrow() {
-        gate::State::Open | gate::State::Full => Readiness::Ready,
+        gate::State::Open | gate::State::Full | gate::State::Overloaded => Readiness::Ready,
         gate::State::Draining => Readiness::NotReady("draining".into()),
     }
 }

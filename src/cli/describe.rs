@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::table::{Table, counted, duration, printable};
 use super::{block_on, print};
 use crate::client::operations::Operations;
+use crate::overload::bytes_text;
 use crate::wire::proto::{Description, description};
 
 /// Flags of `weir describe`.
@@ -67,6 +68,9 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     head(text, description, &format!("worker {}", worker.id), &more);
     let gate = worker.gate.clone().unwrap_or_default();
     pair(text, "gate", &format!("{}, {} of {} in flight", gate.state, gate.in_flight, gate.target));
+    if let Some(overload) = &worker.overload {
+        overload_text(text, overload);
+    }
     match &worker.payloads {
         Some(payloads) => pair(text, "payloads", &ledger(payloads)),
         None => pair(text, "payloads", "not kept"),
@@ -103,6 +107,25 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         ]);
     }
     indented(text, &table);
+}
+
+/// What the worker watches in itself.
+fn overload_text(text: &mut String, overload: &description::Overload) {
+    if let (Some(signal), why) = (&overload.shedding, overload.why.as_deref().unwrap_or_default()) {
+        pair(text, "SHEDDING LOAD", &format!("{signal}: {why}"));
+    }
+    let blocked = counted(overload.blocked_threads.into(), "async thread");
+    pair(text, "runtime", &format!("lags {}, {blocked} blocked", duration(overload.lag_seconds)));
+    if let (Some(used), Some(limit)) = (overload.memory_bytes, overload.memory_limit_bytes) {
+        let whose = overload.memory_limit_of.as_deref().unwrap_or_default();
+        pair(text, "memory", &format!("{} of {} ({whose})", bytes_text(used), bytes_text(limit)));
+    }
+    if let Some(ratio) = overload.throttled_ratio {
+        pair(text, "CPU quota", &format!("used up in {:.0}% of the last periods", ratio * 100.0));
+    }
+    if let (Some(used), Some(limit)) = (overload.descriptors, overload.descriptors_limit) {
+        pair(text, "descriptors", &format!("{used} of {limit} open"));
+    }
 }
 
 fn ledger(payloads: &description::Payloads) -> String {

@@ -117,6 +117,7 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
         registry: registry::open(&config.registry, &config.worker.pool, &telemetry)?,
         store: payload::store::open(&config.payloads).await?,
         payloads: config.payloads,
+        overload: config.overload,
         settings: config.settings,
         log_level: logs.level(),
     };

@@ -10,6 +10,7 @@ pub(super) struct Slots {
     target: u32,
     in_flight: u32,
     peak: u32,
+    overloaded: bool,
     draining: bool,
     slot_seconds: f64,
     integrated_until: Instant,
@@ -17,13 +18,22 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(target: u32, now: Instant) -> Self {
-        Slots { target, in_flight: 0, peak: 0, draining: false, slot_seconds: 0.0, integrated_until: now }
+        Slots {
+            target,
+            in_flight: 0,
+            peak: 0,
+            overloaded: false,
+            draining: false,
+            slot_seconds: 0.0,
+            integrated_until: now,
+        }
     }
 
     /// Takes a place; returns the slot-seconds spent before it.
     pub(super) fn admit(&mut self, now: Instant) -> Result<f64, Refused> {
         match self.state() {
             State::Draining => Err(Refused::Draining),
+            State::Overloaded => Err(Refused::Overloaded),
             State::Full => Err(Refused::Full { in_flight: self.in_flight, target: self.target }),
             State::Open => {
                 let before = self.slot_seconds(now);
@@ -43,6 +53,10 @@ impl Slots {
         self.target = target;
     }
 
+    pub(super) fn set_overloaded(&mut self, overloaded: bool) {
+        self.overloaded = overloaded;
+    }
+
     pub(super) fn drain(&mut self) {
         self.draining = true;
     }
@@ -50,6 +64,8 @@ impl Slots {
     pub(super) fn state(&self) -> State {
         if self.draining {
             State::Draining
+        } else if self.overloaded {
+            State::Overloaded
         } else if self.in_flight >= self.target {
             State::Full
         } else {

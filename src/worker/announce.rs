@@ -106,6 +106,7 @@ impl Announcer {
             state: match load.state {
                 gate::State::Open => State::Open,
                 gate::State::Full => State::Full,
+                gate::State::Overloaded => State::Overloaded,
                 gate::State::Draining => State::Draining,
             },
             integrations,

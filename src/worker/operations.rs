@@ -10,6 +10,7 @@ use super::announce::Identity;
 use super::roster::Entry;
 use super::run::Runner;
 use crate::gate::{Gate, Load, State};
+use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
 use crate::task::IntegrationName;
@@ -23,6 +24,7 @@ pub(super) struct WorkerOperations {
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) gate: Gate,
+    pub(super) overload: Overload,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -42,6 +44,7 @@ impl Operated for WorkerOperations {
             integrations: roster.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
+            overload: Some(overload_out(&self.overload)),
         };
         let role = Some(description::Role::Worker(worker));
         Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
@@ -62,9 +65,30 @@ fn gate_out(load: Load) -> description::Gate {
     let state = match load.state {
         State::Open => "open",
         State::Full => "full",
+        State::Overloaded => "overloaded",
         State::Draining => "draining",
     };
     description::Gate { state: state.into(), in_flight: load.in_flight, target: load.target }
+}
+
+fn overload_out(overload: &Overload) -> description::Overload {
+    let shedding = match *overload.pressure().borrow() {
+        Pressure::Calm => None,
+        Pressure::Shedding(signal) => Some(signal.as_str().to_owned()),
+    };
+    let Readings { lag, blocked_threads, memory, throttled, descriptors, .. } = overload.readings();
+    description::Overload {
+        why: shedding.is_some().then(|| overload.why()).flatten(),
+        shedding,
+        lag_seconds: lag.as_secs_f64(),
+        blocked_threads,
+        memory_bytes: memory.map(|(usage, _)| usage.used),
+        memory_limit_bytes: memory.map(|(usage, _)| usage.limit),
+        memory_limit_of: memory.map(|(_, whose)| whose.as_str().to_owned()),
+        throttled_ratio: throttled,
+        descriptors: descriptors.map(|usage| usage.used),
+        descriptors_limit: descriptors.map(|usage| usage.limit),
+    }
 }
 
 fn settings_out(settings: &Settings) -> description::Settings {

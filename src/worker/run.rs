@@ -19,6 +19,7 @@ use super::roster::{Entry, Listed, Roster};
 use crate::gate::Permit;
 use crate::integration::{self, Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
+use crate::overload::Polls;
 use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
 use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
@@ -39,6 +40,8 @@ pub(super) struct Runner {
     pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) metrics: Metrics,
     pub(super) roster: Arc<Roster>,
+    /// Watches the integrations' code while it is polled.
+    pub(super) polls: Arc<Polls>,
     pub(super) runs: Lifecycle,
 }
 
@@ -111,7 +114,7 @@ impl Runner {
         let environment = self.environment.clone();
         let context = Context::new(task.clone(), run, cancel.clone(), recorder.clone(), environment, hold.clone());
         let on_cancel = integration.on_cancel();
-        let mut code = Box::pin(guarded(integration, context));
+        let mut code = self.polls.watch(guarded(integration, context), &task.integration, &task.id);
 
         let end = tokio::select! {
             biased;
@@ -168,14 +171,14 @@ async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returne
 }
 
 /// Waits until a run that was told to stop has done so, and drops it where its integration allows that.
-async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_cancel: OnCancel, hold: &Arc<Hold>) {
+async fn stop(mut code: impl Future<Output = Returned> + Unpin, on_cancel: OnCancel, hold: &Arc<Hold>) {
     let ended = match on_cancel {
         OnCancel::Stop { grace } => timeout(grace, &mut code).await.is_ok(),
         OnCancel::Finish => timeout(OVERDUE_LOGGED_AFTER, &mut code).await.is_ok(),
     };
     if !ended && on_cancel == OnCancel::Finish {
         hold.log_overdue("it may not be dropped");
-        let _ = code.as_mut().await;
+        let _ = (&mut code).await;
     }
     drop_guarded(code);
     // This function's caller and nobody else: otherwise a closure on a blocking thread still runs.
@@ -193,7 +196,7 @@ impl Hold {
 }
 
 /// Drops the integration's future; a panic in one of its destructors is not the worker's end either.
-fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
+fn drop_guarded(code: impl Future) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
         let message = redact::for_log(panic_message(&*panic));
         tracing::warn!("an integration panicked while it was dropped: {message}");

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
+use super::shed;
 use crate::gate::{Gate, Refused};
 use crate::integration::Integrations;
+use crate::overload::Overload;
 use crate::registry::Incarnation;
 use crate::telemetry::Telemetry;
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
@@ -30,6 +32,7 @@ pub(super) struct WorkerService {
 
 pub(super) struct Inner {
     pub(super) gate: Gate,
+    pub(super) overload: Overload,
     pub(super) integrations: Integrations,
     pub(super) incarnation: Incarnation,
     pub(super) timeouts: Timeouts,
@@ -52,6 +55,7 @@ impl Inner {
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
         let permit = self.gate.admit().map_err(|refused| match refused {
             Refused::Full { .. } => TaskError::worker_full(format!("the worker is full: {refused}")),
+            Refused::Overloaded => shed::refusal(&self.overload),
             Refused::Draining => TaskError::draining(refused),
         })?;
         let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });

@@ -127,6 +127,7 @@ async fn run(payloads: &payload::Config) -> payload::Ledger {
         registry: Arc::new(MemoryRegistry::new()),
         store: payload::store::open(payloads).await.expect("valid settings"),
         payloads: payloads.clone(),
+        overload: weir::overload::Config::watch_only(),
         settings: config.settings,
         log_level: Level::fixed(),
     };

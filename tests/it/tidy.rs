@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors from the ground up; on the ground, each module may import only those before it.
 const GROUND: &[&str] = &["task", "lifecycle", "telemetry", "wire"];
-const ORGANS: &[&str] = &["gate", "integration", "payload", "registry", "settings", "admin"];
+const ORGANS: &[&str] = &["gate", "overload", "integration", "payload", "registry", "settings", "admin"];
 const ROLES: &[&str] = &["worker", "router", "sandbox"];
 const ENTRY: &[&str] = &["cli", "client", "config"];
 
