@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::pick::pick;
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
-use crate::task::{IntegrationName, WorkerId};
+use crate::task::{IntegrationName, Priority, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
 
@@ -46,6 +46,9 @@ struct Known {
     own: u32,
     others: u32,
     target: u32,
+    reserved: u32,
+    /// Integrations that it has refused as full, and when.
+    refused: BTreeMap<IntegrationName, Instant>,
     reported_at: Instant,
     failures: u32,
     suspected_until: Option<Instant>,
@@ -61,11 +64,13 @@ pub(super) struct Placement {
 }
 
 /// How a call that had a placement ended, as far as the view can learn from it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Learned {
     /// The worker answered.
     Answered,
-    /// It refused for this reason.
+    /// It refused because it runs as many tasks of this integration as it may.
+    IntegrationFull(IntegrationName),
+    /// It refused for this other reason.
     Refused(Reason),
     /// It could not be reached.
     Unreachable,
@@ -79,6 +84,8 @@ pub(super) enum Served {
     Yes,
     ByNobody,
     NoWorkers,
+    /// By workers that spare it, all of them.
+    Broken,
 }
 
 /// Counts for the metrics.
@@ -129,7 +136,8 @@ impl View {
             self.list(&presence);
         }
         if let Some(known) = self.workers.get_mut(&presence.worker) {
-            known.report(presence.in_flight, presence.target, now);
+            let Presence { in_flight, target, reserved, .. } = presence;
+            known.report(LoadReport { in_flight, target, reserved }, now);
             known.presence = presence;
             known.missing_since = None;
         }
@@ -142,6 +150,8 @@ impl View {
             own: 0,
             others: presence.in_flight,
             target: presence.target,
+            reserved: presence.reserved,
+            refused: BTreeMap::new(),
             reported_at: now,
             failures: 0,
             suspected_until: None,
@@ -200,11 +210,15 @@ impl View {
     pub(super) fn reserve(
         &mut self,
         integration: &IntegrationName,
+        priority: Priority,
         random: &mut impl Rng,
         now: Instant,
     ) -> Option<Placement> {
         let serving = self.serving.get(integration)?;
-        let load = |index: usize| self.workers.get(&serving[index])?.load(self.stale, now);
+        let load = |index: usize| {
+            let known = self.workers.get(&serving[index])?;
+            if known.keeps_out(integration, self.stale, now) { None } else { known.load(priority, self.stale, now) }
+        };
         let picked = pick(serving.len(), random, load)?;
         let known = self.workers.get_mut(&serving[picked])?;
         known.own += 1;
@@ -219,7 +233,7 @@ impl View {
         }
         known.own = known.own.saturating_sub(1);
         if let Some(load) = load {
-            known.report(load.in_flight, load.target, now);
+            known.report(load, now);
         }
         known.learn(learned, now);
     }
@@ -231,11 +245,11 @@ impl View {
 
     /// Whether anyone runs an integration.
     pub(super) fn serves(&self, integration: &IntegrationName) -> Served {
-        match (self.serving.contains_key(integration), self.workers.is_empty()) {
-            (true, _) => Served::Yes,
-            (false, true) => Served::NoWorkers,
-            (false, false) => Served::ByNobody,
-        }
+        let Some(serving) = self.serving.get(integration) else {
+            return if self.workers.is_empty() { Served::NoWorkers } else { Served::ByNobody };
+        };
+        let spares = |worker: &WorkerId| self.workers.get(worker).is_some_and(|known| known.spares(integration));
+        if !self.stale && serving.iter().all(spares) { Served::Broken } else { Served::Yes }
     }
 
     /// The view in numbers.
@@ -264,14 +278,32 @@ impl Known {
         self.others.saturating_add(self.own)
     }
 
-    fn report(&mut self, in_flight: u32, target: u32, now: Instant) {
-        self.others = in_flight.saturating_sub(self.own);
-        self.target = target;
+    fn report(&mut self, load: LoadReport, now: Instant) {
+        self.others = load.in_flight.saturating_sub(self.own);
+        (self.target, self.reserved) = (load.target, load.reserved);
         self.reported_at = now;
+    }
+
+    /// Whether the worker spares the integration, because it fails.
+    fn spares(&self, integration: &IntegrationName) -> bool {
+        self.presence.broken.binary_search(integration).is_ok()
+    }
+
+    /// Whether a call for this integration would be in vain, though there may be room for others.
+    fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
+        let refused = self.refused.get(integration);
+        let is_full = || self.presence.full.binary_search(integration).is_ok();
+        // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
+        (!stale && (self.spares(integration) || is_full()))
+            || refused.is_some_and(|at| now.duration_since(*at) < REPORT_TRUSTED)
     }
 
     fn learn(&mut self, learned: Learned, now: Instant) {
         match learned {
+            // Bounded: only what the worker serves is asked of it.
+            Learned::IntegrationFull(integration) => {
+                self.refused.insert(integration, now);
+            }
             Learned::Answered => (self.failures, self.suspected_until) = (0, None),
             Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
             Learned::Refused(Reason::Overloaded) => self.presence.state = State::Overloaded,
@@ -286,7 +318,7 @@ impl Known {
     }
 
     /// The share of places taken, or `None` when a call would be in vain.
-    fn load(&self, stale: bool, now: Instant) -> Option<f64> {
+    fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
         let trusted = match (self.presence.state, stale) {
             (State::Draining | State::Overloaded, _) => return None,
             (State::Full, false) => None,
@@ -297,9 +329,11 @@ impl Known {
             return None;
         }
         let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);
-        if self.estimate() < self.target {
+        let reserved = if priority == Priority::Batch { self.reserved } else { 0 };
+        let target = self.target.saturating_sub(reserved);
+        if self.estimate() < target {
             Some(f64::from(self.estimate()) / f64::from(self.target))
-        } else if self.own < self.target && report_is_old() {
+        } else if self.own < target && report_is_old() {
             Some(1.0)
         } else {
             None

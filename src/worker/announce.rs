@@ -103,12 +103,15 @@ impl Announcer {
             pool,
             target: load.target,
             in_flight: load.in_flight,
+            reserved: 0,
             state: match load.state {
                 gate::State::Open => State::Open,
                 gate::State::Full => State::Full,
                 gate::State::Draining => State::Draining,
             },
             integrations,
+            full: Vec::new(),
+            broken: Vec::new(),
             settings_version: self.settings.borrow().version.clone(),
         }
     }
@@ -116,7 +119,11 @@ impl Announcer {
 
 /// Whether routers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
-    announced.state != now.state || announced.target != now.target || announced.settings_version != now.settings_version
+    let standing = |presence: &Presence| (presence.state, presence.target, presence.takes_batch());
+    let kept_out = |presence: &Presence| (presence.full.clone(), presence.broken.clone());
+    standing(announced) != standing(now)
+        || kept_out(announced) != kept_out(now)
+        || announced.settings_version != now.settings_version
 }
 
 fn report(error: &RegistryError) {

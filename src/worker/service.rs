@@ -67,7 +67,7 @@ impl Inner {
 
     fn load(&self) -> LoadReport {
         let load = self.gate.load();
-        LoadReport { in_flight: load.in_flight, target: load.target }
+        LoadReport { in_flight: load.in_flight, target: load.target, reserved: 0 }
     }
 }
 
