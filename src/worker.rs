@@ -14,6 +14,7 @@ mod service;
 mod tune;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub struct Config {
     pub admin: admin::Config,
     /// The worker's name in the registry. Without one: a new one for each start.
     pub id: Option<WorkerId>,
+    /// Where the worker notes how it ends, for the next one on this host. Without one: `$STATE_DIRECTORY`, which systemd
+    /// sets, or else a directory among the temporary ones.
+    pub state_dir: Option<PathBuf>,
     /// The pool to serve in.
     pub pool: PoolName,
     /// The timeout of tasks that have none.
@@ -78,6 +82,7 @@ impl Default for Config {
             advertise: None,
             admin: admin::Config { listen: ([127, 0, 0, 1], 9401).into() },
             id: None,
+            state_dir: None,
             pool: PoolName::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
@@ -293,6 +298,13 @@ fn reachable(host: url::Host<&str>) -> bool {
 }
 
 impl Config {
+    /// What tells this worker from others on the host, from one start to the next; none when it has neither an id nor a
+    /// port of its own.
+    pub fn known_as(&self) -> Option<String> {
+        let by_port = || (self.listen.port() != 0).then(|| format!("worker-{}", self.listen.port()));
+        self.id.as_ref().map(ToString::to_string).or_else(by_port)
+    }
+
     /// Where routers reach a worker of this configuration that listens on `local`.
     pub fn advertised(&self, local: SocketAddr) -> Result<String, StartError> {
         match &self.advertise {

@@ -12,6 +12,7 @@ mod exec;
 mod exec_sdks;
 mod fleet;
 mod foreign_clients;
+mod last_exit;
 mod live_settings;
 mod never_arrived;
 mod outages;

@@ -93,10 +93,17 @@ impl Process {
         let file = |path| File::create(path).expect("a file in the fleet's directory");
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Each notes its end in its own directory: others have the same names.
+        command.env("STATE_DIRECTORY", directory);
         command.envs(variables.iter().copied()).current_dir(directory).process_group(0);
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log));
         let child = command.spawn().unwrap_or_else(|error| panic!("{} starts: {error}", program.display()));
         Process { name: name.to_owned(), child, out, log, ended: false }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to stdout.
