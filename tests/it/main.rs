@@ -22,6 +22,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod soak;
 mod submit_many;
 mod support;
 mod tasks;
