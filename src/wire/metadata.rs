@@ -49,7 +49,7 @@ impl Call {
 /// A worker's load, on each of its replies, refusals included: `weir-load: in_flight/target`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Tasks that hold a permit.
+    /// Slots that are held.
     pub in_flight: u32,
     /// How many may.
     pub target: u32,

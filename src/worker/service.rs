@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
-use crate::gate::{Gate, Refused};
+use crate::gate::{Gate, Refused, Want};
 use crate::integration::Integrations;
 use crate::registry::Incarnation;
 use crate::telemetry::Telemetry;
@@ -50,10 +50,7 @@ impl Inner {
         }
         let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
-        let permit = self.gate.admit().map_err(|refused| match refused {
-            Refused::Full { .. } => TaskError::worker_full(format!("the worker is full: {refused}")),
-            Refused::Draining => TaskError::draining(refused),
-        })?;
+        let permit = self.gate.admit(&Want::from(&task)).map_err(refusal)?;
         let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });
         let outcome = run.outcome().await;
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
@@ -67,7 +64,19 @@ impl Inner {
 
     fn load(&self) -> LoadReport {
         let load = self.gate.load();
-        LoadReport { in_flight: load.in_flight, target: load.target }
+        LoadReport { in_flight: load.held(), target: load.target }
+    }
+}
+
+fn refusal(refused: Refused) -> TaskError {
+    match refused {
+        Refused::Full { .. } | Refused::Reserve { .. } => {
+            TaskError::worker_full(format!("the worker is full: {refused}"))
+        }
+        Refused::IntegrationFull { .. } => TaskError::integration_full(refused),
+        Refused::TenantFull { .. } => TaskError::tenant_full(refused),
+        Refused::Overloaded => TaskError::overloaded(refused),
+        Refused::Draining => TaskError::draining(refused),
     }
 }
 
