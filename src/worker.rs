@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin, Readiness};
-use crate::gate::{self, Gate};
+use crate::gate::{self, Gate, Standing};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Ledger, Payloads};
@@ -164,7 +164,8 @@ impl Worker {
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
         let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
-        let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let gate = Gate::new(settings.borrow().limits(), integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
@@ -174,7 +175,6 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -271,11 +271,11 @@ fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &
     );
 }
 
-/// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.
+/// A worker can serve unless it is ending. That it is full or overloaded, or the registry away, is no reason to restart it.
 fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
-    let state: watch::Receiver<gate::State> = gate.state();
-    move || match *state.borrow() {
-        gate::State::Open | gate::State::Full => Readiness::Ready,
+    let standing: watch::Receiver<Standing> = gate.standing();
+    move || match standing.borrow().state {
+        gate::State::Open | gate::State::Full | gate::State::Overloaded => Readiness::Ready,
         gate::State::Draining => Readiness::NotReady("draining".into()),
     }
 }

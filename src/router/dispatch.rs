@@ -56,6 +56,7 @@ type Answer = Result<Reservation, TaskError>;
 pub(super) struct Reservation {
     dispatcher: Dispatcher,
     placement: Placement,
+    integration: IntegrationName,
     learned: Learned,
     load: Option<LoadReport>,
 }
@@ -105,7 +106,7 @@ impl Dispatcher {
         if queue.is_first(place)
             && let Some(placement) = view.reserve(&place.integration, place.priority, random, now)
         {
-            return Ok(self.reservation(placement));
+            return Ok(self.reservation(placement, place.integration.clone()));
         }
         match view.serves(&place.integration) {
             Served::ByNobody if !view.is_stale() => return Err(TurnedAway(unknown_integration(&place.integration))),
@@ -200,19 +201,22 @@ impl Dispatcher {
             let State { view, queue, random, .. } = &mut *state;
             let served = match queue.is_empty() {
                 true => Vec::new(),
-                false => queue.serve(|integration, priority| view.reserve(integration, priority, random, now)),
+                false => queue.serve(|integration, priority| {
+                    let placement = view.reserve(integration, priority, random, now)?;
+                    Some((placement, integration.clone()))
+                }),
             };
             (result, served)
         };
-        for (waiter, placement) in served {
+        for (waiter, (placement, integration)) in served {
             // A waiter that has just left drops its reservation here, outside the lock, which serves the next.
-            let _ = waiter.answer.send(Ok(self.reservation(placement)));
+            let _ = waiter.answer.send(Ok(self.reservation(placement, integration)));
         }
         result
     }
 
-    fn reservation(&self, placement: Placement) -> Reservation {
-        Reservation { dispatcher: self.clone(), placement, learned: Learned::Nothing, load: None }
+    fn reservation(&self, placement: Placement, integration: IntegrationName) -> Reservation {
+        Reservation { dispatcher: self.clone(), placement, integration, learned: Learned::Nothing, load: None }
     }
 }
 
@@ -230,9 +234,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let (placement, load) = (&self.placement, self.load);
-        let learned = std::mem::replace(&mut self.learned, Learned::Nothing);
-        self.dispatcher.change(|state, now| state.view.release(placement, learned, load, now));
+        let Reservation { placement, integration, learned, load, .. } = &*self;
+        self.dispatcher.change(|state, now| state.view.release(placement, integration, *learned, *load, now));
     }
 }
 

@@ -100,9 +100,6 @@ impl Inner {
             Ok(Err(status)) => {
                 let failed = Failed::read(&status);
                 let learned = match &failed {
-                    Failed::Refused(error) if error.reason == Reason::IntegrationFull => {
-                        Learned::IntegrationFull(task.integration.clone())
-                    }
                     Failed::Refused(error) => Learned::Refused(error.reason),
                     Failed::Unsent(_) => Learned::Unreachable,
                     Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Unreachable,

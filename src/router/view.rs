@@ -47,8 +47,8 @@ struct Known {
     others: u32,
     target: u32,
     reserved: u32,
-    /// Integrations that it has refused as full, and when.
-    refused: BTreeMap<IntegrationName, Instant>,
+    /// Integrations that it takes no more of, by its replies, and when it said so.
+    kept_out: BTreeMap<IntegrationName, Instant>,
     reported_at: Instant,
     failures: u32,
     suspected_until: Option<Instant>,
@@ -64,13 +64,11 @@ pub(super) struct Placement {
 }
 
 /// How a call that had a placement ended, as far as the view can learn from it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Learned {
     /// The worker answered.
     Answered,
-    /// It refused because it runs as many tasks of this integration as it may.
-    IntegrationFull(IntegrationName),
-    /// It refused for this other reason.
+    /// It refused for this reason.
     Refused(Reason),
     /// It could not be reached.
     Unreachable,
@@ -137,7 +135,7 @@ impl View {
         }
         if let Some(known) = self.workers.get_mut(&presence.worker) {
             let Presence { in_flight, target, reserved, .. } = presence;
-            known.report(LoadReport { in_flight, target, reserved }, now);
+            known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
         }
@@ -151,7 +149,7 @@ impl View {
             others: presence.in_flight,
             target: presence.target,
             reserved: presence.reserved,
-            refused: BTreeMap::new(),
+            kept_out: BTreeMap::new(),
             reported_at: now,
             failures: 0,
             suspected_until: None,
@@ -226,14 +224,22 @@ impl View {
     }
 
     /// A call has ended: it no longer counts, and what it taught is kept.
-    pub(super) fn release(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>, now: Instant) {
+    pub(super) fn release(
+        &mut self,
+        placement: &Placement,
+        integration: &IntegrationName,
+        learned: Learned,
+        load: Option<LoadReport>,
+        now: Instant,
+    ) {
         let Some(known) = self.workers.get_mut(&placement.worker) else { return };
         if known.presence.incarnation != placement.incarnation {
             return;
         }
         known.own = known.own.saturating_sub(1);
         if let Some(load) = load {
-            known.report(load, now);
+            known.report(load.in_flight, load.target, load.reserved, now);
+            known.report_of(integration, load.keeps_out, now);
         }
         known.learn(learned, now);
     }
@@ -278,10 +284,20 @@ impl Known {
         self.others.saturating_add(self.own)
     }
 
-    fn report(&mut self, load: LoadReport, now: Instant) {
-        self.others = load.in_flight.saturating_sub(self.own);
-        (self.target, self.reserved) = (load.target, load.reserved);
+    fn report(&mut self, in_flight: u32, target: u32, reserved: u32, now: Instant) {
+        self.others = in_flight.saturating_sub(self.own);
+        (self.target, self.reserved) = (target, reserved);
         self.reported_at = now;
+    }
+
+    /// What a reply says of its own integration is newer than what the registry said.
+    fn report_of(&mut self, integration: &IntegrationName, keeps_out: bool, now: Instant) {
+        if keeps_out {
+            self.kept_out.insert(integration.clone(), now);
+        } else {
+            self.kept_out.remove(integration);
+            self.presence.full.retain(|full| full != integration);
+        }
     }
 
     /// Whether the worker spares the integration, because it fails.
@@ -291,19 +307,15 @@ impl Known {
 
     /// Whether a call for this integration would be in vain, though there may be room for others.
     fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
-        let refused = self.refused.get(integration);
+        let said = self.kept_out.get(integration);
         let is_full = || self.presence.full.binary_search(integration).is_ok();
         // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
         (!stale && (self.spares(integration) || is_full()))
-            || refused.is_some_and(|at| now.duration_since(*at) < REPORT_TRUSTED)
+            || said.is_some_and(|at| now.duration_since(*at) < REPORT_TRUSTED)
     }
 
     fn learn(&mut self, learned: Learned, now: Instant) {
         match learned {
-            // Bounded: only what the worker serves is asked of it.
-            Learned::IntegrationFull(integration) => {
-                self.refused.insert(integration, now);
-            }
             Learned::Answered => (self.failures, self.suspected_until) = (0, None),
             Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
             Learned::Refused(Reason::Overloaded) => self.presence.state = State::Overloaded,

@@ -173,6 +173,8 @@ struct Tally {
     submitted: u64,
     outcomes: BTreeMap<&'static str, u64>,
     errors: BTreeMap<&'static str, u64>,
+    /// The words of those that say that nobody knows.
+    unknown: BTreeMap<String, u64>,
     gone: u64,
     wrong: Vec<String>,
 }
@@ -239,6 +241,9 @@ impl Soak {
             Came::Error(error) => {
                 if error.started() == Started::No && starts > 0 {
                     tally.wrong.push(format!("{id} ran, and its caller was told that it never did: {error}"));
+                }
+                if error.started() == Started::Unknown {
+                    *tally.unknown.entry(error.message()).or_default() += 1;
                 }
                 *tally.errors.entry(error.reason()).or_default() += 1;
             }
@@ -335,9 +340,9 @@ async fn soak(time: Duration) {
     }
     callers.wait(LONG * 2).await.expect("each caller has its answer");
 
-    let wrong = std::mem::take(&mut soak.tally.lock().wrong);
+    let tally = std::mem::take(&mut *soak.tally.lock());
+    let wrong = &tally.wrong;
     let violations: Vec<_> = soak.watches.iter().flat_map(|watch| watch.lock().violations.clone()).collect();
-    let tally = soak.tally.lock();
     let answered: u64 = tally.outcomes.values().chain(tally.errors.values()).sum();
     println!(
         "{} tasks submitted in {} s: {answered} answered, {} callers left; over-admissions {}, lost or doubled {}",
@@ -347,11 +352,10 @@ async fn soak(time: Duration) {
         violations.len(),
         wrong.len(),
     );
-    println!("  outcomes {:?}\n  errors   {:?}", tally.outcomes, tally.errors);
+    println!("  outcomes {:?}\n  errors   {:?} {:?}", tally.outcomes, tally.errors, tally.unknown);
     assert!(violations.is_empty(), "admitted over a limit: {violations:#?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(tally.outcomes.contains_key("ok") && answered + tally.gone == tally.submitted, "{tally:?}");
-    drop(tally);
 
     for index in 0..WORKERS {
         house.until_in_flight(index, 0).await;

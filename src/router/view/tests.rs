@@ -45,8 +45,12 @@ impl Bench {
     }
 
     fn release(&mut self, placement: &Placement, learned: Learned, load: Option<(u32, u32)>) {
-        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target, reserved: 0 });
-        self.view.release(placement, learned, load, self.now);
+        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target, reserved: 0, keeps_out: false });
+        self.release_with(placement, learned, load);
+    }
+
+    fn release_with(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>) {
+        self.view.release(placement, &"bank".parse().expect("an integration"), learned, load, self.now);
     }
 }
 
@@ -158,8 +162,7 @@ fn batch_tasks_leave_alone_what_is_reserved_for_people() {
     assert!(bench.reserve_for(Priority::Batch).is_none());
     assert!(bench.reserve().is_some() && bench.reserve().is_some());
     assert!(bench.reserve().is_none(), "all three are taken");
-    let load = LoadReport { in_flight: 2, target: 3, reserved: 0 };
-    bench.view.release(&batch, Learned::Answered, Some(load), bench.now);
+    bench.release(&batch, Learned::Answered, Some((2, 3)));
     assert!(bench.reserve_for(Priority::Batch).is_some(), "people fill the reserve themselves");
 }
 
@@ -179,12 +182,19 @@ fn an_integration_that_is_kept_out_costs_no_call() {
 }
 
 #[test]
-fn a_refused_integration_is_not_asked_for_again_at_once() {
+fn replies_tell_at_once_whether_an_integration_is_kept_out() {
+    let bank: IntegrationName = "bank".parse().expect("an integration");
+    let full = Presence { full: vec![bank], ..presence("w1", 0, 9, State::Open) };
     let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
-    let placement = bench.reserve().expect("room");
-    let bank = "bank".parse().expect("an integration");
-    bench.release(&placement, Learned::IntegrationFull(bank), Some((5, 9)));
+    let (first, second) = (bench.reserve().expect("room"), bench.reserve().expect("room"));
+    let says = |keeps_out| Some(LoadReport { in_flight: 1, target: 9, reserved: 0, keeps_out });
+    bench.release_with(&first, Learned::Refused(Reason::IntegrationFull), says(true));
+    assert!(bench.reserve().is_none());
+    bench.view.present(Presence { incarnation: second.incarnation, ..full }, bench.now);
+    bench.release_with(&second, Learned::Answered, says(false));
+    let third = bench.reserve().expect("one has just ended, whatever the registry said before");
+    bench.release_with(&third, Learned::Answered, says(true));
     assert!(bench.reserve().is_none());
     bench.now += REPORT_TRUSTED;
-    assert!(bench.reserve().is_some());
+    assert!(bench.reserve().is_some(), "an old report is not believed for ever");
 }
