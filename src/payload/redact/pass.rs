@@ -135,12 +135,13 @@ impl<'r> Pass<'r> {
                 redacted.push_str(&self.pairs(part, true)?);
             }
         }
-        Ok(redacted)
+        if holds_entities(&redacted) { Ok(self.text(&redacted)?.into_owned()) } else { Ok(redacted) }
     }
 
     /// The body of a form.
     pub fn form<'t>(&mut self, form: &'t str) -> Result<Cow<'t, str>, Stop> {
-        self.pairs(form, false)
+        let pairs = self.pairs(form, false)?;
+        if holds_entities(&pairs) { self.text_of(pairs) } else { Ok(pairs) }
     }
 
     /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
@@ -306,6 +307,11 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
         }
     }
     edits
+}
+
+/// Whether a URL or a form may hold `&#64;`, which is in several of its parts at once.
+fn holds_entities(text: &str) -> bool {
+    text.contains("&#")
 }
 
 /// Encoded for a form or a query, placeholders apart.
