@@ -72,13 +72,10 @@ pub async fn serve(listener: TcpListener, service: S3Service, tls: Option<TlsAcc
         let (service, token, tls) = (service.clone(), token.clone(), tls.clone());
         lifecycle.spawn("s3 connection", async move {
             let connection = async {
-                match tls {
-                    None => answer(socket, service).await,
-                    // Whom the client does not trust gets no further.
-                    Some(tls) => match tls.accept(socket).await {
-                        Ok(socket) => answer(socket, service).await,
-                        Err(_) => {}
-                    },
+                let Some(tls) = tls else { return answer(socket, service).await };
+                // Whom the client does not trust gets no further.
+                if let Ok(socket) = tls.accept(socket).await {
+                    answer(socket, service).await;
                 }
             };
             let _ = token.run_until_cancelled(connection).await;
