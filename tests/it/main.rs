@@ -5,6 +5,7 @@ mod bad_input;
 mod canary;
 mod check;
 mod cli;
+mod corpus;
 mod dashboards;
 mod documents;
 mod ending;
