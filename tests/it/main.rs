@@ -23,6 +23,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod slow_bank;
 mod soak;
 mod submit_many;
 mod support;

@@ -45,15 +45,24 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Optio
     }
 }
 
-/// The body of an answer of 200, or nothing.
+/// The body of a successful answer, or nothing.
 pub fn try_get(address: SocketAddr, path: &str) -> Option<String> {
+    ask(address, "GET", path)
+}
+
+/// Whether a request without a body was answered with success.
+pub fn post(address: SocketAddr, path: &str) -> bool {
+    ask(address, "POST", path).is_some()
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LONG)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    head.starts_with("HTTP/1.1 2").then(|| body.to_owned())
 }
 
 /// The same, where it must be there.
