@@ -237,3 +237,70 @@ impl<N: fmt::Display, V: Copy + Into<Value>> Serialize for ByName<N, V> {
         self.write().serialize(serializer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    type Caps = ByName<IntegrationName, Cap>;
+
+    fn caps(json: Value) -> Result<Caps, String> {
+        Caps::read(json.as_object().expect("an object")).map_err(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn caps_are_slots_or_shares_and_read_back_as_they_were_written() {
+        let written = json!({"*": "50%", "bank": 10, "broker": "12.5%", "scraper": "7%", "stopped": 0});
+        let read = caps(written.clone()).expect("good");
+        assert_eq!(Value::from(read.write()), written);
+        assert_eq!(serde_json::from_value::<Caps>(written).expect("good"), read);
+        let of = |text: &str| read.get(&text.parse().expect("a name"));
+        assert_eq!(
+            [of("bank"), of("stopped"), of("unlisted")],
+            [Some(Cap::Slots(10)), Some(Cap::Slots(0)), Some(Cap::Share(0.5))]
+        );
+        assert_eq!(caps(json!({"bank": 10.0})), caps(json!({"bank": 10})));
+        assert!(caps(json!({})).expect("good").is_empty());
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_with_what_would_be_right() {
+        for (entry, mentions) in [
+            (json!({"bank": "ten"}), "its entry \"bank\" is \"ten\": use an integer from 0 to 100000 or a share"),
+            (json!({"*": -1}), "its entry \"*\" is -1: use an integer"),
+            (json!({"bank": 0.5}), "a share of N such as \"50%\""),
+            (json!({"bank": "0%"}), "is \"0%\""),
+            (json!({"bank": "101%"}), "is \"101%\""),
+            (json!({"bank": "NaN%"}), "is \"NaN%\""),
+            (json!({"bank": null}), "is null"),
+            (json!({"bank": 100_001}), "is 100001"),
+            (json!({"Bank": 1}), "integration \"Bank\" is not valid: use 1 to 64 characters of a-z"),
+        ] {
+            let error = caps(entry).expect_err(mentions);
+            assert!(error.contains(mentions), "{error}");
+        }
+        let weights = |json: Value| serde_json::from_value::<ByName<IntegrationName, Weight>>(json);
+        assert_eq!(weights(json!({"bank": 3})).expect("good").get(&"bank".parse().expect("a name")), Some(Weight(3)));
+        let error = weights(json!({"bank": 0})).expect_err("nothing weighs nothing").to_string();
+        assert_eq!(error, "its entry \"bank\" is 0: use an integer from 1 to 100000");
+    }
+
+    #[test]
+    fn a_share_of_n_is_rounded_up_and_a_cap_is_never_more_than_n() {
+        let share = |percent: f64, target| Cap::Share(percent / 100.0).of(target);
+        assert_eq!([share(50.0, 5), share(1.0, 30), share(100.0, 30), share(50.0, 0)], [3, 1, 30, 0]);
+        for percent in 1..=100 {
+            assert_eq!(share(f64::from(percent), 100), percent, "decimals are not exact, but the slots are");
+        }
+        assert_eq!([Cap::Slots(5).of(3), Cap::Slots(0).of(3)], [3, 0]);
+    }
+
+    #[test]
+    fn the_reserve_leaves_batch_a_slot_unless_it_is_all() {
+        let reserve = |share, target| Limits { interactive_reserve: share, ..Limits::of(target) }.reserve();
+        assert_eq!([reserve(0.2, 30), reserve(0.2, 11), reserve(0.0, 30), reserve(0.5, 0)], [6, 3, 0, 0]);
+        assert_eq!([reserve(0.2, 1), reserve(0.99, 10), reserve(1.0, 10)], [0, 9, 10]);
+    }
+}

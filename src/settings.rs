@@ -242,6 +242,37 @@ mod tests {
     }
 
     #[test]
+    fn limits_by_name_apply_whole_or_not_at_all() {
+        let last = Config::default().start();
+        let good = [
+            ("interactive_reserve", json!(0.2)),
+            ("integration_caps", json!({"*": "50%", "bank": 10})),
+            ("tenant_caps", json!({"*": 5, "Acme": "40%"})),
+            ("integration_weights", json!({"scraper": 5})),
+        ];
+        let (settings, rejections) = settings_after(&good, &last);
+        assert!(rejections.is_empty(), "{rejections:?}");
+        for (key, value) in good {
+            assert_eq!(spec(key).expect("known").value(&settings), value);
+        }
+        let limits = settings.limits();
+        assert_eq!((limits.target, limits.reserve()), (30, 6));
+
+        let bad = json!({"bank": 10, "broker": "many"});
+        let (kept, rejections) = settings_after(&[("integration_caps", bad)], &settings);
+        assert_eq!(kept.integration_caps, settings.integration_caps);
+        assert_eq!(
+            rejections,
+            [
+                "integration_caps: {\"bank\":10,\"broker\":\"many\"} is not valid, its entry \"broker\" is \"many\": use an \
+              integer from 0 to 100000 or a share of N such as \"50%\"; keeping {\"*\":\"50%\",\"bank\":10}"
+            ]
+        );
+        let (_, rejections) = settings_after(&[("tenant_caps", json!("50%"))], &settings);
+        assert!(rejections[0].contains("\"50%\" is not valid, use an object of integers"), "{rejections:?}");
+    }
+
+    #[test]
     fn a_typo_is_reported() {
         let (_, rejections) = settings_after(&[("max_paralelism", json!(1))], &Config::default().start());
         assert!(rejections[0].contains("the settings are max_parallelism, interactive_reserve"), "{rejections:?}");

@@ -182,7 +182,7 @@ impl Worker {
             payloads: payloads.clone(),
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
-            roster: Roster::new(integrations.iter()),
+            roster: Arc::new(Roster::default()),
             runs: runs.clone(),
         });
         let inner = Inner {

@@ -49,6 +49,13 @@ pub(super) struct Place {
     pub(super) task_seconds_before: f64,
 }
 
+#[cfg(test)]
+impl Place {
+    pub(super) fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
 impl Slots {
     pub(super) fn new(limits: Limits, integrations: impl IntoIterator<Item = IntegrationName>, now: Instant) -> Self {
         let mut slots = Slots {
@@ -288,5 +295,12 @@ impl Slots {
 
     fn room_for_batch(&self) -> u32 {
         self.load().room_for(Priority::Batch)
+    }
+
+    /// Whether every number that is kept is back at its start.
+    #[cfg(test)]
+    pub(super) fn holds_nothing(&self) -> bool {
+        let free = self.bulkheads.iter().all(|bulkhead| bulkhead.held == 0 && bulkhead.in_flight == 0);
+        free && self.tenants.is_empty() && self.held() == 0 && self.in_flight == 0
     }
 }

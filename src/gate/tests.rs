@@ -1,3 +1,6 @@
+mod interleavings;
+mod threads;
+
 use std::time::Duration;
 
 use super::*;
@@ -139,10 +142,10 @@ fn a_heavy_task_holds_what_it_weighs_but_no_limit_makes_it_wait_for_ever() {
     assert_eq!((gate.load().held(), gate.load().in_flight), (5, 1));
     assert_eq!(refusal(&gate, "batch scraper acme"), "5 of 8 slots are held, and the task needs 5");
     assert_eq!(&*gate.standing().borrow().full, [name("scraper")], "the gate is open, but not for this one");
-    let _bank = admit(&gate, TASK);
+    let bank = admit(&gate, TASK);
     drop(scraper);
     assert_eq!(gate.load().held(), 1);
-    drop(_bank);
+    drop(bank);
     let low = [
         Limits { target: 3, ..heavy.clone() },
         Limits { integration_caps: capped("scraper", Cap::Slots(3)), ..heavy.clone() },

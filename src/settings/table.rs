@@ -37,7 +37,7 @@ pub const TABLE: &[Spec] = &[
     Spec {
         key: "max_parallelism",
         unit: "slots",
-        affects: "how many tasks the worker admits at a time; lowering it ends nothing, 0 takes nothing new",
+        affects: "how many slots the worker's tasks hold at a time; lowering it ends nothing, 0 takes nothing new",
         kind: Kind::Integer(0..=MAX_SLOTS, |settings| &mut settings.max_parallelism),
     },
     Spec {
