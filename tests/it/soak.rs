@@ -89,7 +89,11 @@ impl Watch {
         // fits one that may be in force.
         let limits: Vec<_> = self.in_force().cloned().collect();
         let fits = |within: &dyn Fn(&Limits) -> bool| limits.iter().any(within);
-        let reserve = |limits: &Limits| (limits.reserve * limits.max_parallelism as f64).ceil() as usize;
+        // It leaves batch one slot.
+        let reserve = |limits: &Limits| {
+            let share = (limits.reserve * limits.max_parallelism as f64).ceil() as usize;
+            share.min(limits.max_parallelism.saturating_sub(1))
+        };
         let fit = fits(&|limits| all <= limits.max_parallelism)
             && fits(&|limits| of_integration <= limits.of_integration)
             && fits(&|limits| of_tenant <= limits.of_tenant)
