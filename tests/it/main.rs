@@ -17,6 +17,7 @@ mod last_exit;
 mod live_settings;
 mod never_arrived;
 mod outages;
+mod payload_balance;
 mod payload_s3;
 mod payload_spool;
 mod processes;
