@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("could not listen on {}", arguments.listen))?;
     println!("http://{}", listener.local_addr()?);
     let lifecycle = Lifecycle::new();
-    lifecycle.spawn("s3 server", s3::serve(listener, s3::service(&arguments.directory), lifecycle.clone()));
+    lifecycle.spawn("s3 server", s3::serve(listener, s3::service(&arguments.directory), None, lifecycle.clone()));
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

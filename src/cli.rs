@@ -140,13 +140,20 @@ fn start_logs(config: &Config) -> anyhow::Result<Logs> {
     Ok(logs)
 }
 
+/// Async threads on one core, too: an integration that blocks one of them must not stop all the others.
+const LEAST_THREADS: usize = 2;
+
 /// Runs a program on a runtime of its own, and does not wait for ever for its blocking threads.
 fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime: Runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("weir")
-        .build()
-        .context("cannot start the runtime")?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("weir");
+    // tokio's own choice is one thread per core, or what TOKIO_WORKER_THREADS says.
+    if std::thread::available_parallelism().map_or(1, usize::from) < LEAST_THREADS
+        && std::env::var_os("TOKIO_WORKER_THREADS").is_none()
+    {
+        builder.worker_threads(LEAST_THREADS);
+    }
+    let runtime: Runtime = builder.build().context("cannot start the runtime")?;
     raise_descriptor_limit();
     let result = runtime.block_on(program);
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
@@ -173,12 +180,13 @@ impl Signals {
         }
     }
 
-    /// Runs an ordered stop; another signal meanwhile ends the process.
-    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>) -> T {
+    /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, last_word: impl FnOnce()) -> T {
         tokio::select! {
             result = stop => result,
             () = self.next() => {
                 eprintln!("weir: a second signal: ending at once");
+                last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
                 std::process::exit(EXIT_INTERRUPTED)

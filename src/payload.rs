@@ -212,8 +212,8 @@ impl Payloads {
         let redactor = Arc::new(telemetry.register(|| redact::Redactor::new(&config.redaction))?);
         let (spool, metrics) = (Spool::new(&config.spool), Metrics::register(telemetry));
         let spool_limit = spool.as_ref().map(|_| config.spool.max_bytes);
-        queue.recover(spool.as_ref().map_or(0, Spool::open));
         let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, config.uploads));
+        uploader.open_spool();
         metrics::publish(telemetry, limits, spool_limit, &queue, &uploader);
         abandon_at_stop(&uploader, lifecycle);
         let feed = Feed { uploader: uploader.clone(), lifecycle: lifecycle.clone() };

@@ -67,9 +67,11 @@ impl Telemetry {
         self.inner.before_scrape.lock().push(Box::new(read));
     }
 
-    /// The metrics in Prometheus' text format.
+    /// The metrics in Prometheus' text format. One scrape at a time: what is read together is told together, however
+    /// many scrape.
     pub fn render(&self) -> String {
-        self.register(|| self.inner.before_scrape.lock().iter().for_each(|read| read()));
+        let before_scrape = self.inner.before_scrape.lock();
+        self.register(|| before_scrape.iter().for_each(|read| read()));
         self.inner.handle.render()
     }
 
@@ -116,5 +118,32 @@ mod tests {
         assert!(first.render().contains("weir_example_total 3"));
         assert!(first.render().contains("weir_example 7"));
         assert!(!second.render().contains("weir_example"));
+    }
+
+    #[test]
+    fn what_is_read_together_is_told_together_to_each_of_several_scrapers() {
+        let (telemetry, lifecycle) = (Telemetry::new().expect("recorder"), Lifecycle::new());
+        let [one, other] = telemetry.register(|| ["weir_one", "weir_other"].map(|name| metrics::gauge!(name)));
+        let reads = Mutex::new(0);
+        telemetry.before_scrape(move || {
+            let mut reads = reads.lock();
+            *reads += 1;
+            one.set(f64::from(*reads));
+            other.set(f64::from(*reads));
+        });
+        let (told, heard) = std::sync::mpsc::channel();
+        for _ in 0..4 {
+            let (telemetry, told) = (telemetry.clone(), told.clone());
+            let scrape = move |_| (0..300).for_each(|_| told.send(telemetry.render()).expect("the test listens"));
+            lifecycle.thread("scraper", scrape).expect("a thread");
+        }
+        drop(told);
+        let value = |text: &str, name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u32>().ok())
+        };
+        for text in heard {
+            assert!(value(&text, "weir_one").is_some());
+            assert_eq!(value(&text, "weir_one"), value(&text, "weir_other"), "{text}");
+        }
     }
 }

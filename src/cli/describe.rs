@@ -67,7 +67,7 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     let more = [("advertised", worker.address.as_str()), ("incarnation", &worker.incarnation)];
     head(text, description, &format!("worker {}", worker.id), &more);
     let gate = worker.gate.clone().unwrap_or_default();
-    pair(text, "gate", &format!("{}, {} of {} in flight", gate.state, gate.in_flight, gate.target));
+    gate_text(text, &gate);
     if let Some(overload) = &worker.overload {
         overload_text(text, overload);
     }
@@ -81,9 +81,11 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     settings.values.iter().for_each(|(key, value)| pair(text, key, value));
 
     section(text, "integrations");
-    let mut table = Table::new(&["NAME", "IN FLIGHT#"]);
+    let mut table = Table::new(&["NAME", "IN FLIGHT#", "SLOTS#", "OF#", "LIMITED BY"]);
     for integration in &worker.integrations {
-        table.row([integration.name.clone(), integration.in_flight.to_string()]);
+        let description::Integration { name, in_flight, held, most, .. } = integration;
+        let numbers = [in_flight, held, most].map(ToString::to_string);
+        table.row([vec![name.clone()], numbers.into(), vec![limited_by(integration)]].concat());
     }
     indented(text, &table);
 
@@ -126,6 +128,36 @@ fn overload_text(text: &mut String, overload: &description::Overload) {
     if let (Some(used), Some(limit)) = (overload.descriptors, overload.descriptors_limit) {
         pair(text, "descriptors", &format!("{used} of {limit} open"));
     }
+}
+
+/// What the gate holds, and who is kept out although it is open.
+fn gate_text(text: &mut String, gate: &description::Gate) {
+    let description::Gate { state, in_flight, target, held_by_interactive, held_by_batch, reserve, .. } = gate;
+    let held = held_by_interactive + held_by_batch;
+    pair(text, "gate", &format!("{state}, {held} of {target} slots held, {in_flight} in flight"));
+    let reserved = match reserve {
+        0 => String::new(),
+        reserve => format!(", {reserve} of {target} slots are reserved for interactive"),
+    };
+    pair(text, "held by", &format!("interactive {held_by_interactive}, batch {held_by_batch}{reserved}"));
+    if !gate.full_tenants.is_empty() {
+        let tenants: Vec<_> =
+            gate.full_tenants.iter().map(|of| format!("{} {} of {}", of.name, of.held, of.most)).collect();
+        pair(text, "tenants at cap", &tenants.join(", "));
+    }
+}
+
+/// Which limit of an integration's own is the smallest, and whether it is reached.
+fn limited_by(integration: &description::Integration) -> String {
+    let description::Integration { held, most, cap, limit, weight, .. } = integration;
+    let by = match (cap, limit) {
+        (_, Some(limit)) if cap.is_none_or(|cap| *limit < cap) && limit == most => "adaptive limit",
+        (Some(cap), _) if cap == most => "cap",
+        _ => "N",
+    };
+    let reached = if by != "N" && most.saturating_sub(*held) < *weight { ", reached" } else { "" };
+    let weight = if *weight > 1 { format!(", a task holds {weight}") } else { String::new() };
+    format!("{by}{reached}{weight}")
 }
 
 fn ledger(payloads: &description::Payloads) -> String {

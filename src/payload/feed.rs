@@ -8,13 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Reason;
 use super::queue::End;
-use super::spool::{Entry, Spool};
+use super::spool::{Entry, ReadError, Spool};
 use super::store::Object;
 use super::upload::{Leave, PendingPayload, Uploader};
 use crate::lifecycle::Lifecycle;
 
 /// How often the spool is searched for payloads that are too old.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often a spool that has nothing to give is looked into all the same: its disk may have failed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Feeds spooled payloads to the store.
 pub(super) struct Feed {
@@ -41,7 +44,7 @@ impl Feed {
                 continue;
             }
             let Some(entry) = spool.take() else {
-                let _ = timeout(EXPIRE_INTERVAL, self.uploader.spooled.notified()).await;
+                let _ = timeout(LOOK_INTERVAL, self.uploader.spooled.notified()).await;
                 continue;
             };
             let Some(leave) = self.uploader.leave() else {
@@ -75,6 +78,12 @@ async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pe
     let Ok(Some(read)) = lifecycle.blocking("payload spool", read).await else { return };
     let object: Object = match read {
         Ok(object) => object,
+        Err(ReadError::Io(error)) => {
+            tracing::warn!(file = %entry.name, "a spooled payload cannot be read for now: {error}");
+            pending.end(End::Spooled);
+            uploader.spool.iter().for_each(|spool| spool.untake(entry));
+            return;
+        }
         Err(error) => {
             remove(&uploader, lifecycle, entry).await;
             let name = entry.name;

@@ -112,6 +112,9 @@ struct Entry<'r> {
     response: Response<'r>,
     cache: Cache,
     timings: Timings,
+    /// Chrome's own: without it, its developer tools take JSON for a script.
+    #[serde(rename = "_resourceType")]
+    resource_type: &'static str,
     #[serde(rename = "_error", skip_serializing_if = "Option::is_none")]
     error: Option<&'r str>,
 }
@@ -158,6 +161,9 @@ struct Response<'r> {
     redirect_url: &'r str,
     headers_size: i64,
     body_size: i64,
+    /// Chrome's own: without it, its developer tools add up the sizes above, also where they are -1.
+    #[serde(rename = "_transferSize")]
+    transfer_size: u64,
 }
 
 #[derive(Serialize)]
@@ -288,6 +294,7 @@ impl<'r> Entry<'r> {
                 wait: milliseconds(phases.waiting),
                 receive: milliseconds(phases.receiving),
             },
+            resource_type: "fetch",
             error: exchange.error.as_deref(),
         }
     }
@@ -328,6 +335,7 @@ fn response(exchange: &RedactedExchange) -> Response<'_> {
         redirect_url: header(&message.headers, "location").unwrap_or_default(),
         headers_size: -1,
         body_size: size(message.whole_bytes),
+        transfer_size: message.whole_bytes,
     }
 }
 
@@ -345,6 +353,7 @@ fn no_response<'r>() -> Response<'r> {
         redirect_url: "",
         headers_size: -1,
         body_size: -1,
+        transfer_size: 0,
     }
 }
 

@@ -251,10 +251,14 @@ impl<T> Pending<T> {
         Pending { queue: queue.clone(), bytes, origin, has_slot: false, is_settled: false }
     }
 
-    /// Counts its memory anew.
-    pub fn resize(&mut self, bytes: u64) {
-        self.queue.state.lock().resize(self.bytes, bytes);
-        self.bytes = bytes;
+    /// Counts its memory anew. False when there is no room for it: it must come to its end.
+    pub fn resize(&mut self, bytes: u64, value: Value) -> bool {
+        let mut refused = Vec::new();
+        let fits = self.queue.state.lock().resize(self.bytes, bytes, value, &mut refused);
+        if fits {
+            self.bytes = bytes;
+        }
+        fits
     }
 
     /// Waits for one of the upload slots and holds it from then on. Where there is a spool, waits only as long as the
@@ -331,7 +335,7 @@ mod tests {
         let (_, mut pending) = queue.next().expect("one waits");
         queue.offer("second", 20, Value::Ordinary);
         assert_eq!(queue.ledger().dropped(Reason::QueueBytes), 1);
-        pending.resize(10);
+        assert!(pending.resize(10, Value::Ordinary));
         queue.offer("third", 20, Value::Ordinary);
         assert_eq!((queue.ledger().pending, queue.ledger().pending_bytes), (2, 30));
         pending.end(End::Stored);

@@ -3,7 +3,7 @@
 //! Of headers and of a URL's query only the values of known names are kept. Everywhere else (paths of URLs, bodies,
 //! input, output, messages, notes, attachments) five rules take out values, each a net under the one before: the JSON
 //! paths of the integration, what the run itself named as a secret, what follows a credential's name, what has the form
-//! of a card number, an IBAN or a token, and all of it again with escapes taken away. A body that cannot be looked into
+//! of a card number, an IBAN or a token, and all of it again with escapes taken away and in base64. A body that cannot be looked into
 //! is withheld: what is not understood is not kept. Where the rules fail or take too long, only metadata is kept.
 //!
 //! The same secret has the same placeholder within a payload (`redact/placeholder.rs`).
@@ -16,6 +16,7 @@ mod message;
 mod multipart;
 mod named;
 mod names;
+mod packed;
 mod pass;
 mod path;
 mod placeholder;

@@ -77,10 +77,20 @@ pub(super) enum SpoolError {
     Disk(#[from] io::Error),
 }
 
+/// Payloads of an earlier life; they take room at once, and wait for their turn when they have been
+/// [`Spool::admit`]ted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Left(Vec<(Name, u64)>);
+
+impl Left {
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
 /// What came of writing one.
 pub(super) struct Written {
-    /// Payloads of an earlier life, where the spool could be opened only now.
-    pub recovered: u64,
     /// Payloads that gave way.
     pub evicted: u64,
     /// The payload, to be [`Spool::publish`]ed when it has been counted.
@@ -90,6 +100,7 @@ pub(super) struct Written {
 /// The spool of one process.
 pub(super) struct Spool {
     path: PathBuf,
+    max_bytes: u64,
     max_age: Duration,
     state: Mutex<State>,
 }
@@ -98,6 +109,8 @@ struct State {
     berth: Option<Arc<Berth>>,
     index: Index,
     try_again: Option<Instant>,
+    /// Nothing is read before then, for the disk failed.
+    read_again: Option<Instant>,
     is_writable: bool,
     is_closed: bool,
 }
@@ -116,26 +129,60 @@ impl Spool {
             berth: None,
             index: Index::new(config.max_bytes),
             try_again: None,
+            read_again: None,
             is_writable: false,
             is_closed: false,
         };
         let path = config.path.clone()?;
-        Some(Spool { path, max_age: config.max_age, state: Mutex::new(state) })
+        Some(Spool { path, max_bytes: config.max_bytes, max_age: config.max_age, state: Mutex::new(state) })
     }
 
-    /// Opens it; returns how many payloads of an earlier life lie in it. One that cannot be opened is tried again with
-    /// what is to be written, every now and then.
-    pub fn open(&self) -> u64 {
-        self.berth().map_or_else(|_| 0, |(_, recovered)| recovered)
+    /// Opens it, unless it is open; returns what an earlier life has left in it. One that cannot be opened is tried again
+    /// every now and then.
+    pub fn open(&self) -> Left {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        if state.berth.is_some() || state.is_closed || state.try_again.is_some_and(|at| now < at) {
+            return Left::default();
+        }
+        state.try_again = Some(now + OPEN_INTERVAL);
+        let (berth, found) = match Berth::claim(&self.path, self.max_bytes) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(spool = %self.path.display(), "payloads cannot be spooled: {error}");
+                return Left::default();
+            }
+        };
+        if found.foreign > 0 {
+            let (foreign, directory) = (found.foreign, berth.path.display());
+            tracing::warn!(%directory, foreign, "there are files in the spool that are not weir's; they stay");
+        }
+        found.payloads.iter().for_each(|(_, bytes)| state.index.hold(*bytes));
+        state.berth = Some(Arc::new(berth));
+        state.is_writable = true;
+        Left(found.payloads)
+    }
+
+    /// What an earlier life left has been counted: it can be taken out from now on. Returns how many of them are given
+    /// up, because they are more than the spool may hold.
+    pub fn admit(&self, left: Left) -> u64 {
+        let (too_many, berth) = {
+            let mut state = self.state.lock();
+            left.0.into_iter().for_each(|(name, bytes)| state.index.admit(name, bytes));
+            (state.index.trim(), state.berth.clone())
+        };
+        for name in &too_many {
+            berth.iter().for_each(|berth| self.unlink(berth, *name));
+        }
+        too_many.len() as u64
     }
 
     /// Writes one, if there is room for it.
     pub fn write(&self, object: &Object, value: Value) -> Written {
-        let (berth, recovered) = match self.berth() {
-            Ok(opened) => opened,
-            Err(error) => return Written { recovered: 0, evicted: 0, entry: Err(error.into()) },
+        let berth = match self.berth() {
+            Ok(berth) => berth,
+            Err(error) => return Written { evicted: 0, entry: Err(error.into()) },
         };
-        let mut written = Written { recovered, evicted: 0, entry: Err(SpoolError::Full) };
+        let mut written = Written { evicted: 0, entry: Err(SpoolError::Full) };
         let head = match file::head(object) {
             Ok(head) => head,
             Err(error) => return Written { entry: Err(io::Error::from(error).into()), ..written },
@@ -162,15 +209,30 @@ impl Spool {
         self.state.lock().index.add(name, bytes);
     }
 
-    /// Takes out the one whose turn it is. Its file stays until [`Spool::remove`].
+    /// Takes out the one whose turn it is. Its file stays until [`Spool::remove`]. None for a while when the disk fails.
     pub fn take(&self) -> Option<Entry> {
-        self.state.lock().index.take()
+        let mut state = self.state.lock();
+        if state.read_again.is_some_and(|at| Instant::now() < at) {
+            return None;
+        }
+        state.index.take()
     }
 
-    /// Reads one that was taken out.
+    /// Reads one that was taken out. An error of the disk is no loss: the payload may be read later.
     pub fn read(&self, entry: &Entry) -> Result<Object, ReadError> {
-        let (berth, _) = self.berth()?;
-        file::read(&berth.path.join(entry.name.to_string()), entry.bytes)
+        let berth = self.berth()?;
+        let read = match file::read(&berth.path.join(entry.name.to_string()), entry.bytes) {
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && berth.path.is_dir() => {
+                Err(ReadError::Damaged("it is gone"))
+            }
+            read => read,
+        };
+        if let Err(ReadError::Io(_)) = read {
+            let mut state = self.state.lock();
+            state.is_writable = false;
+            state.read_again = Some(Instant::now() + OPEN_INTERVAL);
+        }
+        read
     }
 
     /// One that was taken out waits again, in its old place.
@@ -185,7 +247,7 @@ impl Spool {
 
     /// One that was taken out is done with.
     pub fn remove(&self, entry: Entry) {
-        if let Ok((berth, _)) = self.berth() {
+        if let Ok(berth) = self.berth() {
             self.unlink(&berth, entry.name);
         }
         self.state.lock().index.release(entry.bytes);
@@ -222,32 +284,13 @@ impl Spool {
         self.path.display().to_string()
     }
 
-    /// This process's directory, opened if need be, and then what was found in it.
-    fn berth(&self) -> io::Result<(Arc<Berth>, u64)> {
-        let mut state = self.state.lock();
-        if let Some(berth) = &state.berth {
-            return Ok((berth.clone(), 0));
-        }
-        if state.is_closed {
-            return Err(io::Error::other(format!("{} is left to the next life", self.path.display())));
-        }
-        let now = Instant::now();
-        if state.try_again.is_some_and(|at| now < at) {
-            return Err(io::Error::other(format!("{} could not be opened", self.path.display())));
-        }
-        state.try_again = Some(now + OPEN_INTERVAL);
-        let (berth, found) = Berth::claim(&self.path).inspect_err(|error| {
-            tracing::warn!(spool = %self.path.display(), "payloads cannot be spooled: {error}");
-        })?;
-        if found.foreign > 0 {
-            let (foreign, directory) = (found.foreign, berth.path.display());
-            tracing::warn!(%directory, foreign, "there are files in the spool that are not weir's; they stay");
-        }
-        found.payloads.iter().for_each(|(name, bytes)| state.index.found(*name, *bytes));
-        let berth = Arc::new(berth);
-        state.berth = Some(berth.clone());
-        state.is_writable = true;
-        Ok((berth, found.payloads.len() as u64))
+    /// This process's directory, where it is open.
+    fn berth(&self) -> io::Result<Arc<Berth>> {
+        let state = self.state.lock();
+        state.berth.clone().ok_or_else(|| {
+            let why = if state.is_closed { "is left to the next life" } else { "could not be opened" };
+            io::Error::other(format!("{} {why}", self.path.display()))
+        })
     }
 
     fn unlink(&self, berth: &Berth, name: Name) {
@@ -281,6 +324,12 @@ mod tests {
         Object { key: key.into(), body: Body::from("body"), media_type: "text/plain".into(), metadata: Vec::new() }
     }
 
+    /// Opens it; returns how many were left in it, and how many of them were given up.
+    fn open(spool: &Spool) -> (u64, u64) {
+        let left = spool.open();
+        (left.count(), spool.admit(left))
+    }
+
     fn put(spool: &Spool, key: &str) {
         let entry = spool.write(&object(key), Value::Ordinary).entry.expect("written");
         spool.publish(entry);
@@ -294,7 +343,7 @@ mod tests {
     fn the_next_life_finds_what_was_spooled_in_its_order() {
         let directory = tempfile::tempdir().expect("a directory");
         let first = spool(directory.path(), 1 << 20);
-        assert_eq!(first.open(), 0);
+        assert_eq!(open(&first), (0, 0));
         for key in ["a", "b", "c"] {
             put(&first, key);
             std::thread::sleep(Duration::from_millis(2));
@@ -304,7 +353,7 @@ mod tests {
         let bytes = first.load().bytes;
         drop(first);
         let second = spool(directory.path(), 1 << 20);
-        assert_eq!(second.open(), 2);
+        assert_eq!(open(&second), (2, 0));
         assert_eq!(second.load(), Load { bytes, is_writable: true });
         assert_eq!(keys(&second), ["b", "c"]);
     }
@@ -313,6 +362,7 @@ mod tests {
     fn a_full_spool_gives_up_the_oldest() {
         let directory = tempfile::tempdir().expect("a directory");
         let spool = spool(directory.path(), 700);
+        open(&spool);
         let evicted: u64 = (0..9)
             .map(|n| {
                 let written = spool.write(&object(&n.to_string()), Value::Ordinary);
@@ -330,15 +380,33 @@ mod tests {
     fn damaged_files_are_told_from_whole_ones() {
         let directory = tempfile::tempdir().expect("a directory");
         let spool = spool(directory.path(), 1 << 20);
+        open(&spool);
         put(&spool, "a");
         let entry = spool.take().expect("it");
         let path = directory.path().join("berth-0").join(entry.name.to_string());
         std::fs::write(&path, "weir.spool.v1 0\n{}\n").expect("written");
         assert!(matches!(spool.read(&entry), Err(ReadError::Damaged(_))));
         std::fs::remove_file(&path).expect("removed");
-        assert!(matches!(spool.read(&entry), Err(ReadError::Io(_))));
+        assert!(matches!(spool.read(&entry), Err(ReadError::Damaged("it is gone"))));
         spool.remove(entry);
         assert_eq!(spool.load(), Load { bytes: 0, is_writable: true });
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_for_a_while_costs_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let spool = spool(directory.path(), 1 << 20);
+        open(&spool);
+        put(&spool, "a");
+        let (berth, aside) = (directory.path().join("berth-0"), directory.path().join("aside"));
+        std::fs::rename(&berth, &aside).expect("moved");
+        let entry = spool.take().expect("it");
+        assert!(matches!(spool.read(&entry), Err(ReadError::Io(_))));
+        spool.untake(entry);
+        assert_eq!((spool.take(), spool.load().is_writable), (None, false));
+        std::fs::rename(&aside, &berth).expect("moved back");
+        spool.state.lock().read_again = None;
+        assert_eq!(keys(&spool), ["a"]);
     }
 
     #[test]
@@ -347,9 +415,49 @@ mod tests {
         let config =
             Config { path: Some(directory.path().into()), max_age: Duration::from_millis(1), ..Config::default() };
         let spool = Spool::new(&config).expect("a spool");
+        open(&spool);
         put(&spool, "a");
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!((spool.expire(), spool.load().bytes, spool.take()), (1, 0, None));
+    }
+
+    #[test]
+    fn what_was_left_is_not_taken_out_before_it_has_been_counted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = spool(directory.path(), 1 << 20);
+        open(&first);
+        put(&first, "a");
+        let bytes = first.load().bytes;
+        drop(first);
+        let second = spool(directory.path(), bytes);
+        let left = second.open();
+        assert_eq!((left.count(), second.take(), second.load().bytes), (1, None, bytes));
+        assert!(matches!(second.write(&object("b"), Value::Failure).entry, Err(SpoolError::Full)), "it takes its room");
+        assert_eq!((second.open(), second.admit(left)), (Left::default(), 0));
+        assert_eq!(keys(&second), ["a"]);
+    }
+
+    #[test]
+    fn what_was_left_is_bounded_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (first, other) = (spool(directory.path(), 1 << 20), spool(directory.path(), 1 << 20));
+        open(&first);
+        open(&other);
+        for key in ["a", "b", "c"] {
+            put(&first, key);
+            put(&other, &format!("other {key}"));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let bytes = first.load().bytes;
+        drop((first, other));
+        let files = |berth| std::fs::read_dir(directory.path().join(berth)).expect("a directory").count() - 1;
+        // One more than it may hold, so the oldest is given up and the other berth is left to the next that starts.
+        let second = spool(directory.path(), bytes - 1);
+        assert_eq!(open(&second), (3, 1));
+        assert_eq!((files("berth-0"), files("berth-1"), second.load().bytes), (2, 3, bytes / 3 * 2));
+        assert_eq!(open(&spool(directory.path(), bytes * 2)), (3, 0), "the next has the other berth");
+        drop(second);
+        assert_eq!(open(&spool(directory.path(), bytes * 2)), (5, 0), "there is room for both");
     }
 
     #[test]
@@ -358,11 +466,14 @@ mod tests {
         let path = directory.path().join("spool");
         std::fs::write(&path, "a file in its place").expect("written");
         let spool = spool(&path, 1 << 20);
-        assert_eq!(spool.open(), 0);
+        assert_eq!(open(&spool), (0, 0));
         assert!(matches!(spool.write(&object("a"), Value::Failure).entry, Err(SpoolError::Disk(_))));
         assert!(!spool.load().is_writable);
         std::fs::remove_file(&path).expect("removed");
+        assert_eq!(open(&spool), (0, 0));
+        assert!(matches!(spool.write(&object("a"), Value::Failure).entry, Err(SpoolError::Disk(_))), "not at once");
         spool.state.lock().try_again = None;
+        open(&spool);
         put(&spool, "a");
         assert!(spool.load().is_writable);
     }

@@ -131,6 +131,23 @@ impl Uploader {
         self.spool.as_ref().map(Spool::load)
     }
 
+    /// Opens the spool, if there is one and it is not open. What an earlier life has left is counted before anyone can
+    /// take it out.
+    pub fn open_spool(&self) {
+        let Some(spool) = &self.spool else { return };
+        let left = spool.open();
+        if left.count() == 0 {
+            return;
+        }
+        self.queue.recover(left.count());
+        let given_up = spool.admit(left);
+        if given_up > 0 {
+            self.queue.forget_spooled(given_up, Reason::SpoolFull);
+            self.log_loss(Reason::SpoolFull, "an earlier life had left more than payloads.spool.max_bytes");
+        }
+        self.spooled.notify_one();
+    }
+
     /// Leaves the spool to the next life of the process.
     pub fn close_spool(&self) {
         self.spool.iter().for_each(Spool::close);
@@ -197,8 +214,8 @@ impl Uploader {
     /// To the spool, because of `why`, or lost where there is none. Blocks on the disk.
     pub fn detour(&self, object: Object, value: Value, pending: PendingPayload, why: &str) {
         let Some(spool) = &self.spool else { return self.lost(pending, Reason::Store, why) };
+        self.open_spool();
         let written = spool.write(&object, value);
-        self.queue.recover(written.recovered);
         self.queue.forget_spooled(written.evicted, Reason::SpoolFull);
         match written.entry {
             Ok(entry) => {

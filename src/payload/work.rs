@@ -78,9 +78,15 @@ impl EncoderThread {
             Err(_) => return lost(pending, "panicked"),
         };
         self.uploader.metrics.encoded(&encoded, worked);
-        pending.resize(encoded.body.len());
+        let fits = pending.resize(encoded.body.len(), value);
         let object = object(key, self.encoding, encoded);
-        self.see_off(object, value, pending);
+        match (fits, &self.uploader.spool) {
+            (true, _) => self.see_off(object, value, pending),
+            (false, Some(_)) => self.uploader.detour(object, value, pending, "the queue has no room for it, encoded"),
+            (false, None) => {
+                self.uploader.lost(pending, Reason::QueueBytes, &format!("no room for {}, encoded", object.key))
+            }
+        }
     }
 
     /// To the store if it is there and has a slot, otherwise to the spool.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::{Config, Rejection, Settings, SettingsError, TABLE, apply, flagd};
+use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief, flagd};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
@@ -132,7 +132,8 @@ impl Follower {
                 max_parallelism = next.max_parallelism,
                 payload_sampling = next.payload_sampling,
                 log_level = next.log_level,
-                "settings applied"
+                "settings applied{}",
+                changes(&last, &next)
             );
             self.metrics.apply(&next);
             self.sender.send_replace(Arc::new(next));
@@ -156,6 +157,16 @@ impl Follower {
             self.metrics.rejected_documents.increment(1);
         }
     }
+}
+
+/// The values that a document changed, in words.
+fn changes(last: &Settings, next: &Settings) -> String {
+    let change = |spec: &Spec| {
+        let (before, after) = (spec.value(last), spec.value(next));
+        (before != after).then(|| format!("{} = {}", spec.key, brief(&after)))
+    };
+    let changes: Vec<_> = TABLE.iter().filter_map(change).collect();
+    if changes.is_empty() { String::new() } else { format!(": {}", changes.join(", ")) }
 }
 
 fn read(path: &Path) -> Reading {

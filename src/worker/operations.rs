@@ -9,14 +9,16 @@ use tokio::time::Instant;
 use super::announce::Identity;
 use super::roster::Entry;
 use super::run::Runner;
-use crate::gate::{Gate, Load, State};
+use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
 use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
-use crate::task::IntegrationName;
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, description};
+
+/// The most tenants at their cap in a description.
+const MAX_TENANTS: usize = 20;
 
 /// Describes a worker.
 pub(super) struct WorkerOperations {
@@ -33,15 +35,13 @@ impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
-        let integration =
-            |(name, in_flight): (IntegrationName, u32)| description::Integration { name: name.to_string(), in_flight };
         let worker = description::Worker {
             id: self.identity.worker.to_string(),
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
-            gate: Some(gate_out(self.gate.load())),
+            gate: Some(gate_out(&self.gate)),
             settings: Some(settings_out(&settings.borrow())),
-            integrations: roster.by_integration().into_iter().map(integration).collect(),
+            integrations: self.gate.by_integration().iter().map(integration_out).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
             overload: Some(overload_out(&self.overload)),
@@ -57,18 +57,40 @@ impl Operated for WorkerOperations {
 
     async fn draining(&self) {
         // The gate lives as long as this.
-        let _ = self.gate.state().wait_for(|state| *state == State::Draining).await;
+        let _ = self.gate.standing().wait_for(|standing| standing.state == State::Draining).await;
     }
 }
 
-fn gate_out(load: Load) -> description::Gate {
+fn gate_out(gate: &Gate) -> description::Gate {
+    let load = gate.load();
     let state = match load.state {
         State::Open => "open",
         State::Full => "full",
         State::Overloaded => "overloaded",
         State::Draining => "draining",
     };
-    description::Gate { state: state.into(), in_flight: load.in_flight, target: load.target }
+    let tenant = |of: TenantLoad| description::Tenant { name: of.tenant.to_string(), held: of.held, most: of.most };
+    description::Gate {
+        state: state.into(),
+        in_flight: load.in_flight,
+        target: load.target,
+        held_by_interactive: load.held_by_interactive,
+        held_by_batch: load.held_by_batch,
+        reserve: load.reserve,
+        full_tenants: gate.full_tenants(MAX_TENANTS).into_iter().map(tenant).collect(),
+    }
+}
+
+fn integration_out(of: &IntegrationLoad) -> description::Integration {
+    description::Integration {
+        name: of.integration.to_string(),
+        in_flight: of.in_flight,
+        held: of.held,
+        most: of.most,
+        cap: of.cap,
+        limit: of.limit,
+        weight: of.weight,
+    }
 }
 
 fn overload_out(overload: &Overload) -> description::Overload {

@@ -1,7 +1,6 @@
 //! Who holds a place in the worker: the list of runs that `weir describe` shows, oldest first.
 //!
-//! An entry lives as long as its run holds its place, so what hangs is in the list. Each task costs two short locks;
-//! numbers per integration are kept with the list, so that reading them never walks it.
+//! An entry lives as long as its run holds its place, so what hangs is in the list. Each task costs two short locks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -9,16 +8,12 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::task::{IntegrationName, RunId, Task};
+use crate::task::{RunId, Task};
 
 /// All runs of a worker.
+#[derive(Default)]
 pub(super) struct Roster {
-    state: Mutex<State>,
-}
-
-struct State {
-    runs: BTreeMap<uuid::Uuid, Arc<Entry>>,
-    by_integration: BTreeMap<IntegrationName, u32>,
+    runs: Mutex<BTreeMap<uuid::Uuid, Arc<Entry>>>,
 }
 
 /// One run.
@@ -51,32 +46,16 @@ pub(super) struct Listed {
 }
 
 impl Roster {
-    /// An empty list for a worker that serves these.
-    pub(super) fn new<'a>(integrations: impl Iterator<Item = &'a IntegrationName>) -> Arc<Self> {
-        let by_integration = integrations.map(|name| (name.clone(), 0)).collect();
-        Arc::new(Roster { state: Mutex::new(State { runs: BTreeMap::new(), by_integration }) })
-    }
-
     /// Puts a run on the list.
     pub(super) fn enter(self: &Arc<Self>, entry: Entry) -> Listed {
         let entry = Arc::new(entry);
-        let mut state = self.state.lock();
-        // An integration that is not served has no runs.
-        if let Some(count) = state.by_integration.get_mut(&entry.task.integration) {
-            *count += 1;
-        }
-        state.runs.insert(entry.run.0, entry.clone());
+        self.runs.lock().insert(entry.run.0, entry.clone());
         Listed { roster: self.clone(), entry }
     }
 
     /// The oldest runs, at most so many. Run ids sort by their time.
     pub(super) fn oldest(&self, most: usize) -> Vec<Arc<Entry>> {
-        self.state.lock().runs.values().take(most).cloned().collect()
-    }
-
-    /// How many runs each integration has.
-    pub(super) fn by_integration(&self) -> BTreeMap<IntegrationName, u32> {
-        self.state.lock().by_integration.clone()
+        self.runs.lock().values().take(most).cloned().collect()
     }
 }
 
@@ -94,11 +73,7 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut state = self.roster.state.lock();
-        state.runs.remove(&self.entry.run.0);
-        if let Some(count) = state.by_integration.get_mut(&self.entry.task.integration) {
-            *count -= 1;
-        }
+        self.roster.runs.lock().remove(&self.entry.run.0);
     }
 }
 
@@ -123,17 +98,14 @@ mod tests {
 
     #[test]
     fn runs_are_listed_oldest_first_until_they_end() {
-        let names: [IntegrationName; 2] = ["bank", "idle"].map(|name| name.parse().expect("a name"));
-        let roster = Roster::new(names.iter());
+        let roster = Arc::new(Roster::default());
         let mut listed: Vec<_> = ["a", "b", "c"].map(|id| roster.enter(entry(id))).into();
         let ids = |most| roster.oldest(most).iter().map(|entry| entry.task.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(2), ["a", "b"]);
-        assert_eq!(roster.by_integration().into_values().collect::<Vec<_>>(), [3, 0]);
         listed.remove(0);
         assert_eq!(ids(9), ["b", "c"]);
         drop(listed);
         assert!(ids(9).is_empty());
-        assert_eq!(roster.by_integration().into_values().collect::<Vec<_>>(), [0, 0]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,7 +66,18 @@ fn keys_of_example() -> Vec<Key> {
 /// Each value of a configuration by its dotted path. Tables that users fill in are values as a whole.
 fn values(config: &Config) -> BTreeMap<String, Value> {
     fn walk(path: String, value: &Value, values: &mut BTreeMap<String, Value>) {
-        let ends = [".auth", ".headers", ".latency", ".paths", ".result", ".tags", ".token", ".variables"];
+        let ends = [
+            ".auth",
+            "_caps",
+            "_weights",
+            ".headers",
+            ".latency",
+            ".paths",
+            ".result",
+            ".tags",
+            ".token",
+            ".variables",
+        ];
         let is_value = ends.iter().any(|end| path.ends_with(end))
             || path.starts_with("sandbox.behaviour.")
             || path == "sandbox.clients";

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use weir::task::Priority;
+use weir::wire::{Reason, Retry, Started};
 
+use crate::support::calls::{message, plain_client, refusal, typed};
 use crate::support::house::{House, Plan, answer, eventually, held, synthetic};
 
 /// A change applies within a second; a busy machine gets five.
@@ -48,6 +51,57 @@ async fn n_of_0_takes_nothing_and_those_who_wait_are_served_when_it_is_raised() 
     apply(&house, 1).await;
     house.valve.release(1);
     assert!(answer(caller).await.expect("an outcome").result.is_ok());
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_by_name_hold_at_the_door_as_soon_as_the_file_says_so() {
+    let house = Plan { max_parallelism: 10, ..Plan::default() }.start().await;
+    let mut plain = plain_client(&house.worker_url(0)).await;
+    let applied = async |flags: &[(&str, serde_json::Value)]| {
+        let before = house.worker_metric(0, "weir_settings_applied_total");
+        house.set(0, flags);
+        eventually("it applies", || house.worker_metric(0, "weir_settings_applied_total") > before).await;
+        eventually("the gate has it", || house.load(0).target == 10).await;
+    };
+
+    applied(&[("integration_caps", json!({"held": 2}))]).await;
+    eventually("the cap is the gate's", || {
+        house.worker_metric(0, "weir_gate_integration_slots_cap{integration=\"held\"}") == 2.0
+    })
+    .await;
+    let mut callers: Vec<_> = (0..2).map(|n| house.submit_to_worker(0, held(&format!("held-{n}")))).collect();
+    house.until_in_flight(0, 2).await;
+    let error = typed(&refusal(&mut plain, message("one-more", "held", "")).await);
+    assert_eq!((error.reason, error.started, error.retry), (Reason::IntegrationFull, Started::No, Retry::Elsewhere));
+    assert_eq!(error.message, "held holds 2 of its 2 slots");
+    house.client.submit(&synthetic("another", json!({"do": "noop"}))).await.expect("others go on");
+
+    applied(&[("tenant_caps", json!({"default": "20%"}))]).await;
+    eventually("the cap of the integration is lifted", || {
+        house.worker_metric(0, "weir_gate_integration_slots_cap{integration=\"held\"}") == 10.0
+    })
+    .await;
+    let error = typed(&refusal(&mut plain, message("same-tenant", "synthetic", r#"{"do":"noop"}"#)).await);
+    assert_eq!((error.reason, error.message.as_str()), (Reason::TenantFull, "tenant default holds 2 of its 2 slots"));
+
+    applied(&[("interactive_reserve", json!(0.8)), ("integration_weights", json!({"synthetic": 3}))]).await;
+    eventually("the reserve is the gate's", || house.load(0).reserve == 8).await;
+    let error = typed(&refusal(&mut plain, message("batch", "held", "")).await);
+    assert_eq!(error.reason, Reason::WorkerFull);
+    assert!(error.message.contains("batch holds 2 and may hold 2 of 10 slots, 8 are reserved for interactive"));
+    let mut person = held("person");
+    person.priority = Priority::Interactive;
+    callers.push(house.submit_to_worker(0, person));
+    house.until_in_flight(0, 3).await;
+
+    for reason in ["integration_full", "tenant_full", "reserve"] {
+        assert_eq!(house.worker_metric(0, &format!("weir_gate_refused_total{{reason=\"{reason}\"}}")), 1.0, "{reason}");
+    }
+    house.valve.release(3);
+    for caller in callers {
+        answer(caller).await.expect("an outcome");
+    }
     house.close().await;
 }
 

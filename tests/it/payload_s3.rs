@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
 use weir::lifecycle::Lifecycle;
 use weir::payload::store::s3::{Checksums, Encryption, S3};
 use weir::payload::{
@@ -272,5 +274,114 @@ async fn certificates_that_cannot_be_used_are_named() {
         config.s3.ca_file = Some(path);
         let error = S3::connect(&config.s3, 1).await.err().expect("refused").to_string();
         assert!(error.starts_with("payloads.s3.ca_file is \"/") && error.contains(right), "{error}");
+    }
+}
+
+/// A server whose certificate for 127.0.0.1 comes from an authority of its own, and that authority's certificate in PEM.
+async fn private(root: &std::path::Path) -> (S3Server, String) {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
+    let certificate = params.signed_by(&key, &authority).expect("signed");
+    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .expect("they belong together");
+    (S3Server::start_tls(root, tls).await, authority.pem())
+}
+
+#[tokio::test]
+async fn a_store_with_a_private_authority_needs_its_certificate() {
+    let root = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(root.path().join("weir")).expect("a bucket");
+    let (server, pem) = private(root.path()).await;
+    let mut config = config(server.endpoint());
+
+    let error = connect(&config, SECRET_KEY).await.put(&object("k")).await.expect_err("nobody knows it").to_string();
+    let expected = format!(
+        "could not store s3://weir/k at {}: its certificate comes from an authority that is not trusted; name a file with \
+         that authority's certificate in payloads.s3.ca_file",
+        server.endpoint()
+    );
+    assert_eq!(error, expected);
+
+    let file = root.path().join("ca.pem");
+    std::fs::write(&file, pem).expect("written");
+    config.s3.ca_file = Some(file.clone());
+    let store = connect(&config, SECRET_KEY).await;
+    store.put(&object("k")).await.expect("it is trusted");
+    assert_eq!(&store.get("k", 10).await.expect("it is there").body[..], b"body");
+    assert!(store.open_sockets() > 0);
+
+    // Its certificate does not hold for this name.
+    config.s3.endpoint = Some(server.endpoint().replace("127.0.0.1", "localhost"));
+    let error = connect(&config, SECRET_KEY).await.put(&object("k")).await.expect_err("another name").to_string();
+    assert!(error.contains("not valid for name") && error.contains("localhost"), "{error}");
+
+    // An authority of the same name with another key.
+    let (other, pem) = private(root.path()).await;
+    std::fs::write(&file, pem).expect("written");
+    config.s3.endpoint = Some(server.endpoint());
+    let error = connect(&config, SECRET_KEY).await.put(&object("k")).await.expect_err("another one").to_string();
+    assert!(error.ends_with("that authority's certificate in payloads.s3.ca_file"), "{error}");
+    other.stop().await;
+    server.stop().await;
+}
+
+/// Answers every request with this error, as S3 does.
+async fn refusing(status: u16, code: &'static str) -> (String, Lifecycle) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let lifecycle = Lifecycle::new();
+    let token = lifecycle.token();
+    lifecycle.spawn("refusing store", async move {
+        while let Some(Ok((mut socket, _))) = token.run_until_cancelled(listener.accept()).await {
+            let mut request = Vec::new();
+            // A request's body has nothing of the end of its head.
+            while !request.windows(4).any(|it| it == b"\r\n\r\n") {
+                if socket.read_buf(&mut request).await.expect("a request") == 0 {
+                    break;
+                }
+            }
+            let xml = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>of the store</Message>\
+                 <BucketName>weir</BucketName><RequestId>R1</RequestId><HostId>H1</HostId></Error>"
+            );
+            let head = format!(
+                "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                xml.len()
+            );
+            let _ = socket.write_all((head + &xml).as_bytes()).await;
+        }
+    });
+    (endpoint, lifecycle)
+}
+
+#[tokio::test]
+async fn what_a_store_refuses_says_what_to_do() {
+    for (status, code, what_to_do) in [
+        (404, "NoSuchBucket", "bucket \"weir\" does not exist (NoSuchBucket); create it, or set another"),
+        (
+            403,
+            "AccessDenied",
+            "access denied (AccessDenied); the credentials need s3:PutObject, s3:GetObject and s3:ListBucket on \"weir\"",
+        ),
+        (403, "InvalidAccessKeyId", "the credentials were refused (InvalidAccessKeyId); check key, secret and clock"),
+        (400, "InvalidStorageClass", "HTTP 400, InvalidStorageClass: of the store"),
+    ] {
+        let (endpoint, lifecycle) = refusing(status, code).await;
+        let store = connect(&config(endpoint.clone()), SECRET_KEY).await;
+        let put = store.put(&object("k")).await.expect_err("refused").to_string();
+        assert_eq!(put, format!("could not store s3://weir/k at {endpoint}: {what_to_do}"));
+        let get = store.get("k", 10).await.expect_err("refused").to_string();
+        assert_eq!(get, format!("could not read s3://weir/k at {endpoint}: {what_to_do}"));
+        let list = store.list("a/", "", 10).await.expect_err("refused").to_string();
+        assert_eq!(list, format!("could not list s3://weir/a/ at {endpoint}: {what_to_do}"));
+        lifecycle.stop(LONG).await.expect("it ends");
     }
 }

@@ -1,166 +1,13 @@
 //! The spool under real processes: a store that goes away and comes back, stops and sudden deaths in the middle of it,
 //! and a disk that is full.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
-use tempfile::TempDir;
-use weir::payload::key::SUFFIX;
 
-use crate::support::processes::{LONG, Process, example, get, metric, wait_for, weir};
-use crate::support::s3::{ACCESS_KEY, SECRET_KEY};
-
-const CONFIGURATION: &str = r#"
-[integrations.synthetic]
-kind = "synthetic"
-
-[payloads]
-store = "s3"
-uploads = 8
-flush_within = "5s"
-
-[payloads.spool]
-path = "$spool"
-
-[payloads.s3]
-bucket = "weir"
-endpoint = "$endpoint"
-path_style = true
-attempt_timeout = "4s"
-operation_timeout = "8s"
-
-[worker]
-listen = "127.0.0.1:0"
-admin.listen = "127.0.0.1:0"
-
-[settings]
-max_parallelism = 100
-"#;
-
-/// One worker without a router, and a place for an S3 server that may be there or not.
-struct Site {
-    directory: TempDir,
-    spool: PathBuf,
-    address: String,
-    lives: usize,
-}
-
-struct Worker {
-    process: Process,
-    listen: String,
-    admin: std::net::SocketAddr,
-}
-
-impl Site {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let spool = directory.path().join("spool");
-        Self::with_spool(directory, spool)
-    }
-
-    fn with_spool(directory: TempDir, spool: PathBuf) -> Self {
-        let address = free_address();
-        let configuration = CONFIGURATION.replace("$endpoint", &format!("http://{address}"));
-        let configuration = configuration.replace("$spool", &spool.to_string_lossy());
-        std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
-        Site { directory, spool, address, lives: 0 }
-    }
-
-    fn s3(&self) -> Process {
-        let program = example("s3_server", "WEIR_TEST_S3_SERVER");
-        let root = self.directory.path().join("s3").to_string_lossy().into_owned();
-        let flags = ["--listen", &self.address, "--directory", &root];
-        let server = Process::start("s3", self.directory.path(), &program, &flags, &[]);
-        wait_for("the S3 server listens", LONG, || (server.lines_out() > 0).then_some(()));
-        server
-    }
-
-    fn worker(&mut self) -> Worker {
-        self.lives += 1;
-        let name = format!("worker-{}", self.lives);
-        let variables =
-            [("WEIR_LOG__FORMAT", "json"), ("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
-        let mut process = Process::start(&name, self.directory.path(), &weir(), &["worker"], &variables);
-        let line = process.wait_for_log("the worker serves");
-        let text = |field: &str| line[field].as_str().expect("an address").to_owned();
-        Worker { process, listen: text("listen"), admin: text("admin").parse().expect("an address") }
-    }
-
-    /// Starts `weir submit` on so many tasks, each with a transcript of 20 KB.
-    fn submit(&self, worker: &Worker, prefix: &str, count: usize) -> Process {
-        let input = r#"{"do":"sleep","ms":5,"transcript_bytes":20000}"#;
-        let line = |n| format!(r#"{{"id":"{prefix}-{n}","integration":"synthetic","input":{input}}}"#) + "\n";
-        let tasks = format!("{prefix}.jsonl");
-        std::fs::write(self.directory.path().join(&tasks), (0..count).map(line).collect::<String>()).expect("written");
-        let to = format!("http://{}", worker.listen);
-        let flags = ["submit", &tasks, "--to", &to, "--concurrency", "20"];
-        Process::start(&format!("submit-{prefix}"), self.directory.path(), &weir(), &flags, &[])
-    }
-
-    /// The keys of what is stored; each must be whole, and each task must be there once.
-    fn stored(&self) -> usize {
-        let mut tasks = BTreeSet::new();
-        for path in files(&self.directory.path().join("s3/weir")) {
-            let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-            if !name.ends_with(SUFFIX) || name.starts_with('.') {
-                continue;
-            }
-            let stored = std::fs::read(&path).expect("readable");
-            let json = weir::payload::decode(&stored, Default::default());
-            json.unwrap_or_else(|error| panic!("{name} decodes: {error}"));
-            let task = name.split('.').next().expect("the task's id").to_owned();
-            assert!(tasks.insert(task), "{name} is stored under two keys");
-        }
-        tasks.len()
-    }
-
-    fn spooled(&self) -> usize {
-        files(&self.spool).iter().filter(|path| path.to_string_lossy().ends_with(".payload")).count()
-    }
-}
-
-impl Worker {
-    fn count(&self, name: &str) -> usize {
-        metric(&get(self.admin, "/metrics"), name, "") as usize
-    }
-
-    /// Waits until nothing waits for the store any more, in memory or on disk.
-    fn until_delivered(&self) {
-        wait_for("all of it is delivered", 2 * LONG, || {
-            let metrics = get(self.admin, "/metrics");
-            let left = ["weir_payloads_pending", "weir_payloads_spooled"].map(|name| metric(&metrics, name, ""));
-            (left == [0.0, 0.0]).then_some(())
-        });
-    }
-
-    fn assert_balanced(&self) {
-        let metrics = get(self.admin, "/metrics");
-        let count = |name: &str| metric(&metrics, &format!("weir_payloads_{name}"), "");
-        let came = count("offered_total") + count("recovered_total");
-        let went = count("stored_total") + count("spooled") + count("dropped_total") + count("pending");
-        assert_eq!(came, went, "{metrics}");
-    }
-}
-
-/// An address that nobody listens on for now, nor will by chance: it is below the ports that the system gives out.
-fn free_address() -> String {
-    let ports = (0..100).map(|_| 20_000 + (uuid::Uuid::now_v7().as_u128() % 10_000) as u16);
-    let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
-    addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).expect("a free port")
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files
-}
+use crate::support::processes::{LONG, get, metric, wait_for};
+use crate::support::site::{Site, files};
 
 #[test]
 fn a_stop_while_the_store_is_away_loses_nothing_and_the_next_start_delivers() {
@@ -288,4 +135,32 @@ fn a_full_disk_costs_payloads_and_nothing_else() {
     worker.process.stop();
     s3.stop();
     drop(disk);
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_for_a_while_costs_payloads_and_keeps_what_it_holds() {
+    let mut site = Site::new();
+    let mut worker = site.worker();
+    let watch = worker.watch();
+    assert_eq!(site.submit(&worker, "before", 30).exit_code(LONG), Some(0));
+    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 30).then_some(()));
+    let (berth, aside) = (site.spool.join("berth-0"), site.spool.join("aside"));
+    std::fs::rename(&berth, &aside).expect("moved");
+    std::fs::write(&berth, "no directory").expect("written");
+
+    assert_eq!(site.submit(&worker, "meanwhile", 40).exit_code(LONG), Some(0), "tasks do not notice");
+    let lost = || metric(&get(worker.admin, "/metrics"), "weir_payloads_dropped_total", "spool_disk") as usize;
+    wait_for("each of it is lost", LONG, || (lost() == 40).then_some(()));
+    assert_eq!(worker.count("weir_payload_spool_writable"), 0);
+
+    std::fs::remove_file(&berth).expect("removed");
+    std::fs::rename(&aside, &berth).expect("moved back");
+    assert_eq!(site.submit(&worker, "after", 20).exit_code(LONG), Some(0));
+    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 50).then_some(()));
+    assert_eq!(worker.count("weir_payload_spool_writable"), 1);
+    let mut s3 = site.s3();
+    worker.until_delivered();
+    assert_eq!((site.stored(), watch.end().unbalanced), (50, vec![]));
+    worker.process.stop();
+    s3.stop();
 }

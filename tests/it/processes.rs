@@ -3,6 +3,8 @@
 //! The three runs of 10,000 tasks belong to the full lane (`tests/run --full`), which gives them a release build. Each
 //! prints its numbers.
 
+mod outage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

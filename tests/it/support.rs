@@ -7,4 +7,6 @@ pub mod house;
 pub mod processes;
 pub mod redis;
 pub mod s3;
+pub mod site;
 pub mod valve;
+pub mod watch;

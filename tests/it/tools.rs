@@ -44,7 +44,9 @@ async fn a_worker_says_what_runs_and_what_hangs() {
     let worker = &description["role"]["worker"];
     assert_eq!(worker["id"], house.worker(0).id().as_str());
     assert_eq!(worker["address"], house.worker_url(0));
-    assert_eq!(worker["gate"], json!({"state": "open", "in_flight": 2, "target": 4}));
+    let gate = json!({"state": "open", "in_flight": 2, "target": 4, "held_by_interactive": 0, "held_by_batch": 2,
+        "reserve": 0, "full_tenants": []});
+    assert_eq!(worker["gate"], gate);
     assert_eq!(worker["settings"]["values"]["max_parallelism"], "4");
     assert_eq!(worker["payloads"]["stored"], 2);
     let in_flight = |name: &str| {
@@ -61,7 +63,13 @@ async fn a_worker_says_what_runs_and_what_hangs() {
     let output = describe(&format!("http://{address}"), &["--tasks", "1"]).await;
     assert_ok(&output);
     let text = stdout(&output);
-    for part in ["in pool default", "open, 2 of 4 in flight", "running: the 1 oldest of 2 tasks", "hangs", "2 stored"] {
+    for part in [
+        "in pool default",
+        "open, 2 of 4 slots held, 2 in flight",
+        "running: the 1 oldest of 2 tasks",
+        "hangs",
+        "2 stored",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
     assert!(!text.contains("  runs "), "{text}");

@@ -22,6 +22,11 @@ fn the_transcript_is_har_with_every_mandatory_field() {
         "send": 0.0, "wait": 100.0, "receive": 10.0});
     assert_eq!(entry["timings"], timings);
     assert_eq!(entry["cache"], json!({}));
+    // Chrome's own fields: without them, its developer tools show JSON as a script and count a byte too few.
+    assert_eq!(
+        (&entry["_resourceType"], &entry["response"]["_transferSize"]),
+        (&json!("fetch"), &entry["response"]["bodySize"])
+    );
     assert_eq!(entry["request"]["queryString"], json!([{"name": "page", "value": "2"}]));
     assert_eq!(
         entry["response"]["content"],
@@ -37,6 +42,7 @@ fn an_exchange_without_an_answer_has_status_0_and_an_error() {
     let document = document(record);
     let entry = &document["transcript"]["log"]["entries"][0];
     assert_eq!((&entry["response"]["status"], &entry["_error"]), (&json!(0), &json!("connection refused")));
+    assert_eq!(entry["response"]["_transferSize"], 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod card;
 mod iban;
+mod pem;
 mod token;
 
 use std::borrow::Cow;
@@ -30,14 +31,16 @@ pub enum Detector {
     Bearer,
     /// User and password after `Basic`.
     Basic,
+    /// Private keys in PEM.
+    Pem,
     /// E-mail addresses.
     Email,
 }
 
 impl Detector {
     /// Those that are on where the configuration says nothing.
-    pub const DEFAULT: [Detector; 5] =
-        [Detector::Card, Detector::Iban, Detector::Jwt, Detector::Bearer, Detector::Basic];
+    pub const DEFAULT: [Detector; 6] =
+        [Detector::Card, Detector::Iban, Detector::Jwt, Detector::Bearer, Detector::Basic, Detector::Pem];
 }
 
 /// What a placeholder says of what it replaces.
@@ -72,6 +75,7 @@ pub(super) struct Detectors {
     jwt: bool,
     bearer: bool,
     basic: bool,
+    pem: bool,
     email: bool,
 }
 
@@ -84,6 +88,7 @@ impl Detectors {
             jwt: on(Detector::Jwt),
             bearer: on(Detector::Bearer),
             basic: on(Detector::Basic),
+            pem: on(Detector::Pem),
             email: on(Detector::Email),
         }
     }
@@ -132,6 +137,7 @@ impl Detectors {
         let found = found.or_else(|| if self.jwt { token::jwt(bytes, at, searched) } else { None });
         let found = found.or_else(|| if self.bearer { token::bearer(text, at, letters) } else { None });
         let found = found.or_else(|| if self.basic { token::basic(text, at, letters) } else { None });
+        let found = found.or_else(|| if self.pem { pem::at(bytes, at) } else { None });
         if found.is_some() {
             return (found, letters);
         }
@@ -201,6 +207,18 @@ pub(super) fn merged(mut ranges: Vec<Range<usize>>, others: Vec<Range<usize>>) -
         }
     }
     merged
+}
+
+/// What stands between the groups of a number: spaces (in a form, `+`), also those that are narrow or do not break, tabs,
+/// dashes, dots, slashes, underscores.
+const SEPARATORS: &[&str] = &[
+    " ", "-", "+", "\u{a0}", "\t", ".", "/", "_", "\u{2007}", "\u{2009}", "\u{202f}", "\u{2010}", "\u{2011}",
+    "\u{2012}", "\u{2013}",
+];
+
+/// The separator at `at`, if there is one.
+fn separator_at(bytes: &[u8], at: usize) -> Option<&'static str> {
+    SEPARATORS.iter().find(|separator| bytes[at..].starts_with(separator.as_bytes())).copied()
 }
 
 /// Where the run of bytes that are `inside` ends, from `at` on.

@@ -87,8 +87,13 @@ impl<'t> Search<'t> {
         let start = find(bytes, mark + 1, |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
         let is_pair_value =
             mark < self.pair && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
-        if plain_name.eq_ignore_ascii_case("name") {
-            self.pair = if self.names_a_credential(start) { mark + MAX_PAIR_BYTES } else { 0 };
+        if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
+            let names_a_credential = self.names_a_credential(start);
+            let before = if names_a_credential { self.value_before(mark) } else { None };
+            self.pair = if names_a_credential && before.is_none() { mark + MAX_PAIR_BYTES } else { 0 };
+            if let Some(before) = before {
+                return Some(unquoted(before));
+            }
         }
         if !is_pair_value && !is_sensitive(&plain_name) {
             return None;
@@ -120,8 +125,27 @@ impl<'t> Search<'t> {
                 (!constant).then(|| Found { range: start..end, quote: quote() })
             }
             _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start))),
-            _ => Some(unquoted(start..bare_end(text, start))),
+            _ => {
+                let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
+                Some(unquoted(start..bare_end(text, start, is_authorization)))
+            }
         }
+    }
+
+    /// The quoted `value` before the `name` at `mark`, in the same element or object.
+    fn value_before(&self, mark: usize) -> Option<Range<usize>> {
+        let bytes = self.text.as_bytes();
+        let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
+        let opens = |byte: &u8| matches!(byte, b'<' | b'>' | b'{' | b'}');
+        let start = bytes[floor..mark].iter().rposition(opens).map_or(floor, |at| floor + at + 1);
+        let at = start + memmem::rfind(&bytes[start..mark], b"value")? + b"value".len();
+        let quote = find(bytes, at, |byte| !matches!(byte, b'\\' | b'"' | b':' | b'=' | b' '));
+        let inside = if bytes.get(quote) == Some(&b'\'') { quote + 1 } else { quote };
+        let (quote, between) = bytes[at..inside].split_last()?;
+        let backslashes = between.iter().rev().take_while(|&&byte| byte == b'\\').count();
+        let has_mark = between.iter().any(|byte| matches!(byte, b':' | b'='));
+        let end = quoted_end(bytes, inside, *quote, backslashes);
+        (has_mark && matches!(quote, b'"' | b'\'') && end < mark).then_some(inside..end)
     }
 
     /// Whether the value at `start`, of something called `name`, is a credential's name.

@@ -1,6 +1,7 @@
 //! Which names guard a value that must not be kept, and which headers may be.
 
-/// What ends the name of a credential, written without separators and in lowercase: `access_token`, `userPassword`.
+/// What ends the name of a credential, written without separators and in lowercase: `access_token`, `userPassword`. Digits
+/// after it do not matter: `password2`.
 const SENSITIVE_ENDINGS: &[&str] = &[
     "apikey",
     "authorization",
@@ -27,13 +28,32 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "codeverifier",
     "csrf",
     "xsrf",
+    "jwt",
+    "cvv",
+    "cvc",
+    "cvvcode",
+    "cvccode",
+    "passcode",
+    "pincode",
+    "cardpin",
+    "userpin",
+    "otpcode",
+    "totpcode",
+    "mfacode",
+    "securitycode",
+    "verificationcode",
+    "authorizationcode",
+    "securityanswer",
+    "passwordconfirm",
+    "passwordconfirmation",
+    "tokenvalue",
+    "samlresponse",
+    "trackdata",
 ];
 
 /// Names that are credentials only when they stand alone. `cvv` and the like: PCI DSS forbids to keep them in any form.
-const SENSITIVE_WHOLE: &[&str] = &[
-    "auth", "key", "pass", "pin", "otp", "totp", "tan", "cvv", "cvv2", "cvc", "cvc2", "csc", "sid", "sig", "jwt",
-    "bearer",
-];
+const SENSITIVE_WHOLE: &[&str] =
+    &["auth", "key", "pass", "pin", "otp", "totp", "tan", "csc", "sid", "sig", "bearer", "track1", "track2"];
 
 /// Headers whose values are kept. All others keep their name only.
 const KEPT_HEADERS: &[&str] = &[
@@ -147,8 +167,10 @@ pub(super) fn is_sensitive(name: &str) -> bool {
     let letters = end.iter().filter(|byte| byte.is_ascii_alphanumeric());
     let length = buffer.iter_mut().zip(letters).map(|(to, from)| *to = from.to_ascii_lowercase()).count();
     let plain = &buffer[..length];
+    let digits = plain.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let letters = &plain[..length - digits];
     SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
-        || SENSITIVE_ENDINGS.iter().any(|ending| plain.ends_with(ending.as_bytes()))
+        || SENSITIVE_ENDINGS.iter().any(|ending| letters.ends_with(ending.as_bytes()))
 }
 
 /// Whether a query key's value may be kept. Case and separators do not matter: `dateFrom`, `date_from`, `date-from`.
@@ -170,12 +192,26 @@ mod tests {
 
     #[test]
     fn credentials_are_known_by_name() {
-        for name in
-            ["token", "access_token", "refreshToken", "X-API-Key", "client_secret", "PASSWORD", "pin", "id.token"]
-        {
+        for name in [
+            "token",
+            "access_token",
+            "refreshToken",
+            "X-API-Key",
+            "client_secret",
+            "PASSWORD",
+            "pin",
+            "id.token",
+            "password2",
+            "card_cvv",
+            "CVV2",
+            "cvvCode",
+            "securityCode",
+            "track2",
+        ] {
             assert!(is_sensitive(name), "{name}");
         }
-        for name in ["token_type", "expires_in", "account", "shipping", "scope", "name", "", "tokens_used"] {
+        for name in ["token_type", "expires_in", "account", "shipping", "scope", "name", "", "tokens_used", "7", "code"]
+        {
             assert!(!is_sensitive(name), "{name}");
         }
         assert!(is_kept_header("Content-Type"));

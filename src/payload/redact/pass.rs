@@ -12,10 +12,11 @@ use url::form_urlencoded::byte_serialize;
 use super::Rules;
 use super::budget::{Budget, Stop};
 use super::decoded::{Escapes, MAX_ROUNDS, View};
-use super::detect::Kind;
+use super::detect::{Kind, merged};
 use super::edit::{Edit, Nesting, apply, starts_document};
 use super::named::{Found, named};
 use super::names::is_sensitive;
+use super::packed;
 use super::path::{self, Path, Unreadable};
 use super::placeholder::{Placeholders, is_placeholder};
 use super::secrets::Secrets;
@@ -93,8 +94,9 @@ impl<'r> Pass<'r> {
             Ok(text) => text,
             Err(unreadable) => return Ok(Err(unreadable)),
         };
+        let was_number = is_number(&without_paths);
         Ok(Ok(match self.text_of(without_paths)? {
-            Cow::Owned(changed) if is_number(text) => Cow::Owned(format!("\"{changed}\"")),
+            Cow::Owned(changed) if was_number => Cow::Owned(format!("\"{changed}\"")),
             text => text,
         }))
     }
@@ -133,12 +135,13 @@ impl<'r> Pass<'r> {
                 redacted.push_str(&self.pairs(part, true)?);
             }
         }
-        Ok(redacted)
+        if holds_entities(&redacted) { Ok(self.text(&redacted)?.into_owned()) } else { Ok(redacted) }
     }
 
     /// The body of a form.
     pub fn form<'t>(&mut self, form: &'t str) -> Result<Cow<'t, str>, Stop> {
-        self.pairs(form, false)
+        let pairs = self.pairs(form, false)?;
+        if holds_entities(&pairs) { self.text_of(pairs) } else { Ok(pairs) }
     }
 
     /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
@@ -194,14 +197,15 @@ impl<'r> Pass<'r> {
         let text = self.secrets.without_cut(text);
         let start = text.len().saturating_sub(MAX_CUT_BYTES);
         let end = &text.as_bytes()[start..];
-        let belongs = |byte: &u8| byte.is_ascii_alphanumeric() || b" -_.+%=/~@:".contains(byte);
+        // Beyond ASCII: spaces and dashes of other widths.
+        let belongs = |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii() || b" -_.+%=/~@:\t".contains(byte);
         let length = end.iter().rev().take_while(|byte| belongs(byte)).count();
-        let tail = &text[text.len() - length..];
+        let tail = &text[text.ceil_char_boundary(text.len() - length)..];
         let digits = tail.bytes().filter(u8::is_ascii_digit).count();
         let user_info = tail.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
         let begins = |start: &str| tail.to_ascii_lowercase().contains(start);
         if digits >= MIN_CUT_DIGITS || user_info || ["eyj", "@", "bearer ", "basic "].into_iter().any(begins) {
-            return &text[..text.len() - length];
+            return &text[..text.len() - tail.len()];
         }
         text
     }
@@ -220,7 +224,7 @@ impl<'r> Pass<'r> {
             })
             .collect();
         text = apply(text, &edits);
-        let found = self.rules.detectors.find(&text, &mut self.budget)?;
+        let found = merged(self.rules.detectors.find(&text, &mut self.budget)?, self.packed(&text)?);
         let edits = fitted(
             &text,
             found.into_iter().map(|range| {
@@ -229,6 +233,16 @@ impl<'r> Pass<'r> {
             }),
         );
         Ok(apply(text, &edits))
+    }
+
+    /// Base64 with a secret in it.
+    fn packed(&mut self, text: &str) -> Result<Vec<Range<usize>>, Stop> {
+        let (secrets, detectors) = (&self.secrets, &self.rules.detectors);
+        packed::find(text, &mut self.budget, |plain, budget| {
+            Ok(!secrets.find(plain, budget)?.is_empty()
+                || !named(plain, budget)?.is_empty()
+                || !detectors.find(plain, budget)?.is_empty())
+        })
     }
 
     /// What is found in the last of the views, each of which is made of the one before, the first of the text.
@@ -242,7 +256,7 @@ impl<'r> Pass<'r> {
             for (range, secret) in self.secrets.find(&view.text, &mut self.budget)? {
                 found.push((range, self.placeholders.of(secret)));
             }
-            self.rules.detectors.find(&view.text, &mut self.budget)?
+            merged(self.rules.detectors.find(&view.text, &mut self.budget)?, self.packed(&view.text)?)
         };
         for range in ranges {
             if !is_placeholder(&view.text[range.clone()]) {
@@ -293,6 +307,11 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
         }
     }
     edits
+}
+
+/// Whether a URL or a form may hold `&#64;`, which is in several of its parts at once.
+fn holds_entities(text: &str) -> bool {
+    text.contains("&#")
 }
 
 /// Encoded for a form or a query, placeholders apart.

@@ -32,20 +32,21 @@ pub(super) struct Found {
 }
 
 impl Berth {
-    /// Takes the first free berth, and into it what lies in the others that are free.
-    pub fn claim(spool: &Path) -> io::Result<(Self, Found)> {
+    /// Takes the first free berth, and into it what lies in the others that are free, as long as it is not more than
+    /// `max_bytes`. The rest stays for others that start.
+    pub fn claim(spool: &Path, max_bytes: u64) -> io::Result<(Self, Found)> {
         let mut numbers = 0..MAX_BERTHS;
         let berth = numbers.by_ref().find_map(|number| Berth::lock(spool, number, true).transpose());
         let berth = berth.unwrap_or_else(|| {
             let path = spool.display();
             Err(io::Error::other(format!("{MAX_BERTHS} processes use the spool {path} already")))
         })?;
+        let mut found = berth.find()?;
         for number in numbers {
             if let Ok(Some(other)) = Berth::lock(spool, number, false) {
-                other.move_to(&berth);
+                other.move_to(&berth, &mut found, max_bytes);
             }
         }
-        let found = berth.find()?;
         Ok((berth, found))
     }
 
@@ -66,13 +67,24 @@ impl Berth {
         }
     }
 
-    /// Moves the payloads over; one that cannot be moved stays for a later start.
-    fn move_to(&self, berth: &Berth) {
-        let Ok(found) = self.find() else { return };
-        for (name, _) in found.payloads {
-            let name = name.to_string();
-            if let Err(error) = std::fs::rename(self.path.join(&name), berth.path.join(&name)) {
-                tracing::warn!(file = %self.path.join(&name).display(), "a spooled payload stays behind: {error}");
+    /// Moves the payloads over, the oldest first; one that cannot be moved, or does not fit, stays for a later start.
+    fn move_to(&self, berth: &Berth, found: &mut Found, max_bytes: u64) {
+        let Ok(mut own) = self.find() else { return };
+        own.payloads.sort_unstable();
+        let mut held: u64 = found.payloads.iter().map(|(_, bytes)| bytes).sum();
+        for (name, bytes) in own.payloads {
+            if held.saturating_add(bytes) > max_bytes {
+                return;
+            }
+            let file = name.to_string();
+            match std::fs::rename(self.path.join(&file), berth.path.join(&file)) {
+                Ok(()) => {
+                    held += bytes;
+                    found.payloads.push((name, bytes));
+                }
+                Err(error) => {
+                    tracing::warn!(file = %self.path.join(&file).display(), "a spooled payload stays behind: {error}");
+                }
             }
         }
     }
@@ -107,8 +119,8 @@ mod tests {
     #[test]
     fn each_process_has_a_berth_of_its_own_and_takes_over_those_of_the_dead() {
         let spool = tempfile::tempdir().expect("a directory");
-        let (first, _) = Berth::claim(spool.path()).expect("a berth");
-        let (second, _) = Berth::claim(spool.path()).expect("another");
+        let (first, _) = Berth::claim(spool.path(), 1 << 20).expect("a berth");
+        let (second, _) = Berth::claim(spool.path(), 1 << 20).expect("another");
         assert!(first.path.ends_with("berth-0") && second.path.ends_with("berth-1"));
         let name = |id| Name::new(SystemTime::now(), Value::Slow, id);
         for (berth, id) in [(&first, 1), (&second, 2), (&second, 3)] {
@@ -118,10 +130,10 @@ mod tests {
             std::fs::write(second.path.join(other), "?").expect("written");
         }
         drop(second);
-        let (third, found) = Berth::claim(spool.path()).expect("the second's");
+        let (third, found) = Berth::claim(spool.path(), 1 << 20).expect("the second's");
         assert_eq!((third.path.ends_with("berth-1"), found.payloads.len(), found.foreign), (true, 2, 2));
         drop((first, third));
-        let (alone, found) = Berth::claim(spool.path()).expect("the first's");
+        let (alone, found) = Berth::claim(spool.path(), 1 << 20).expect("the first's");
         assert_eq!((alone.path.ends_with("berth-0"), found.payloads.len(), found.foreign), (true, 3, 0));
         assert_eq!(std::fs::read_dir(spool.path().join("berth-1")).expect("a directory").count(), 3);
     }
@@ -129,6 +141,6 @@ mod tests {
     #[test]
     fn a_spool_that_cannot_be_is_an_error() {
         let spool = tempfile::NamedTempFile::new().expect("a file in its place");
-        assert!(Berth::claim(spool.path()).is_err());
+        assert!(Berth::claim(spool.path(), 1 << 20).is_err());
     }
 }

@@ -96,9 +96,23 @@ impl Index {
     /// does not fit, for those that wait are wanted more, or not enough.
     pub fn reserve(&mut self, bytes: u64, value: Value) -> Option<Vec<Name>> {
         let over = self.bytes.saturating_add(bytes).saturating_sub(self.max_bytes);
-        let wanted = if value.is_ordinary() { 0 } else { self.wanted.len() };
-        let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted)).take(MAX_EVICTED);
         let files_over = (self.len() + 1).saturating_sub(MAX_FILES);
+        let wanted = if value.is_ordinary() { 0 } else { self.wanted.len() };
+        let evicted = self.evict(over, files_over, wanted, MAX_EVICTED)?;
+        self.bytes += bytes;
+        Some(evicted)
+    }
+
+    /// Gives up what is more than it may hold, as it may be after the limits were lowered.
+    pub fn trim(&mut self) -> Vec<Name> {
+        let over = self.bytes.saturating_sub(self.max_bytes);
+        self.evict(over, self.len().saturating_sub(MAX_FILES), self.wanted.len(), usize::MAX).unwrap_or_default()
+    }
+
+    /// Frees so many bytes and files, at the expense of ordinary ones and then of so many of the wanted ones; none when
+    /// that is not enough.
+    fn evict(&mut self, over: u64, files_over: usize, wanted: usize, most: usize) -> Option<Vec<Name>> {
+        let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted)).take(most);
         let (mut evicted, mut freed) = (Vec::new(), 0);
         for (key, bytes) in candidates {
             if freed >= over && evicted.len() >= files_over {
@@ -113,7 +127,7 @@ impl Index {
         for key in &evicted {
             self.line(key.1.value).remove(key);
         }
-        self.bytes = self.bytes - freed + bytes;
+        self.bytes -= freed;
         Some(evicted.into_iter().map(|(_, name)| name).collect())
     }
 
@@ -129,8 +143,12 @@ impl Index {
     }
 
     /// One was found on disk.
-    pub fn found(&mut self, name: Name, bytes: u64) {
+    pub fn hold(&mut self, bytes: u64) {
         self.bytes += bytes;
+    }
+
+    /// One that was found on disk waits from now on.
+    pub fn admit(&mut self, name: Name, bytes: u64) {
         self.line(name.value).insert((0, name), bytes);
     }
 

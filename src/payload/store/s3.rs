@@ -152,6 +152,12 @@ fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
     let causes: Vec<String> =
         std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
     let reason: String = causes.join(": ").chars().take(MAX_REASON_CHARS).collect();
+    // The second: an authority of the same name is trusted, with another key.
+    if ["UnknownIssuer", "BadSignature"].iter().any(|it| reason.contains(it)) {
+        const UNTRUSTED: &str = "its certificate comes from an authority that is not trusted; name a file with that \
+            authority's certificate in payloads.s3.ca_file";
+        return UNTRUSTED.to_owned();
+    }
     if reason.contains("loading credentials") {
         return format!("no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({reason})");
     }

@@ -23,11 +23,26 @@ pub struct Plan {
     pub s3: bool,
     /// Redis comes only later, with [`RedisServer::start_again`].
     pub redis_away: bool,
+    /// More of the configuration, in which `$bank` is the sandbox.
+    pub configuration: String,
+    /// Files of the fleet's directory, where all processes run.
+    pub files: Vec<(String, String)>,
+    /// The sandbox's script: one of the files.
+    pub script: Option<&'static str>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { workers: 1, max_parallelism: 50, latency: "100ms", s3: false, redis_away: false }
+        Plan {
+            workers: 1,
+            max_parallelism: 50,
+            latency: "100ms",
+            s3: false,
+            redis_away: false,
+            configuration: String::new(),
+            files: Vec::new(),
+            script: None,
+        }
     }
 }
 
@@ -56,14 +71,18 @@ impl Plan {
         if self.redis_away {
             redis.kill();
         }
-        let flags = ["sandbox", "--listen", "127.0.0.1:0", "--latency", self.latency];
+        for (name, text) in &self.files {
+            std::fs::write(directory.path().join(name), text).expect("written");
+        }
+        let mut flags = vec!["sandbox", "--listen", "127.0.0.1:0", "--latency", self.latency];
+        flags.extend(self.script.iter().flat_map(|script| ["--script", script]));
         let sandbox = serve("sandbox", directory.path(), &flags, &[], "the sandbox bank answers");
         let bank = format!("http://{}", sandbox.listen);
         let (s3, payloads, store) = match self.s3 {
             true => s3(directory.path()),
             false => (None, directory.path().join("payloads"), "store = \"directory\"".to_owned()),
         };
-        let configuration = CONFIGURATION.replace("$bank", &bank).replace("$store", &store);
+        let configuration = (self.configuration + CONFIGURATION).replace("$bank", &bank).replace("$store", &store);
         std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
 
         let url = redis.url();

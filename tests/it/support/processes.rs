@@ -45,15 +45,24 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Optio
     }
 }
 
-/// The body of an answer of 200, or nothing.
+/// The body of a successful answer, or nothing.
 pub fn try_get(address: SocketAddr, path: &str) -> Option<String> {
+    ask(address, "GET", path)
+}
+
+/// Whether a request without a body was answered with success.
+pub fn post(address: SocketAddr, path: &str) -> bool {
+    ask(address, "POST", path).is_some()
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LONG)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    head.starts_with("HTTP/1.1 2").then(|| body.to_owned())
 }
 
 /// The same, where it must be there.
@@ -93,10 +102,17 @@ impl Process {
         let file = |path| File::create(path).expect("a file in the fleet's directory");
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Each notes its end in its own directory: others have the same names.
+        command.env("STATE_DIRECTORY", directory);
         command.envs(variables.iter().copied()).current_dir(directory).process_group(0);
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log));
         let child = command.spawn().unwrap_or_else(|error| panic!("{} starts: {error}", program.display()));
         Process { name: name.to_owned(), child, out, log, ended: false }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to stdout.

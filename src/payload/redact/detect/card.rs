@@ -1,9 +1,10 @@
 //! Card numbers: 13 to 19 digits that begin as an issuer's do and end in the right check digit (ISO/IEC 7812, Luhn).
 //!
-//! In one run, or in groups of at least four (the last may be shorter) between single spaces (in a
-//! form, that is `+`) or dashes. A run within a
+//! In one run, or in groups of at least four (the last may be shorter) with the same separator between them. A run within a
 //! longer one, a part of a decimal number or of a UUID is no card number. One in ten other numbers of the same length
 //! and beginning has the right check digit by chance; it is taken out too.
+
+use super::separator_at;
 
 /// The most groups that are looked at: 4 4 4 4 3.
 const MAX_GROUPS: usize = 5;
@@ -40,11 +41,6 @@ pub fn at(bytes: &[u8], start: usize) -> Option<usize> {
     best
 }
 
-/// A space, a space that does not break, a space of a form, or a dash.
-fn separator_at(bytes: &[u8], at: usize) -> Option<&'static [u8]> {
-    [&b" "[..], b"-", b"+", "\u{a0}".as_bytes()].into_iter().find(|separator| bytes[at..].starts_with(separator))
-}
-
 fn is_digit(bytes: &[u8], at: usize) -> bool {
     bytes.get(at).is_some_and(u8::is_ascii_digit)
 }
@@ -54,9 +50,9 @@ fn digits_of_group(bytes: &[u8], at: usize) -> usize {
 }
 
 /// Whether groups between dashes would begin in the middle of a longer chain, as in a UUID: after hexadecimal digits.
-fn is_chained(bytes: &[u8], start: usize, separator: Option<&[u8]>) -> bool {
+fn is_chained(bytes: &[u8], start: usize, separator: Option<&str>) -> bool {
     const MIN_GROUP: usize = 4;
-    let Some(before) = bytes[..start].strip_suffix(b"-").filter(|_| separator == Some(b"-")) else { return false };
+    let Some(before) = bytes[..start].strip_suffix(b"-").filter(|_| separator == Some("-")) else { return false };
     let group = before.iter().rev().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_alphanumeric());
     let (mut length, mut is_hex, mut has_digit) = (0, true, false);
     for byte in group {
@@ -67,9 +63,9 @@ fn is_chained(bytes: &[u8], start: usize, separator: Option<&[u8]>) -> bool {
 }
 
 /// Whether the digits before `end` are the whole of their group, and a chain between dashes ends there.
-fn ends_group(bytes: &[u8], end: usize, separator: Option<&[u8]>) -> bool {
+fn ends_group(bytes: &[u8], end: usize, separator: Option<&str>) -> bool {
     let letter = bytes.get(end).is_some_and(u8::is_ascii_alphabetic);
-    let chain = separator == Some(b"-") && bytes.get(end) == Some(&b'-');
+    let chain = separator == Some("-") && bytes.get(end) == Some(&b'-');
     let goes_on = chain && bytes.get(end + 1).is_some_and(u8::is_ascii_alphanumeric);
     !letter && !goes_on
 }
@@ -144,6 +140,12 @@ mod tests {
             "4111-1111-1111-1111",
             "6304 0000 0000 0000",
             "4111\u{a0}1111\u{a0}1111\u{a0}1111",
+            "4111\u{202f}1111\u{202f}1111\u{202f}1111",
+            "4111\u{2013}1111\u{2013}1111\u{2013}1111",
+            "4111.1111.1111.1111",
+            "4111/1111/1111/1111",
+            "4111_1111_1111_1111",
+            "4111\t1111\t1111\t1111",
             "36227206271667",
         ] {
             assert_eq!(at(card.as_bytes(), 0), Some(card.len()), "{card}");

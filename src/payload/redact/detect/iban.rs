@@ -1,8 +1,10 @@
 //! IBANs (ISO 13616): country, check digits, and the length that the country's registration states.
 //!
-//! In either case, with single spaces (in a form, that is `+`) or dashes between any two characters.
+//! In either case, with single separators between any two characters.
 
 use std::ops::Range;
+
+use super::separator_at;
 
 /// The countries of the registry, and others in use, with the length of their IBANs.
 const COUNTRIES: &[(&[u8; 2], usize)] = &[
@@ -138,12 +140,7 @@ pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
 fn collect(bytes: &[u8], start: usize, length: usize) -> Option<(Vec<u8>, usize)> {
     let (mut characters, mut at) = (Vec::with_capacity(length), start);
     while characters.len() < length {
-        at += match bytes[at..] {
-            [b' ' | b'-' | b'+', ..] => 1,
-            // A space that does not break.
-            [0xc2, 0xa0, ..] => 2,
-            _ => 0,
-        };
+        at += separator_at(bytes, at).map_or(0, str::len);
         characters.push(bytes.get(at).filter(|byte| byte.is_ascii_alphanumeric())?.to_ascii_uppercase());
         at += 1;
     }
@@ -175,6 +172,8 @@ mod tests {
             "MT84MALT011000012345MTLCAST001S",
             "nl91abna0417164300",
             "CH93-0076-2011-6238-5295-7",
+            "DE89.3704.0044.0532.0130.00",
+            "SE45\u{202f}5000\u{202f}0000\u{202f}0583\u{202f}9825\u{202f}7466",
             "SE45\u{a0}5000\u{a0}0000\u{a0}0583\u{a0}9825\u{a0}7466",
         ] {
             assert_eq!(at(iban.as_bytes(), 0), Some(0..iban.len()), "{iban}");

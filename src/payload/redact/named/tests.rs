@@ -48,6 +48,22 @@ fn values_after_a_credentials_name_are_found() {
             r#"[{"name":"api_key","value":"CANARY"}, {"name":"n","value":"x"}]"#,
             r#"[{"name":"api_key","value":"[redacted]"}, {"name":"n","value":"x"}]"#,
         ),
+        (
+            r#"[{"key":"api_key","value":"CANARY"}, {"key":"n","value":"x"}]"#,
+            r#"[{"key":"[redacted]","value":"[redacted]"}, {"key":"[redacted]","value":"x"}]"#,
+        ),
+        (
+            r#"{"value":"CANARY","name":"pin"}, {"value":"x","name":"n"}"#,
+            r#"{"value":"[redacted]","name":"pin"}, {"value":"x","name":"n"}"#,
+        ),
+        (
+            r#"{"a":"{\"value\":\"CANARY\",\"name\":\"pin\"}"}"#,
+            r#"{"a":"{\"value\":\"[redacted]\",\"name\":\"pin\"}"}"#,
+        ),
+        ("<input value='CANARY' name=\"csrf_token\">", "<input value='[redacted]' name=\"csrf_token\">"),
+        ("Authorization: ApiKey CANARY, next", "Authorization: [redacted], next"),
+        (r#"{"m":"password=CAN\u00e9ARY\u0026x=1"}"#, r#"{"m":"password=[redacted]\u0026x=1"}"#),
+        (r#"{"m":"{\"m\":\"password=CAN\\u00e9ARY\\/\"}"}"#, r#"{"m":"{\"m\":\"password=[redacted]\"}"}"#),
         ("café: naïve = 1 > 0, account: 5", "café: naïve = 1 > 0, account: 5"),
     ] {
         assert_eq!(masked(raw), expected);

@@ -51,22 +51,43 @@ pub fn bracketed_end(bytes: &[u8], start: usize, backslashes: usize) -> usize {
     bytes.len()
 }
 
-/// Where an unquoted value ends. An authentication scheme before it belongs to it, and so does an escaped slash.
-pub fn bare_end(text: &str, start: usize) -> usize {
+/// Where an unquoted value ends. An authentication scheme before it belongs to it (of `Authorization` whichever), and so
+/// does what JSON escapes, unless that is what ends a value.
+pub fn bare_end(text: &str, start: usize, is_authorization: bool) -> usize {
     let bytes = text.as_bytes();
-    let scheme = ["bearer ", "basic ", "digest ", "token "]
-        .iter()
-        .find(|scheme| bytes[start..].get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme.as_bytes())));
-    let mut end = start + scheme.map_or(0, |scheme| scheme.len());
+    let word = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && byte != b'-');
+    let known = ["bearer", "basic", "digest", "token"].iter().any(|it| text[start..word].eq_ignore_ascii_case(it));
+    let is_scheme = word > start && (known || is_authorization) && bytes.get(word) == Some(&b' ');
+    let mut end = if is_scheme { word + 1 } else { start };
     loop {
-        let stops = |byte: u8| {
-            byte <= b' ' || matches!(byte, b'&' | b'"' | b'\'' | b'<' | b'>' | b',' | b';' | b')' | b'}' | b'\\')
-        };
-        end = find(bytes, end, stops);
-        if !bytes[end..].starts_with(b"\\/") {
-            return end;
+        end = find(bytes, end, |byte| ends_bare(char::from(byte)) || byte == b'\\');
+        match escaped_end(text, end) {
+            Some(after) => end = after,
+            None => return end,
         }
-        end += 2;
+    }
+}
+
+fn ends_bare(character: char) -> bool {
+    character <= ' ' || matches!(character, '&' | '"' | '\'' | '<' | '>' | ',' | ';' | ')' | '}')
+}
+
+/// Where the escape at `at` ends, in however many JSON strings, if it stands for a character of a bare value: `\/`,
+/// `\u00e9`.
+fn escaped_end(text: &str, at: usize) -> Option<usize> {
+    const DIGITS: usize = 4;
+    let bytes = text.as_bytes();
+    let letter = find(bytes, at, |byte| byte != b'\\');
+    match bytes.get(letter)? {
+        _ if letter == at => None,
+        b'/' => Some(letter + 1),
+        b'u' => {
+            let digits = text.get(letter + 1..letter + 1 + DIGITS)?;
+            let unit = u32::from_str_radix(digits, 16).ok()?;
+            // Half of a character of two is none, and ends nothing.
+            (!char::from_u32(unit).is_some_and(ends_bare)).then_some(letter + 1 + DIGITS)
+        }
+        _ => None,
     }
 }
 

@@ -1,5 +1,8 @@
 //! Secrets of every kind, in every encoding, in every place: none of them comes through.
 
+use base64::engine::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
 use super::*;
 
 /// A secret of each kind: what must not come through of it, and how it is written so that it can be known as one.
@@ -33,6 +36,8 @@ fn encodings(text: &str) -> Vec<String> {
         .map(|it| if it.is_alphanumeric() { it.to_string() } else { format!("&#{};", it as u32) })
         .collect();
     let form: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    let base64 = |text: &str| STANDARD.encode(format!("a text with {text}"));
+    let url_safe = |text: &str| URL_SAFE_NO_PAD.encode(text);
     vec![
         text.to_owned(),
         escaped(text),
@@ -45,6 +50,9 @@ fn encodings(text: &str) -> Vec<String> {
         escaped(&unicode),
         entities,
         form,
+        base64(text),
+        escaped(&base64(text)),
+        url_safe(&format!("{{\"any\": {}}}", Value::from(text))),
     ]
 }
 
@@ -116,6 +124,7 @@ fn secrets_of_each_kind_in_each_encoding_and_place_do_not_come_through() {
             let in_url = if is_url { &encoding } else { "x" };
             let stored = stored_by(&redactor, planted(&encoding, in_json, in_url));
             assert_gone(&stored, secret);
+            assert!(!stored.contains(&encoding), "{encoding} is in {stored}");
             assert!(serde_json::from_str::<Value>(&stored).is_ok());
         }
     }
@@ -141,6 +150,12 @@ fn a_secret_after_a_credentials_name_does_not_come_through() {
         ("var c = {apiKey: 'CANARY', n: 'kept-1'};", "application/javascript"),
         (r#"{"authorization":["Bearer CANARY"],"cookies":{"a":"CANARY"}}"#, "application/json"),
         ("{\"token\":\"CANA", "application/json"),
+        (r#"{"cvvCode":"CANARY","password2":"CANARY","otp_code":"CANARY","n":"kept-1"}"#, "application/json"),
+        (r#"[{"key":"api_key","value":"CANARY"},{"value":"CANARY","name":"pin"}]"#, "application/json"),
+        ("<input value=\"CANARY\" type=\"hidden\" name=\"csrf_token\"><i>kept-1</i>", "text/html"),
+        ("Authorization: ApiKey CANARY\r\nkept-1", "text/plain"),
+        (r#"{"m":"failed: password=\u00e9CANARY\u0026n=kept-1"}"#, "application/json"),
+        ("-----BEGIN PRIVATE KEY-----\nCANARY\nCANARY\n-----END PRIVATE KEY-----\nkept-1", "text/plain"),
     ];
     for (text, content_type) in texts {
         let mut record = record("t-1");
