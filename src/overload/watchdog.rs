@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often it reads the kernel's numbers: some 50 µs each time.
 const READ_EVERY: Duration = Duration::from_millis(100);
 
+/// What goes on shedding is logged once in this time.
+const STILL_SHEDDING_EVERY: Duration = Duration::from_secs(60);
+
 /// What goes on blocking is logged once in this time.
 const STILL_EVERY: Duration = Duration::from_secs(10);
 
@@ -36,9 +39,16 @@ pub(super) struct Watchdog {
 struct Memory {
     sample: Sample,
     read_at: Option<Instant>,
-    shedding_since: Option<Instant>,
+    shedding: Option<Shedding>,
     /// Polls that block for long, and the time of the line about each that is due next.
     still: Vec<((u64, u64), Duration)>,
+}
+
+/// Since when load is shed, and the last line about it.
+#[derive(Clone, Copy)]
+struct Shedding {
+    since: Instant,
+    said: Instant,
 }
 
 impl Watchdog {
@@ -65,31 +75,37 @@ impl Watchdog {
         memory.sample.blocked_by = blocking.into_iter().next().map(|poll| (poll.integration, poll.lasts));
         let verdict = self.judge.feed(memory.sample.clone(), now);
         verdict.risen.iter().for_each(|signal| self.metrics.risen(*signal));
-        self.publish(verdict, &mut memory.shedding_since, now);
+        self.publish(verdict, &mut memory.shedding, now);
     }
 
     /// Tells of a change, first those who act on it.
-    fn publish(&self, verdict: Verdict, since: &mut Option<Instant>, now: Instant) {
+    fn publish(&self, verdict: Verdict, shedding: &mut Option<Shedding>, now: Instant) {
         let Verdict { readings, pressure, high, .. } = verdict;
         let before = *self.shared.pressure.borrow();
-        let said = match pressure {
-            Pressure::Shedding(signal) if before != pressure => Some((signal, readings.say(signal))),
-            _ => None,
-        };
-        *self.shared.found.lock() = Found { readings, high };
-        if before == pressure {
-            return;
+        *self.shared.found.lock() = Found { readings: readings.clone(), high };
+        if before != pressure {
+            (self.tell)(pressure);
+            self.shared.pressure.send_replace(pressure);
         }
-        (self.tell)(pressure);
-        self.shared.pressure.send_replace(pressure);
-        match said {
-            Some((signal, why)) => {
-                since.get_or_insert(now);
-                tracing::warn!(%signal, "shedding load: {why}");
+        match pressure {
+            Pressure::Shedding(signal) => {
+                let known = shedding.get_or_insert(Shedding { since: now, said: now });
+                let why = || readings.say(signal);
+                if before != pressure {
+                    tracing::warn!(%signal, "shedding load: {}", why());
+                } else if now.saturating_duration_since(known.said) >= STILL_SHEDDING_EVERY {
+                    let seconds = (now - known.since).as_secs_f64();
+                    tracing::warn!(%signal, seconds, "still shedding load: {}", why());
+                } else {
+                    return;
+                }
+                known.said = now;
             }
-            None => {
-                let seconds = since.take().map_or(0.0, |since| (now - since).as_secs_f64());
-                tracing::info!(seconds, "no longer shedding load");
+            Pressure::Calm => {
+                if let Some(Shedding { since, .. }) = shedding.take() {
+                    let seconds = (now - since).as_secs_f64();
+                    tracing::info!(seconds, "no longer shedding load");
+                }
             }
         }
     }

@@ -41,15 +41,17 @@ impl Worker {
     /// With the signal that the test is about, and the others off: the machine that runs the tests may be a busy one.
     fn start(signal: &str, more: &str, descriptors: u32) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let enabled = |known: Signal| format!("{known}.enabled = {}\n", known.as_str() == signal);
-        let signals = Signal::ALL.map(enabled).concat();
-        let configuration = format!("{CONFIGURATION}{signals}{more}\n");
+        let configuration = format!("{CONFIGURATION}{more}\n");
         std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
         let program = weir();
         let shell = format!("ulimit -n {descriptors} && exec \"$0\" worker");
         let arguments = ["-c", &shell, &program.to_string_lossy()];
+        let name = |known: Signal| format!("WEIR_OVERLOAD__{}__ENABLED", known.as_str().to_uppercase());
+        let names = Signal::ALL.map(name);
+        let enabled = Signal::ALL.map(|known| if known.as_str() == signal { "true" } else { "false" });
+        let mut variables: Vec<_> = names.iter().map(String::as_str).zip(enabled).collect();
         // As many threads as on a machine with two cores.
-        let variables = [("TOKIO_WORKER_THREADS", "2")];
+        variables.push(("TOKIO_WORKER_THREADS", "2"));
         let mut process = Process::start("worker", directory.path(), Path::new("/bin/sh"), &arguments, &variables);
         let serves = process.wait_for_log("the worker serves");
         let address = |field: &str| serves[field].as_str().expect("an address").to_owned();
@@ -229,7 +231,7 @@ async fn descriptors_are_kept_for_what_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_sheds_leaves_the_open_index_and_the_other_takes_its_tasks() {
-    let fleet = fleet::Plan { workers: 2, ..Default::default() }.start();
+    let fleet = fleet::Plan { workers: 2, sheds: true, ..Default::default() }.start();
     let url = format!("http://{}", fleet.workers[0].listen);
     let client = plain_client(&url).await;
     let blocks = submit(&client, "blocks", "synthetic", &json!({"do": "block", "ms": 4_000}));
