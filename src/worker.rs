@@ -3,6 +3,7 @@
 //! [`Worker::start`] is the only place where a worker's organs meet: the gate, the integrations, the payloads, the
 //! registry, the settings and the admin port. [`Worker::drain`] takes them apart in order.
 
+mod adapt;
 mod announce;
 pub mod descriptors;
 mod drain;
@@ -11,6 +12,7 @@ mod operations;
 mod roster;
 mod run;
 mod service;
+mod stuck;
 mod tune;
 
 use std::net::SocketAddr;
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin, Readiness};
-use crate::gate::{self, Gate};
+use crate::gate::{self, Gate, Standing};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Ledger, Payloads};
@@ -32,6 +34,7 @@ use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
@@ -73,6 +76,8 @@ pub struct Config {
     pub drain_from: DrainFrom,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
+    /// What follows from how integrations do: breakers, deadlines at the door, adaptive limits.
+    pub upstream: upstream::Config,
 }
 
 impl Default for Config {
@@ -89,6 +94,7 @@ impl Default for Config {
             drain_within: Duration::from_secs(60),
             drain_from: DrainFrom::Loopback,
             environment: integration::environment::Config::default(),
+            upstream: upstream::Config::default(),
         }
     }
 }
@@ -130,6 +136,9 @@ pub enum StartError {
     /// What runs share.
     #[error("worker.environment.{0}")]
     Environment(#[from] integration::Invalid),
+    /// What follows from how integrations do.
+    #[error("worker.upstream.{0}")]
+    Upstream(String),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -164,7 +173,8 @@ impl Worker {
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
         let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
-        let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let gate = Gate::new(settings.borrow().limits(), integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
@@ -174,7 +184,11 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let upstreams = Upstreams::new(&config.upstream, integrations.iter(), &telemetry).map_err(StartError::Upstream)?;
+        loops.spawn("adapt", adapt::adapt(upstreams.clone(), gate.clone(), loops.token()));
+        let roster = Roster::new(integrations.iter());
+        stuck::register(&roster, &telemetry);
+        loops.spawn("stuck", stuck::watch(roster.clone(), loops.token()));
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -182,11 +196,12 @@ impl Worker {
             payloads: payloads.clone(),
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
-            roster: Roster::new(integrations.iter()),
+            roster,
             runs: runs.clone(),
         });
         let inner = Inner {
             gate: gate.clone(),
+            upstreams: upstreams.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
@@ -203,6 +218,7 @@ impl Worker {
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(flush_within),
             gate: gate.clone(),
+            upstreams,
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
@@ -271,11 +287,11 @@ fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &
     );
 }
 
-/// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.
+/// A worker can serve unless it is ending. That it is full or overloaded, or the registry away, is no reason to restart it.
 fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
-    let state: watch::Receiver<gate::State> = gate.state();
-    move || match *state.borrow() {
-        gate::State::Open | gate::State::Full => Readiness::Ready,
+    let standing: watch::Receiver<Standing> = gate.standing();
+    move || match standing.borrow().state {
+        gate::State::Open | gate::State::Full | gate::State::Overloaded => Readiness::Ready,
         gate::State::Draining => Readiness::NotReady("draining".into()),
     }
 }

@@ -67,6 +67,10 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     head(text, description, &format!("worker {}", worker.id), &more);
     let gate = worker.gate.clone().unwrap_or_default();
     pair(text, "gate", &format!("{}, {} of {} in flight", gate.state, gate.in_flight, gate.target));
+    if let Some(age) = worker.oldest_overdue_seconds {
+        let tasks = counted(worker.overdue.into(), "task");
+        pair(text, "overdue", &format!("{tasks} that should have stopped, the first {} ago", duration(age)));
+    }
     match &worker.payloads {
         Some(payloads) => pair(text, "payloads", &ledger(payloads)),
         None => pair(text, "payloads", "not kept"),
@@ -77,9 +81,15 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     settings.values.iter().for_each(|(key, value)| pair(text, key, value));
 
     section(text, "integrations");
-    let mut table = Table::new(&["NAME", "IN FLIGHT#"]);
+    let mut table = Table::new(&["NAME", "IN FLIGHT#", "BREAKER", "NEEDS#", "ADAPTIVE LIMIT"]);
     for integration in &worker.integrations {
-        table.row([integration.name.clone(), integration.in_flight.to_string()]);
+        table.row([
+            integration.name.clone(),
+            integration.in_flight.to_string(),
+            breaker(integration),
+            integration.needs_at_least_seconds.map_or_else(|| "-".into(), duration),
+            integration.adaptive_limit.as_ref().map_or_else(|| "-".into(), limit),
+        ]);
     }
     indented(text, &table);
 
@@ -103,6 +113,21 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         ]);
     }
     indented(text, &table);
+}
+
+fn breaker(integration: &description::Integration) -> String {
+    let description::Integration { breaker, breaker_saw, breaker_open_seconds, .. } = integration;
+    match (breaker_open_seconds, breaker_saw.is_empty()) {
+        (Some(remaining), _) => format!("{breaker} for {}: {breaker_saw}", duration(*remaining)),
+        (None, false) => format!("{breaker}: {breaker_saw}"),
+        (None, true) => breaker.clone(),
+    }
+}
+
+fn limit(limit: &description::AdaptiveLimit) -> String {
+    let baseline = limit.baseline_seconds.map(|baseline| format!(", baseline {}", duration(baseline)));
+    let shadow = if limit.mode == "on" { String::new() } else { format!(" ({} only)", limit.mode) };
+    format!("{}{shadow}{}", limit.tasks, baseline.unwrap_or_default())
 }
 
 fn ledger(payloads: &description::Payloads) -> String {

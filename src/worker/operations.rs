@@ -12,7 +12,7 @@ use super::run::Runner;
 use crate::gate::{Gate, Load, State};
 use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
-use crate::task::IntegrationName;
+use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, description};
@@ -23,6 +23,7 @@ pub(super) struct WorkerOperations {
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) gate: Gate,
+    pub(super) upstreams: Upstreams,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -31,17 +32,21 @@ impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
-        let integration =
-            |(name, in_flight): (IntegrationName, u32)| description::Integration { name: name.to_string(), in_flight };
+        let mut in_flight = roster.by_integration();
+        let integration = |known: Known| integration_out(in_flight.remove(&known.integration).unwrap_or(0), known);
+        let (overdue, oldest) = roster.overdue(now, 1);
+        let overdue_since = oldest.first().and_then(|entry| entry.overdue_since(now));
         let worker = description::Worker {
             id: self.identity.worker.to_string(),
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(self.gate.load())),
             settings: Some(settings_out(&settings.borrow())),
-            integrations: roster.by_integration().into_iter().map(integration).collect(),
+            integrations: self.upstreams.known().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
+            overdue: overdue as u32,
+            oldest_overdue_seconds: overdue_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         };
         let role = Some(description::Role::Worker(worker));
         Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
@@ -54,7 +59,7 @@ impl Operated for WorkerOperations {
 
     async fn draining(&self) {
         // The gate lives as long as this.
-        let _ = self.gate.state().wait_for(|state| *state == State::Draining).await;
+        let _ = self.gate.standing().wait_for(|standing| standing.state == State::Draining).await;
     }
 }
 
@@ -62,9 +67,33 @@ fn gate_out(load: Load) -> description::Gate {
     let state = match load.state {
         State::Open => "open",
         State::Full => "full",
+        State::Overloaded => "overloaded",
         State::Draining => "draining",
     };
     description::Gate { state: state.into(), in_flight: load.in_flight, target: load.target }
+}
+
+fn integration_out(in_flight: u32, known: Known) -> description::Integration {
+    let (breaker, retry_after) = match known.breaker {
+        None => ("off", None),
+        Some(BreakerIs::Closed) => ("closed", None),
+        Some(BreakerIs::HalfOpen) => ("half-open", None),
+        Some(BreakerIs::Open(remaining)) => ("open", Some(remaining.as_secs_f64())),
+    };
+    let limit = |limit: Limit| description::AdaptiveLimit {
+        tasks: limit.tasks,
+        mode: limit.mode.as_str().into(),
+        baseline_seconds: limit.baseline.map(|baseline| baseline.as_secs_f64()),
+    };
+    description::Integration {
+        name: known.integration.to_string(),
+        in_flight,
+        breaker: breaker.into(),
+        breaker_saw: known.saw.unwrap_or_default(),
+        breaker_open_seconds: retry_after,
+        needs_at_least_seconds: known.needs_at_least.map(|needs| needs.as_secs_f64()),
+        adaptive_limit: known.limit.map(limit),
+    }
 }
 
 fn settings_out(settings: &Settings) -> description::Settings {

@@ -3,8 +3,9 @@
 //! An entry lives as long as its run holds its place, so what hangs is in the list. Each task costs two short locks;
 //! numbers per integration are kept with the list, so that reading them never walks it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ pub(super) struct Roster {
 struct State {
     runs: BTreeMap<uuid::Uuid, Arc<Entry>>,
     by_integration: BTreeMap<IntegrationName, u32>,
+    /// When each run should have stopped: finding those that have not never walks the others.
+    due: BTreeSet<(Instant, uuid::Uuid)>,
 }
 
 /// One run.
@@ -29,18 +32,41 @@ pub(super) struct Entry {
     pub(super) started: Instant,
     /// When it was answered for without having stopped.
     answered_for: OnceLock<Instant>,
+    /// Why it has not stopped, as far as that is known, and when that was last logged.
+    why: Mutex<&'static str>,
+    named: Mutex<Option<Instant>>,
 }
 
 impl Entry {
     /// A run that starts.
     pub(super) fn new(run: RunId, task: Task, attempt: u32, started: Instant) -> Self {
-        Entry { run, task, attempt, started, answered_for: OnceLock::new() }
+        let why = Mutex::new("its code has not returned");
+        Entry { run, task, attempt, started, answered_for: OnceLock::new(), why, named: Mutex::default() }
     }
 
     /// Since when it should have stopped: since it was answered for, or else since its deadline. A run that blocks its
     /// thread keeps from running what would answer for it, so only the clock can tell.
     pub(super) fn overdue_since(&self, now: Instant) -> Option<Instant> {
         self.answered_for.get().copied().or_else(|| (self.task.deadline < now).then_some(self.task.deadline))
+    }
+
+    /// Why it has not stopped.
+    pub(super) fn why(&self) -> &'static str {
+        *self.why.lock()
+    }
+
+    /// Whether it was not named in the log for so long; it counts as named then.
+    pub(super) fn is_to_be_named(&self, now: Instant, again_after: Duration) -> bool {
+        let mut named = self.named.lock();
+        let is_due = named.is_none_or(|named| now.saturating_duration_since(named) >= again_after);
+        if is_due {
+            *named = Some(now);
+        }
+        is_due
+    }
+
+    fn due(&self) -> (Instant, uuid::Uuid) {
+        (self.answered_for.get().copied().unwrap_or(self.task.deadline), self.run.0)
     }
 }
 
@@ -54,7 +80,7 @@ impl Roster {
     /// An empty list for a worker that serves these.
     pub(super) fn new<'a>(integrations: impl Iterator<Item = &'a IntegrationName>) -> Arc<Self> {
         let by_integration = integrations.map(|name| (name.clone(), 0)).collect();
-        Arc::new(Roster { state: Mutex::new(State { runs: BTreeMap::new(), by_integration }) })
+        Arc::new(Roster { state: Mutex::new(State { runs: BTreeMap::new(), by_integration, due: BTreeSet::new() }) })
     }
 
     /// Puts a run on the list.
@@ -66,12 +92,21 @@ impl Roster {
             *count += 1;
         }
         state.runs.insert(entry.run.0, entry.clone());
+        state.due.insert(entry.due());
         Listed { roster: self.clone(), entry }
     }
 
     /// The oldest runs, at most so many. Run ids sort by their time.
     pub(super) fn oldest(&self, most: usize) -> Vec<Arc<Entry>> {
         self.state.lock().runs.values().take(most).cloned().collect()
+    }
+
+    /// How many runs should have stopped before then, and the first of them, at most so many.
+    pub(super) fn overdue(&self, before: Instant, most: usize) -> (usize, Vec<Arc<Entry>>) {
+        let state = self.state.lock();
+        let due = || state.due.range(..(before, uuid::Uuid::nil()));
+        let first = due().take(most).filter_map(|(_, run)| state.runs.get(run).cloned());
+        (due().count(), first.collect())
     }
 
     /// How many runs each integration has.
@@ -88,7 +123,20 @@ impl Listed {
 
     /// The run was answered for and has not stopped.
     pub(super) fn set_overdue(&self) {
+        let mut state = self.roster.state.lock();
+        state.due.remove(&self.entry.due());
         let _ = self.entry.answered_for.set(Instant::now());
+        state.due.insert(self.entry.due());
+    }
+
+    /// Says why it has not stopped.
+    pub(super) fn set_why(&self, why: &'static str) {
+        *self.entry.why.lock() = why;
+    }
+
+    /// Whether it was named in the log as one that has not stopped.
+    pub(super) fn was_named(&self) -> bool {
+        self.entry.named.lock().is_some()
     }
 }
 
@@ -96,6 +144,7 @@ impl Drop for Listed {
     fn drop(&mut self) {
         let mut state = self.roster.state.lock();
         state.runs.remove(&self.entry.run.0);
+        state.due.remove(&self.entry.due());
         if let Some(count) = state.by_integration.get_mut(&self.entry.task.integration) {
             *count -= 1;
         }
@@ -104,8 +153,6 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::task::{Json, Priority, Tenant};
 
@@ -133,7 +180,31 @@ mod tests {
         assert_eq!(ids(9), ["b", "c"]);
         drop(listed);
         assert!(ids(9).is_empty());
+        assert_eq!(roster.overdue(Instant::now() + Duration::from_secs(99), 9).0, 0);
         assert_eq!(roster.by_integration().into_values().collect::<Vec<_>>(), [0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_should_have_stopped_are_found_first_due_first() {
+        let names: [IntegrationName; 1] = ["bank".parse().expect("a name")];
+        let (roster, now, second) = (Roster::new(names.iter()), Instant::now(), Duration::from_secs(1));
+        let due = |id, seconds| {
+            let mut entry = entry(id);
+            entry.task.deadline = now + second * seconds;
+            roster.enter(entry)
+        };
+        let (late, later, cancelled) = (due("late", 1), due("later", 2), due("cancelled", 600));
+        cancelled.set_overdue();
+        let found = |seconds, most| {
+            let (count, first) = roster.overdue(now + second * seconds, most);
+            (count, first.iter().map(|entry| entry.task.id.to_string()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(found(0, 9), (0, String::new()));
+        assert_eq!(found(3, 2), (3, "cancelled late".into()));
+        drop((late, cancelled));
+        assert_eq!(found(3, 9), (1, "later".into()));
+        assert!(later.entry.is_to_be_named(now, second) && !later.entry.is_to_be_named(now, second));
+        assert!(later.was_named() && later.entry.is_to_be_named(now + second, second));
     }
 
     #[tokio::test(start_paused = true)]
