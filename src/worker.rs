@@ -184,7 +184,8 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let upstreams = Upstreams::new(&config.upstream, integrations.iter(), &telemetry).map_err(StartError::Upstream)?;
+        let upstreams =
+            Upstreams::new(&config.upstream, integrations.iter(), &telemetry).map_err(StartError::Upstream)?;
         loops.spawn("adapt", adapt::adapt(upstreams.clone(), gate.clone(), loops.token()));
         let roster = Roster::new(integrations.iter());
         stuck::register(&roster, &telemetry);

@@ -7,8 +7,9 @@
 //!
 //! - in which at most half of the limit ran, the baseline follows the median, and the limit stays (what is not in use
 //!   proves nothing);
-//! - whose gradient is below 1, the limit becomes (in flight × gradient + limit) / 2, at least half of it;
-//! - in which more than a tenth failed, the limit is a tenth lower;
+//! - whose gradient is below 1, the limit becomes (in flight × gradient + limit) / 2, at least half of it; only a shadow,
+//!   beyond which tasks run, may grow by that;
+//! - in which the share that failed is more than a tenth above that of the last quiet one, the limit is a tenth lower;
 //! - else, if the limit was reached, the limit grows by a twentieth, at least by 1.
 //!
 //! A baseline that was learned beyond the knee would hide it, and one that follows latency would be poisoned by it; a
@@ -34,12 +35,12 @@ use crate::quantile::Durations;
 const REMEASURE_AFTER: u32 = 60;
 
 /// The fewest successful runs in a window.
-const MIN_RUNS: f32 = 20.0;
+const MIN_RUNS: f32 = 50.0;
 
 /// A window that has not come to enough runs in so many times its length is thrown away.
 const STALE_AFTER: u32 = 20;
 
-/// The share of a window's runs whose failure lowers the limit.
+/// By so much more than in a quiet window the share of failures must be to lower the limit.
 const FAILING: f64 = 0.1;
 
 /// Whether the limit is in force.
@@ -125,6 +126,8 @@ pub(super) struct Adaptive {
     config: Config,
     limit: f64,
     baseline: Option<Duration>,
+    /// The share that failed when the baseline was measured.
+    failing_then: f64,
     /// The limit when the baseline was last measured, and the windows since.
     limit_then: f64,
     windows_since: u32,
@@ -145,7 +148,16 @@ impl Adaptive {
     pub(super) fn new(config: Config, now: Instant) -> Self {
         let limit = f64::from(config.initial);
         let window = Window { since: now, durations: Durations::new(u32::MAX), beside: 0.0, most: 0.0, failed: 0 };
-        Adaptive { config, limit, baseline: None, limit_then: limit, windows_since: 0, measuring: false, window }
+        Adaptive {
+            config,
+            limit,
+            baseline: None,
+            failing_then: 0.0,
+            limit_then: limit,
+            windows_since: 0,
+            measuring: false,
+            window,
+        }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -187,7 +199,7 @@ impl Adaptive {
             self.judge(median.max(Duration::from_micros(100)), beside, most, failing);
             self.window.restart(now);
         } else if window.failed as f32 >= MIN_RUNS {
-            self.shrink(0.9);
+            self.scale(0.9);
             self.window.restart(now);
         } else if age > length * STALE_AFTER {
             self.window.restart(now);
@@ -199,7 +211,7 @@ impl Adaptive {
         // While it is measured, half of the limit and what a clamp adds is all that may run.
         let quiet = if self.measuring { f64::from(self.limit()) } else { self.limit / 2.0 };
         let Some(baseline) = self.baseline.filter(|_| beside > quiet + 0.5) else {
-            return self.measured(median);
+            return self.measured(median, failing);
         };
         let gradient = self.config.tolerance * baseline.as_secs_f64() / median.as_secs_f64();
         if self.measuring {
@@ -207,10 +219,10 @@ impl Adaptive {
             return;
         }
         if gradient < 1.0 {
-            let wanted = beside * gradient.max(0.5);
-            self.shrink(((wanted + self.limit) / 2.0 / self.limit).clamp(0.5, 1.0));
-        } else if failing > FAILING {
-            self.shrink(0.9);
+            let most = if self.config.mode == Mode::Shadow { 1.5 } else { 1.0 };
+            self.scale(((beside * gradient + self.limit) / 2.0 / self.limit).clamp(0.5, most));
+        } else if failing > self.failing_then + FAILING {
+            self.scale(0.9);
         } else if most >= self.limit.floor() * 0.9 {
             self.limit = (self.limit + (self.limit / 20.0).max(1.0)).min(f64::from(self.config.max));
         }
@@ -220,17 +232,18 @@ impl Adaptive {
         self.measuring = can_measure && (has_halved || self.windows_since >= REMEASURE_AFTER);
     }
 
-    fn measured(&mut self, median: Duration) {
+    fn measured(&mut self, median: Duration, failing: f64) {
         self.baseline = Some(match self.baseline {
             // A difference within the tolerance may be chance: it counts by a third.
             Some(before) if near(before, median, self.config.tolerance) => (before * 2 + median) / 3,
             _ => median,
         });
+        self.failing_then = failing;
         (self.limit_then, self.windows_since, self.measuring) = (self.limit, 0, false);
     }
 
-    fn shrink(&mut self, factor: f64) {
-        self.limit = (self.limit * factor).max(f64::from(self.config.min));
+    fn scale(&mut self, factor: f64) {
+        self.limit = (self.limit * factor).clamp(f64::from(self.config.min), f64::from(self.config.max));
     }
 }
 

@@ -127,7 +127,10 @@ pub(super) enum Standing {
     Closed,
     HalfOpen(Counts),
     /// What it saw when it opened.
-    Open { until: Instant, saw: Counts },
+    Open {
+        until: Instant,
+        saw: Counts,
+    },
 }
 
 /// A task that may start; to be given back by [`Breaker::ended`] or [`Breaker::released`].

@@ -129,7 +129,10 @@ mod tests {
             (json!({"breaker": {"probes": 0}}), "breaker.probes: 0 is not 1 to 100"),
             (json!({"deadline": {"quantile": 0.9}}), "deadline.quantile: "),
             (json!({"adaptive": {"min": 9, "max": 3}}), "adaptive.max: 3 is not 9 to "),
-            (json!({"integrations": {"bank": {"breaker": {"windw": "1s"}}}}), "integrations.bank.breaker.windw: unknown"),
+            (
+                json!({"integrations": {"bank": {"breaker": {"windw": "1s"}}}}),
+                "integrations.bank.breaker.windw: unknown",
+            ),
             (json!({"integrations": {"bank": {"breaker": {"failing": 2}}}}), "integrations.bank.breaker.failing: 2 is"),
             (json!({"integrations": {"bank": {"braker": {}}}}), "integrations.bank.braker: unknown field"),
         ];

@@ -27,3 +27,4 @@ mod support;
 mod tasks;
 mod tidy;
 mod tools;
+mod upstream;
