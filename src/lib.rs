@@ -16,6 +16,7 @@ pub mod sandbox;
 
 // ── 1 organs: none imports another
 pub mod gate;
+pub mod upstream;
 pub mod integration;
 pub mod payload;
 pub mod registry;
@@ -24,6 +25,7 @@ pub mod admin;
 
 // ── 0 ground: each imports only those listed above it
 pub mod task;
+pub mod quantile;
 pub mod limits;
 pub mod lifecycle;
 pub mod telemetry;

@@ -22,10 +22,8 @@ use crate::lifecycle::{Lifecycle, panic_message};
 use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
 use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
+use crate::upstream::Asked;
 use crate::wire::MAX_OUTPUT_BYTES;
-
-/// After this long beyond its deadline a run that has not stopped is logged, once.
-const OVERDUE_LOGGED_AFTER: Duration = Duration::from_secs(5);
 
 /// The part of a failure's message that is kept: an error of a parser may quote the whole of what it was given.
 const MESSAGE_CHARS: usize = 1_000;
@@ -47,6 +45,7 @@ pub(super) struct Admitted {
     pub(super) task: Task,
     pub(super) integration: Arc<dyn Integration>,
     pub(super) permit: Permit,
+    pub(super) asked: Asked,
     pub(super) attempt: u32,
     /// How long the router had it wait.
     pub(super) queued: Duration,
@@ -70,12 +69,11 @@ struct Hold {
     permit: Permit,
     listed: Listed,
     overdue: OnceLock<Overdue>,
-    logged: OnceLock<()>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let (Some(overdue), Some(())) = (self.overdue.get(), self.logged.get()) {
+        if let Some(overdue) = self.overdue.get().filter(|_| self.listed.was_named()) {
             let (late, task) = (overdue.lasted().as_secs_f64(), self.listed.task());
             tracing::info!(task = %task.id, integration = %task.integration, late, "an overdue task has stopped");
         }
@@ -103,11 +101,11 @@ impl Runner {
     }
 
     async fn drive(self: Arc<Self>, admitted: Admitted, answer: oneshot::Sender<Outcome>, cancel: CancellationToken) {
-        let Admitted { task, integration, permit, attempt, queued } = admitted;
+        let Admitted { task, integration, permit, asked, attempt, queued } = admitted;
         let (run, started) = (RunId::mint(), Instant::now());
         let recorder = self.environment.recorder();
         let listed = self.roster.enter(Entry::new(run, task.clone(), attempt, started));
-        let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new(), logged: OnceLock::new() });
+        let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new() });
         let environment = self.environment.clone();
         let context = Context::new(task.clone(), run, cancel.clone(), recorder.clone(), environment, hold.clone());
         let on_cancel = integration.on_cancel();
@@ -129,6 +127,7 @@ impl Runner {
             timings: Timings { queued, ran: started.elapsed() },
         };
         self.metrics.ended(&task.integration, &outcome, hold.permit.mean_in_flight());
+        asked.ended(&outcome);
 
         // The place is free before the caller has its answer: whoever sends the next task because of that answer finds
         // room. A run that has not stopped is answered for first, and keeps its place.
@@ -169,26 +168,17 @@ async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returne
 
 /// Waits until a run that was told to stop has done so, and drops it where its integration allows that.
 async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_cancel: OnCancel, hold: &Arc<Hold>) {
-    let ended = match on_cancel {
-        OnCancel::Stop { grace } => timeout(grace, &mut code).await.is_ok(),
-        OnCancel::Finish => timeout(OVERDUE_LOGGED_AFTER, &mut code).await.is_ok(),
-    };
-    if !ended && on_cancel == OnCancel::Finish {
-        hold.log_overdue("it may not be dropped");
-        let _ = code.as_mut().await;
+    match on_cancel {
+        OnCancel::Stop { grace } => _ = timeout(grace, &mut code).await,
+        OnCancel::Finish => {
+            hold.listed.set_why("it may not be dropped");
+            let _ = code.as_mut().await;
+        }
     }
     drop_guarded(code);
-    // This function's caller and nobody else: otherwise a closure on a blocking thread still runs.
+    // This function's caller and nobody else: otherwise a closure on a blocking thread still runs, and is named.
     if Arc::strong_count(hold) > 1 {
-        hold.log_overdue("a closure of it still runs on a blocking thread");
-    }
-}
-
-impl Hold {
-    fn log_overdue(&self, why: &str) {
-        let Task { id: task, integration, .. } = self.listed.task();
-        tracing::warn!(%task, %integration, "a cancelled task has not stopped and keeps its place: {why}");
-        let _ = self.logged.set(());
+        hold.listed.set_why("a closure of it still runs on a blocking thread");
     }
 }
 

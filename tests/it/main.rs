@@ -31,3 +31,4 @@ mod support;
 mod tasks;
 mod tidy;
 mod tools;
+mod upstream;
