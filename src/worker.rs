@@ -6,6 +6,7 @@
 mod announce;
 pub mod descriptors;
 mod drain;
+pub(crate) mod end;
 mod metrics;
 mod operations;
 mod roster;
