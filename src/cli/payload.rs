@@ -1,6 +1,7 @@
 //! `weir payload`: debug payloads, read back.
 
 mod get;
+mod replay;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use clap::Subcommand;
 
 use super::block_on;
 use crate::config::{Config, ConfigError};
+use crate::integration::Integrations;
 use crate::payload::{self, Limits};
 
 /// Flags of `weir payload`.
@@ -23,11 +25,19 @@ pub(super) struct Args {
 enum Action {
     /// Prints a payload's JSON.
     Get(get::Args),
+    /// Runs a stored run again on this machine, with the recorded answers in place of the network, and compares.
+    Replay(replay::Args),
 }
 
-pub(super) fn run(args: Args, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<ExitCode> {
+/// Runs the action to its end; `own` are the integrations that the program brings itself.
+pub(super) fn run(
+    args: Args,
+    config: impl Fn() -> Result<Config, ConfigError>,
+    own: &Integrations,
+) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Get(args) => get::run(&args, config),
+        Action::Replay(args) => replay::run(&args, config, own),
     }
 }
 

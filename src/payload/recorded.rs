@@ -60,7 +60,8 @@ impl Recorded {
         Recorded::parse(&serde_json::to_string(&Document::of(redacted))?)
     }
 
-    fn parse(json: &str) -> Result<Self, serde_json::Error> {
+    /// Reads the JSON document of a payload.
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
         let DocumentPart { task, outcome, redaction, transcript } = serde_json::from_str(json)?;
         let pool = outcome.pool;
         let outcome = Outcome {
@@ -88,7 +89,7 @@ impl Recorded {
                 deadline: Instant::now(),
             },
             outcome,
-            pool: pool,
+            pool,
             exchanges: transcript.log.entries.into_iter().map(EntryPart::read).collect::<Result<_, _>>()?,
             exchanges_left_out: transcript.log.exchanges_left_out,
             withheld: redaction,

@@ -21,6 +21,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod replay;
 mod submit_many;
 mod support;
 mod tasks;
