@@ -52,8 +52,8 @@ use tape::Tape;
 /// How long a replay may take where nothing else is said: whoever looks around in a debugger takes their time.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// How long what a run has started may take to end after it.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How long what a run has started may take to end after it; a program has up to four seconds for that.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a run cannot be replayed.
 #[derive(Debug, thiserror::Error)]

@@ -103,12 +103,11 @@ fn replay(
         let mut signals = Signals::listen()?;
         tokio::select! {
             replayed = replay.run_shared(integration) => Ok(replayed?),
-            () = signals.next() => {
-                exec::end_all();
-                bail!("interrupted")
-            }
+            () = signals.next() => bail!("interrupted"),
         }
     });
+    // Programs are in groups of their own: none outlives this one.
+    exec::end_all();
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
     replayed
 }
