@@ -7,6 +7,7 @@
 // ── 3 entry: may import anything
 pub mod cli;
 pub mod client;
+pub mod replay;
 pub mod config;
 
 // ── 2 roles: the only places where organs meet

@@ -7,6 +7,7 @@ mod adapt;
 mod announce;
 pub mod descriptors;
 mod drain;
+pub(crate) mod end;
 mod metrics;
 mod operations;
 mod roster;

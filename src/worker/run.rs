@@ -9,24 +9,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::end::{End, Returned, guarded};
 use super::metrics::{Metrics, Overdue};
 use super::roster::{Entry, Listed, Roster};
 use crate::gate::Permit;
-use crate::integration::{self, Context, Environment, Integration, OnCancel};
+use crate::integration::{Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
 use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
-use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
+use crate::task::{Outcome, PoolName, RunId, Task, Timings, Transcript, WorkerId};
 use crate::upstream::Asked;
-use crate::wire::MAX_OUTPUT_BYTES;
-
-/// The part of a failure's message that is kept: an error of a parser may quote the whole of what it was given.
-const MESSAGE_CHARS: usize = 1_000;
 
 /// What all runs of a worker share.
 pub(super) struct Runner {
@@ -80,15 +76,6 @@ impl Drop for Hold {
     }
 }
 
-enum End {
-    Returned(Returned),
-    Cancelled,
-    DeadlinePassed,
-}
-
-/// What an integration's code came to; the outer error is a panic.
-type Returned = Result<Result<Json, integration::Error>, Failure>;
-
 impl Runner {
     /// Starts the run of an admitted task.
     pub(super) fn start(self: &Arc<Self>, admitted: Admitted) -> Run {
@@ -121,7 +108,7 @@ impl Runner {
         let outcome = Outcome {
             task: task.id.clone(),
             run,
-            result: result_of(end, &task).map_err(Failure::brief),
+            result: end.result(&task.integration),
             worker: self.worker.clone(),
             attempt,
             timings: Timings { queued, ran: started.elapsed() },
@@ -157,15 +144,6 @@ impl Runner {
     }
 }
 
-/// Runs the integration's code; a panic is its result, not the worker's end.
-async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returned {
-    let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
-    caught.map_err(|panic| {
-        let message = format!("the integration panicked: {}", panic_message(&*panic));
-        Failure::new(FailureCode::Panic, message, Remedy::None)
-    })
-}
-
 /// Waits until a run that was told to stop has done so, and drops it where its integration allows that.
 async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_cancel: OnCancel, hold: &Arc<Hold>) {
     match on_cancel {
@@ -187,34 +165,5 @@ fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
         let message = redact::for_log(panic_message(&*panic));
         tracing::warn!("an integration panicked while it was dropped: {message}");
-    }
-}
-
-impl Failure {
-    /// The same with a message of bounded length.
-    fn brief(mut self) -> Self {
-        if let Some((end, _)) = self.message.char_indices().nth(MESSAGE_CHARS) {
-            self.message.truncate(end);
-            self.message.push('…');
-        }
-        self
-    }
-}
-
-fn result_of(end: End, task: &Task) -> Result<Json, Failure> {
-    let failure = |code, message: String, remedy| Err(Failure::new(code, message, remedy));
-    match end {
-        End::Cancelled => failure(FailureCode::Cancelled, "the task was cancelled while it ran".into(), Remedy::Retry),
-        End::DeadlinePassed => failure(FailureCode::Deadline, "the task ran into its deadline".into(), Remedy::Retry),
-        End::Returned(Err(panic)) => Err(panic),
-        End::Returned(Ok(Err(integration::Error { message, remedy, reason }))) => {
-            Err(Failure { code: FailureCode::Integration, message, remedy, reason })
-        }
-        End::Returned(Ok(Ok(output))) if output.as_str().len() > MAX_OUTPUT_BYTES => {
-            let (size, integration) = (output.as_str().len(), &task.integration);
-            let message = format!("the output of {integration} has {size} bytes, at most {MAX_OUTPUT_BYTES} are sent");
-            failure(FailureCode::OutputTooLarge, message, Remedy::None)
-        }
-        End::Returned(Ok(Ok(output))) => Ok(output),
     }
 }

@@ -24,6 +24,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod replay;
 mod slow_bank;
 mod soak;
 mod submit_many;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const GROUND: &[&str] = &["task", "quantile", "limits", "lifecycle", "telemetry", "wire"];
 const ORGANS: &[&str] = &["gate", "upstream", "integration", "payload", "registry", "settings", "admin"];
 const ROLES: &[&str] = &["worker", "router", "sandbox"];
-const ENTRY: &[&str] = &["cli", "client", "config"];
+const ENTRY: &[&str] = &["cli", "client", "replay", "config"];
 
 /// Lines a file may have, tests included.
 const MAX_LINES: usize = 500;
