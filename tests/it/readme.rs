@@ -97,12 +97,13 @@ fn the_rust_example_is_the_one_that_the_documentation_tests_compile() {
 }
 
 /// Every page, and its folder.
-const PAGES: [(&str, &str); 6] = [
+const PAGES: [(&str, &str); 7] = [
     ("README.md", ""),
     ("deploy/README.md", "deploy/"),
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
     ("docs/payloads.md", "docs/"),
+    ("docs/performance.md", "docs/"),
     ("docs/sandbox.md", "docs/"),
 ];
 

@@ -99,6 +99,11 @@ impl Process {
         Process { name: name.to_owned(), child, out, log, ended: false }
     }
 
+    /// Its id, which is its own until its end has been waited for.
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// What it has written to stdout.
     pub fn out(&self) -> String {
         std::fs::read_to_string(&self.out).expect("its output")
@@ -138,13 +143,13 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         assert!(!self.ended, "{} has ended", self.name);
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        kill_process(self.id(), signal).expect("it runs");
     }
 
     /// Waits for its end; nothing of its group may be left. The code is `None` when a signal ended it.
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
         let started = Instant::now();
-        let group = Pid::from_child(&self.child);
+        let group = self.id();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 break status;
@@ -168,8 +173,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended {
-            // It may have ended in this moment; its id is its own until it has been waited for.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            // It may have ended in this moment.
+            let _ = kill_process_group(self.id(), Signal::KILL);
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
