@@ -173,12 +173,13 @@ impl Signals {
         }
     }
 
-    /// Runs an ordered stop; another signal meanwhile ends the process.
-    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>) -> T {
+    /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, last_word: impl FnOnce()) -> T {
         tokio::select! {
             result = stop => result,
             () = self.next() => {
                 eprintln!("weir: a second signal: ending at once");
+                last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
                 std::process::exit(EXIT_INTERRUPTED)

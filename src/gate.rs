@@ -1,60 +1,181 @@
-//! A worker's admission: at most N tasks at a time, refused early and never queued.
+//! A worker's admission: at most N slots held at a time, refused early and never queued.
 //!
-//! The gate is its own limiter rather than a semaphore: N changes while tasks run, and a semaphore can only forget
-//! permits that nobody holds. Here shrinking ends nothing; while more is in flight than the target allows, the gate is
-//! simply full. All numbers sit in one pure struct behind one short mutex, so they always agree with each other.
+//! The gate is its own limiter rather than a semaphore: several limits (N, the share reserved for interactive tasks, the
+//! caps of integrations and tenants, what a task weighs) change as one while tasks run, and a semaphore can only forget
+//! permits that nobody holds. Here shrinking ends nothing; while more is held than a limit allows, it is simply full.
+//! All numbers sit in one pure struct behind one short mutex, so they always agree with each other.
 //!
 //! A [`Permit`] is a value: dropping it, on any path, is the release. The gate has never heard of Redis, gRPC or
-//! settings; others follow its [`State`] on a watch channel.
+//! settings; others follow its [`Standing`] on a watch channel.
 
+mod bulkheads;
+mod metrics;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
-use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::limits::Limits;
+use crate::task::{IntegrationName, Priority, Task, Tenant};
 use crate::telemetry::Telemetry;
-use slots::Slots;
+use metrics::Metrics;
+use slots::{Place, Slots};
 
 /// Whether a gate takes tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// There is room.
     Open,
-    /// As many tasks are in flight as the target allows, or more after it was lowered.
+    /// As many slots are held as the target allows, or more after it was lowered.
     Full,
+    /// There may be room, but the worker must not take more.
+    Overloaded,
     /// The worker is ending and takes nothing more.
     Draining,
+}
+
+/// Who would be admitted now. Each part is told apart from the others: an integration may be full while the gate is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the gate takes anything.
+    pub state: State,
+    /// Whether it takes batch tasks: it is open, and not all that is left is reserved for interactive ones.
+    pub takes_batch: bool,
+    /// The integrations that are kept out by a limit of their own, or by a weight that is more than what is left; sorted.
+    pub full: Arc<[IntegrationName]>,
+}
+
+impl Standing {
+    /// Whether this integration is kept out while others may be taken.
+    pub fn keeps_out(&self, integration: &str) -> bool {
+        self.state == State::Open && self.full.binary_search_by(|full| full.as_str().cmp(integration)).is_ok()
+    }
 }
 
 /// A gate's numbers at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
+    /// What follows from the others.
+    pub state: State,
+    /// N: how many slots may be held.
+    pub target: u32,
+    /// The slots of N that batch tasks may not hold.
+    pub reserve: u32,
     /// Tasks that hold a permit.
     pub in_flight: u32,
-    /// N: how many may.
-    pub target: u32,
-    /// What follows from both.
-    pub state: State,
+    /// The slots that interactive tasks hold.
+    pub held_by_interactive: u32,
+    /// The slots that batch tasks hold.
+    pub held_by_batch: u32,
 }
 
-/// Why a task was not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+impl Load {
+    /// The slots that are held.
+    pub fn held(&self) -> u32 {
+        self.held_by_interactive + self.held_by_batch
+    }
+
+    /// The slots that only interactive tasks may take now. They fill the reserve first: what they hold is not reserved a
+    /// second time.
+    pub fn reserved(&self) -> u32 {
+        self.reserve.saturating_sub(self.held_by_interactive)
+    }
+
+    /// The slots that tasks of a priority may still take, whatever the state.
+    pub fn room_for(&self, priority: Priority) -> u32 {
+        let reserved = match priority {
+            Priority::Interactive => 0,
+            Priority::Batch => self.reserved(),
+        };
+        self.target.saturating_sub(self.held()).saturating_sub(reserved)
+    }
+}
+
+/// What one integration holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntegrationLoad {
+    /// Which.
+    pub integration: IntegrationName,
+    /// Its tasks that hold a permit.
+    pub in_flight: u32,
+    /// The slots that they hold.
+    pub held: u32,
+    /// The slots that they may hold: the smallest of N and the two below.
+    pub most: u32,
+    /// Its cap of N, in slots, where it has one.
+    pub cap: Option<u32>,
+    /// The limit that [`Gate::narrow`] set.
+    pub limit: Option<u32>,
+    /// The slots that another task of it would hold.
+    pub weight: u32,
+}
+
+/// What a tenant that is at its cap holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantLoad {
+    /// Who.
+    pub tenant: Tenant,
+    /// The slots that its tasks hold.
+    pub held: u32,
+    /// The slots that they may hold.
+    pub most: u32,
+}
+
+/// What a task would be admitted as.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// The code that it runs.
+    pub integration: &'a IntegrationName,
+    /// On whose behalf.
+    pub tenant: &'a Tenant,
+    /// Who waits.
+    pub priority: Priority,
+}
+
+impl<'a> From<&'a Task> for Want<'a> {
+    fn from(task: &'a Task) -> Self {
+        Want { integration: &task.integration, tenant: &task.tenant, priority: task.priority }
+    }
+}
+
+/// Why a task was not admitted, with the numbers that say so: slots held, slots that may be, and, where it is more than
+/// one, the slots that the task would have held.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// All permits are out.
-    #[error("{in_flight} tasks are in flight and {target} may be")]
-    Full {
-        /// Tasks that hold a permit.
-        in_flight: u32,
-        /// How many may.
-        target: u32,
-    },
+    /// N is reached.
+    #[error("{held} of {target} slots are held{}", needing(.weight))]
+    #[expect(missing_docs, reason = "the enum says what they are")]
+    Full { held: u32, target: u32, weight: u32 },
+    /// What is left is for interactive tasks.
+    #[error(
+        "batch holds {held} and may hold {} of {target} slots, {reserve} are reserved for interactive{}",
+        .target - .reserve, needing(.weight)
+    )]
+    #[expect(missing_docs, reason = "the enum says what they are")]
+    Reserve { held: u32, target: u32, reserve: u32, weight: u32 },
+    /// The integration's own limit is reached.
+    #[error("{integration} holds {held} of its {most} slots{}", needing(.weight))]
+    #[expect(missing_docs, reason = "the enum says what they are")]
+    IntegrationFull { integration: IntegrationName, held: u32, most: u32, weight: u32 },
+    /// The tenant's cap is reached.
+    #[error("tenant {tenant} holds {held} of its {most} slots{}", needing(.weight))]
+    #[expect(missing_docs, reason = "the enum says what they are")]
+    TenantFull { tenant: Tenant, held: u32, most: u32, weight: u32 },
+    /// The worker must not take more.
+    #[error("the worker is overloaded")]
+    Overloaded,
     /// The worker is ending.
     #[error("the worker is draining")]
     Draining,
+}
+
+fn needing(weight: &u32) -> String {
+    if *weight == 1 { String::new() } else { format!(", and the task needs {weight}") }
 }
 
 /// Admits tasks. Clones are the same gate.
@@ -65,67 +186,62 @@ pub struct Gate {
 
 struct Inner {
     slots: Mutex<Slots>,
-    state: watch::Sender<State>,
-    admitted: Counter,
-    refused_full: Counter,
-    refused_draining: Counter,
+    standing: watch::Sender<Standing>,
+    metrics: Metrics,
 }
 
-/// A task's place in the gate; dropping it gives the place back.
+/// A task's slots in the gate; dropping it gives them back.
 pub struct Permit {
     gate: Arc<Inner>,
+    place: Place,
     admitted_at: Instant,
-    slot_seconds_before: f64,
 }
 
 impl Gate {
-    /// A gate for `target` tasks at a time.
-    pub fn new(target: u32, telemetry: &Telemetry) -> Self {
-        let inner = telemetry.register(|| {
-            metrics::describe_counter!("weir_gate_admitted_total", "Tasks admitted.");
-            metrics::describe_counter!("weir_gate_refused_total", "Tasks refused at the gate, by reason.");
-            metrics::describe_gauge!("weir_gate_in_flight", "Tasks that hold a permit.");
-            metrics::describe_gauge!("weir_gate_in_flight_peak", "The most tasks that ever held a permit at once.");
-            metrics::describe_gauge!("weir_gate_target", "How many tasks may hold a permit.");
-            metrics::describe_gauge!("weir_gate_open", "1 while the gate takes tasks, otherwise 0.");
-            metrics::describe_gauge!("weir_gate_slot_seconds", "Integral of the tasks in flight over time.");
-            let slots = Slots::new(target, Instant::now());
-            Inner {
-                state: watch::Sender::new(slots.state()),
-                slots: Mutex::new(slots),
-                admitted: metrics::counter!("weir_gate_admitted_total"),
-                refused_full: metrics::counter!("weir_gate_refused_total", "reason" => "full"),
-                refused_draining: metrics::counter!("weir_gate_refused_total", "reason" => "draining"),
-            }
-        });
+    /// A gate with these limits, for these integrations. One that is not among them has no limit or weight of its own.
+    pub fn new(limits: Limits, integrations: impl IntoIterator<Item = IntegrationName>, telemetry: &Telemetry) -> Self {
+        let slots = Slots::new(limits, integrations, Instant::now());
+        let inner = Inner {
+            standing: watch::Sender::new(slots.told().clone()),
+            metrics: Metrics::new(telemetry),
+            slots: Mutex::new(slots),
+        };
         let gate = Gate { inner: Arc::new(inner) };
         let read = gate.clone();
         telemetry.before_scrape(move || read.publish());
         gate
     }
 
-    /// Takes one place, or says why there is none. Never waits.
-    pub fn admit(&self) -> Result<Permit, Refused> {
+    /// Takes the slots that the task weighs, or says why it may not. Never waits. The weight holds until the permit is
+    /// dropped, whatever the limits become.
+    pub fn admit(&self, want: &Want<'_>) -> Result<Permit, Refused> {
         let now = Instant::now();
-        let admitted = self.inner.change(|slots| slots.admit(now));
-        match admitted {
-            Ok(slot_seconds_before) => {
-                self.inner.admitted.increment(1);
-                Ok(Permit { gate: self.inner.clone(), admitted_at: now, slot_seconds_before })
+        match self.inner.change(|slots| slots.admit(want, now)) {
+            Ok(place) => {
+                self.inner.metrics.admit();
+                Ok(Permit { gate: self.inner.clone(), place, admitted_at: now })
             }
             Err(refused) => {
-                match refused {
-                    Refused::Full { .. } => self.inner.refused_full.increment(1),
-                    Refused::Draining => self.inner.refused_draining.increment(1),
-                }
+                self.inner.metrics.refuse(&refused);
                 Err(refused)
             }
         }
     }
 
-    /// Changes N from now on. Ends nothing: a lower N is reached as tasks end.
-    pub fn resize(&self, target: u32) {
-        self.inner.change(|slots| slots.resize(target));
+    /// Changes all limits from now on, as one. Ends nothing: a lower limit is reached as tasks end.
+    pub fn set_limits(&self, limits: Limits) {
+        // Freed here, and not under the lock.
+        let _before = self.inner.change(|slots| slots.set_limits(limits));
+    }
+
+    /// Limits the slots that an integration may hold, beside its cap: the smaller of both counts. None lifts it.
+    pub fn narrow(&self, integration: &IntegrationName, most: Option<u32>) {
+        self.inner.change(|slots| slots.narrow(integration, most));
+    }
+
+    /// Takes nothing while that is so.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.inner.change(|slots| slots.set_overloaded(overloaded));
     }
 
     /// Takes nothing more, for good.
@@ -138,33 +254,38 @@ impl Gate {
         self.inner.slots.lock().load()
     }
 
-    /// Follows the state.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.inner.state.subscribe()
+    /// The numbers of each integration now, by name.
+    pub fn by_integration(&self) -> Vec<IntegrationLoad> {
+        self.inner.slots.lock().by_integration()
+    }
+
+    /// The tenants that are at their cap, those that hold the most first. Looks at each tenant that holds something.
+    pub fn full_tenants(&self, at_most: usize) -> Vec<TenantLoad> {
+        self.inner.slots.lock().full_tenants(at_most)
+    }
+
+    /// Follows who would be admitted.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.inner.standing.subscribe()
     }
 
     fn publish(&self) {
-        let (load, peak, slot_seconds) = {
+        let (load, peak, task_seconds, integrations) = {
             let mut slots = self.inner.slots.lock();
-            (slots.load(), slots.peak(), slots.slot_seconds(Instant::now()))
+            (slots.load(), slots.peak(), slots.task_seconds(Instant::now()), slots.by_integration())
         };
-        metrics::gauge!("weir_gate_in_flight").set(load.in_flight);
-        metrics::gauge!("weir_gate_in_flight_peak").set(peak);
-        metrics::gauge!("weir_gate_target").set(load.target);
-        metrics::gauge!("weir_gate_open").set(if load.state == State::Open { 1.0 } else { 0.0 });
-        metrics::gauge!("weir_gate_slot_seconds").set(slot_seconds);
+        metrics::publish(load, peak, task_seconds, &integrations);
     }
 }
 
 impl Inner {
-    /// Applies a change and, still under the lock so that states are published in their order, tells the followers.
+    /// Applies a change and, still under the lock so that they are published in their order, tells the followers where
+    /// they stand now.
     fn change<T>(&self, change: impl FnOnce(&mut Slots) -> T) -> T {
         let mut slots = self.slots.lock();
-        let before = slots.state();
         let result = change(&mut slots);
-        let after = slots.state();
-        if before != after {
-            self.state.send_replace(after);
+        if let Some(standing) = slots.news() {
+            self.standing.send_replace(standing);
         }
         result
     }
@@ -173,6 +294,9 @@ impl Inner {
 impl Permit {
     /// The mean number of tasks in flight since this one was admitted, weighted by time: the parallelism that the task
     /// has lived through. The number at admission would misjudge long tasks.
+    ///
+    /// It counts tasks whatever they weigh. A weight says what a task costs the worker, so that fewer of its kind run at
+    /// once; how a task fares beside so many others is what the number is for.
     pub fn mean_in_flight(&self) -> f64 {
         let now = Instant::now();
         let mut slots = self.gate.slots.lock();
@@ -180,83 +304,13 @@ impl Permit {
         if lived == 0.0 {
             return f64::from(slots.load().in_flight);
         }
-        (slots.slot_seconds(now) - self.slot_seconds_before) / lived
+        (slots.task_seconds(now) - self.place.task_seconds_before) / lived
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.gate.change(|slots| slots.release(now));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn gate(target: u32) -> Gate {
-        Gate::new(target, &Telemetry::new().expect("recorder"))
-    }
-
-    #[test]
-    fn it_admits_up_to_the_target_and_a_dropped_permit_is_a_place() {
-        let gate = gate(2);
-        let first = gate.admit().expect("room");
-        let _second = gate.admit().expect("room");
-        assert_eq!(gate.admit().err(), Some(Refused::Full { in_flight: 2, target: 2 }));
-        drop(first);
-        gate.admit().expect("room again");
-    }
-
-    #[test]
-    fn lowering_the_target_ends_nothing_and_zero_takes_nothing() {
-        let gate = gate(3);
-        let permits: Vec<_> = (0..3).map(|_| gate.admit().expect("room")).collect();
-        gate.resize(0);
-        assert_eq!(gate.load(), Load { in_flight: 3, target: 0, state: State::Full });
-        drop(permits);
-        assert!(gate.admit().is_err());
-        gate.resize(1);
-        gate.admit().expect("room");
-    }
-
-    #[test]
-    fn a_permit_is_released_by_a_panic() {
-        let gate = gate(1);
-        let held = gate.admit().expect("room");
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _held = held;
-            panic!("on purpose");
-        }));
-        assert!(result.is_err());
-        assert_eq!(gate.load().in_flight, 0);
-    }
-
-    #[test]
-    fn followers_see_each_change_of_state() {
-        let gate = gate(1);
-        let mut state = gate.state();
-        let permit = gate.admit().expect("room");
-        assert_eq!(*state.borrow_and_update(), State::Full);
-        drop(permit);
-        assert_eq!(*state.borrow_and_update(), State::Open);
-        gate.drain();
-        assert_eq!(*state.borrow_and_update(), State::Draining);
-        assert_eq!(gate.admit().err(), Some(Refused::Draining));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_parallelism_a_task_lived_through_is_weighted_by_time() {
-        let gate = gate(10);
-        let long = gate.admit().expect("room");
-        tokio::time::advance(Duration::from_secs(9)).await;
-        let others: Vec<_> = (0..9).map(|_| gate.admit().expect("room")).collect();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        drop(others);
-        let mean = long.mean_in_flight();
-        assert!((mean - 1.9).abs() < 1e-9, "9 s alone and 1 s with nine others: {mean}");
+        self.gate.change(|slots| slots.release(&self.place, now));
     }
 }

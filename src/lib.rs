@@ -24,6 +24,7 @@ pub mod admin;
 
 // ── 0 ground: each imports only those listed above it
 pub mod task;
+pub mod limits;
 pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;

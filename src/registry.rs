@@ -102,12 +102,28 @@ pub struct Presence {
     pub target: u32,
     /// How many of them are held.
     pub in_flight: u32,
+    /// How many of those that are free only interactive tasks may take.
+    #[serde(default)]
+    pub reserved: u32,
     /// Whether it takes tasks, and if not, why.
     pub state: State,
     /// What it runs.
     pub integrations: Vec<IntegrationName>,
+    /// Those of which it runs as many tasks as it may; in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub full: Vec<IntegrationName>,
+    /// Those that it spares, because they fail; in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<IntegrationName>,
     /// The version of the settings that it runs with.
     pub settings_version: String,
+}
+
+impl Presence {
+    /// Whether it has a slot that batch tasks may take; otherwise its room, if any, is for interactive ones.
+    pub fn takes_batch(&self) -> bool {
+        self.state == State::Open && self.in_flight.saturating_add(self.reserved) < self.target
+    }
 }
 
 /// Whether a worker takes tasks.
@@ -317,8 +333,11 @@ mod tests {
             pool: "parallel".parse().expect("a pool"),
             target: 30,
             in_flight: 3,
+            reserved: 0,
             state,
             integrations: vec!["bank".parse().expect("an integration")],
+            full: vec![],
+            broken: vec![],
             settings_version: "start".into(),
         }
     }
@@ -329,6 +348,7 @@ mod tests {
         let mut json = serde_json::to_value(&written).expect("serializes");
         json["added_later"] = 1.into();
         assert_eq!(json["state"], "overloaded");
+        json.as_object_mut().expect("an object").remove("reserved").expect("it was there; an older worker has none");
         assert_eq!(serde_json::from_value::<Presence>(json).expect("tolerant"), written);
     }
 

@@ -6,18 +6,20 @@
 
 pub mod file;
 pub mod flagd;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::telemetry::logs;
+use crate::limits::{ByName, Cap, Limits, Weight};
+use crate::task::{IntegrationName, Tenant};
 
 pub use file::watch;
+pub use table::{Spec, TABLE, spec};
 
 /// The version of settings that no document has changed yet.
 pub const START_VERSION: &str = "start";
@@ -27,6 +29,14 @@ pub const START_VERSION: &str = "start";
 pub struct Settings {
     /// The gate's target: how many slots it admits. 0 finishes what runs and takes nothing.
     pub max_parallelism: u32,
+    /// The share of N that batch tasks may not hold.
+    pub interactive_reserve: f64,
+    /// The slots that the tasks of one integration may hold.
+    pub integration_caps: ByName<IntegrationName, Cap>,
+    /// The slots that the tasks of one tenant may hold.
+    pub tenant_caps: ByName<Tenant, Cap>,
+    /// The slots that a task of an integration holds.
+    pub integration_weights: ByName<IntegrationName, Weight>,
     /// The share of tasks whose payload is kept. Those of failures and the slowest are always kept, unless it is 0.
     pub payload_sampling: f64,
     /// A log level or filter.
@@ -35,12 +45,33 @@ pub struct Settings {
     pub version: String,
 }
 
+impl Settings {
+    /// The part of them that the gate holds.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            target: self.max_parallelism,
+            interactive_reserve: self.interactive_reserve,
+            integration_caps: self.integration_caps.clone(),
+            tenant_caps: self.tenant_caps.clone(),
+            weights: self.integration_weights.clone(),
+        }
+    }
+}
+
 /// What the settings are until a document says otherwise, and where that document is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The start value of the setting of this name.
     pub max_parallelism: u32,
+    /// The start value of the setting of this name.
+    pub interactive_reserve: f64,
+    /// The start value of the setting of this name.
+    pub integration_caps: ByName<IntegrationName, Cap>,
+    /// The start value of the setting of this name.
+    pub tenant_caps: ByName<Tenant, Cap>,
+    /// The start value of the setting of this name.
+    pub integration_weights: ByName<IntegrationName, Weight>,
     /// The start value of the setting of this name.
     pub payload_sampling: f64,
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
@@ -52,7 +83,16 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { max_parallelism: 30, payload_sampling: 1.0, log_level: "info".into(), file: None }
+        Config {
+            max_parallelism: 30,
+            interactive_reserve: 0.0,
+            integration_caps: ByName::default(),
+            tenant_caps: ByName::default(),
+            integration_weights: ByName::default(),
+            payload_sampling: 1.0,
+            log_level: "info".into(),
+            file: None,
+        }
     }
 }
 
@@ -61,6 +101,10 @@ impl Config {
     pub fn start(&self) -> Settings {
         Settings {
             max_parallelism: self.max_parallelism,
+            interactive_reserve: self.interactive_reserve,
+            integration_caps: self.integration_caps.clone(),
+            tenant_caps: self.tenant_caps.clone(),
+            integration_weights: self.integration_weights.clone(),
             payload_sampling: self.payload_sampling,
             log_level: self.log_level.clone(),
             version: START_VERSION.into(),
@@ -95,105 +139,6 @@ pub enum SettingsError {
         /// What would be right.
         reason: String,
     },
-}
-
-/// One setting: what it is called, what it may be, and what it affects.
-pub struct Spec {
-    /// Its name in documents, in the configuration and in metrics.
-    pub key: &'static str,
-    /// What its number counts; empty for texts.
-    pub unit: &'static str,
-    /// What changes with it, and when.
-    pub affects: &'static str,
-    kind: Kind,
-}
-
-/// A setting's type and range, and where in [`Settings`] it is.
-enum Kind {
-    Integer(RangeInclusive<u32>, fn(&mut Settings) -> &mut u32),
-    Number(RangeInclusive<f64>, fn(&mut Settings) -> &mut f64),
-    LogFilter(fn(&mut Settings) -> &mut String),
-}
-
-/// Every setting.
-pub const TABLE: &[Spec] = &[
-    Spec {
-        key: "max_parallelism",
-        unit: "slots",
-        affects: "how many tasks the worker admits at a time; lowering it ends nothing, 0 takes nothing new",
-        kind: Kind::Integer(0..=100_000, |settings| &mut settings.max_parallelism),
-    },
-    Spec {
-        key: "payload_sampling",
-        unit: "share of tasks",
-        affects: "which tasks' payloads are kept; failures and the slowest are always kept, unless it is 0",
-        kind: Kind::Number(0.0..=1.0, |settings| &mut settings.payload_sampling),
-    },
-    Spec {
-        key: "log_level",
-        unit: "",
-        affects: "what is logged from then on",
-        kind: Kind::LogFilter(|settings| &mut settings.log_level),
-    },
-];
-
-/// The setting of that name.
-pub fn spec(key: &str) -> Option<&'static Spec> {
-    TABLE.iter().find(|spec| spec.key == key)
-}
-
-impl Spec {
-    /// What it may be, in words.
-    pub fn expected(&self) -> String {
-        match &self.kind {
-            Kind::Integer(range, _) => format!("an integer from {} to {}", range.start(), range.end()),
-            Kind::Number(range, _) => format!("a number from {} to {}", range.start(), range.end()),
-            Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
-        }
-    }
-
-    /// What it is when neither the configuration nor a document says otherwise.
-    pub fn default(&self) -> Value {
-        self.read(&mut Config::default().start())
-    }
-
-    /// What it is in a snapshot.
-    pub fn value(&self, settings: &Settings) -> Value {
-        self.read(&mut settings.clone())
-    }
-
-    fn read(&self, settings: &mut Settings) -> Value {
-        match &self.kind {
-            Kind::Integer(_, at) => (*at(settings)).into(),
-            Kind::Number(_, at) => (*at(settings)).into(),
-            Kind::LogFilter(at) => at(settings).clone().into(),
-        }
-    }
-
-    /// Changes nothing when the value is not right, and says what would be.
-    fn write(&self, settings: &mut Settings, value: &Value) -> Result<(), String> {
-        let wrong = || format!("use {}", self.expected());
-        match &self.kind {
-            Kind::Integer(range, at) => {
-                *at(settings) = integer(value).filter(|integer| range.contains(integer)).ok_or_else(wrong)?;
-            }
-            Kind::Number(range, at) => {
-                *at(settings) = value.as_f64().filter(|number| range.contains(number)).ok_or_else(wrong)?;
-            }
-            Kind::LogFilter(at) => {
-                let filter = value.as_str().ok_or_else(wrong)?;
-                logs::check(filter).map_err(|error| error.to_string())?;
-                *at(settings) = filter.to_owned();
-            }
-        }
-        Ok(())
-    }
-}
-
-/// JSON has one kind of number: 30.0 is an integer too.
-fn integer(value: &Value) -> Option<u32> {
-    let number = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number));
-    number.map(|number| number as u32)
 }
 
 /// Something in a document that did not take effect.
@@ -276,6 +221,7 @@ mod tests {
             payload_sampling: 1.0,
             log_level: "warn,weir=debug".into(),
             version: "v1".into(),
+            ..Config::default().start()
         };
         assert_eq!((settings, rejections), (expected, vec![]));
     }
@@ -298,7 +244,7 @@ mod tests {
     #[test]
     fn a_typo_is_reported() {
         let (_, rejections) = settings_after(&[("max_paralelism", json!(1))], &Config::default().start());
-        assert!(rejections[0].contains("the settings are max_parallelism, payload_sampling"), "{rejections:?}");
+        assert!(rejections[0].contains("the settings are max_parallelism, interactive_reserve"), "{rejections:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod service;
 mod tune;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin, Readiness};
-use crate::gate::{self, Gate};
+use crate::gate::{self, Gate, Standing};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Ledger, Payloads};
@@ -54,6 +55,9 @@ pub struct Config {
     pub admin: admin::Config,
     /// The worker's name in the registry. Without one: a new one for each start.
     pub id: Option<WorkerId>,
+    /// Where the worker notes how it ends, for the next one on this host. Without one: `$STATE_DIRECTORY`, which systemd
+    /// sets, or else a directory among the temporary ones.
+    pub state_dir: Option<PathBuf>,
     /// The pool to serve in.
     pub pool: PoolName,
     /// The timeout of tasks that have none.
@@ -78,6 +82,7 @@ impl Default for Config {
             advertise: None,
             admin: admin::Config { listen: ([127, 0, 0, 1], 9401).into() },
             id: None,
+            state_dir: None,
             pool: PoolName::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
@@ -159,7 +164,8 @@ impl Worker {
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
         let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
-        let gate = Gate::new(settings.borrow().max_parallelism, &telemetry);
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let gate = Gate::new(settings.borrow().limits(), integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
@@ -169,7 +175,6 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -266,11 +271,11 @@ fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &
     );
 }
 
-/// A worker can serve unless it is ending. That it is full, or the registry away, is no reason to restart it.
+/// A worker can serve unless it is ending. That it is full or overloaded, or the registry away, is no reason to restart it.
 fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
-    let state: watch::Receiver<gate::State> = gate.state();
-    move || match *state.borrow() {
-        gate::State::Open | gate::State::Full => Readiness::Ready,
+    let standing: watch::Receiver<Standing> = gate.standing();
+    move || match standing.borrow().state {
+        gate::State::Open | gate::State::Full | gate::State::Overloaded => Readiness::Ready,
         gate::State::Draining => Readiness::NotReady("draining".into()),
     }
 }
@@ -293,6 +298,13 @@ fn reachable(host: url::Host<&str>) -> bool {
 }
 
 impl Config {
+    /// What tells this worker from others on the host, from one start to the next; none when it has neither an id nor a
+    /// port of its own.
+    pub fn known_as(&self) -> Option<String> {
+        let by_port = || (self.listen.port() != 0).then(|| format!("worker-{}", self.listen.port()));
+        self.id.as_ref().map(ToString::to_string).or_else(by_port)
+    }
+
     /// Where routers reach a worker of this configuration that listens on `local`.
     pub fn advertised(&self, local: SocketAddr) -> Result<String, StartError> {
         match &self.advertise {

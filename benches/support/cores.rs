@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Cores by their numbers.
@@ -36,18 +35,18 @@ impl Cores {
 }
 
 /// The processor time that a process has used so far, in steps of 10 ms.
-pub fn processor_time(process: Pid) -> Duration {
+pub fn processor_time(process: u32) -> Duration {
     // The fields after the name, which is in parentheses and may hold anything: the 12th and the 13th are the ticks in
     // user and in system mode.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).expect("it runs");
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
     let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// The memory that a process has now.
-pub fn resident_bytes(process: Pid) -> u64 {
-    let pages = std::fs::read_to_string(format!("/proc/{}/statm", process.as_raw_nonzero())).expect("it runs");
+pub fn resident_bytes(process: u32) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{process}/statm")).expect("it runs");
     let pages: u64 = pages.split(' ').nth(1).expect("the second").parse().expect("pages");
     pages * rustix::param::page_size() as u64
 }

@@ -54,7 +54,7 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
         () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
-    signals.or_exit(router.drain()).await;
+    signals.or_exit(router.drain(), || ()).await;
     if has_failed {
         bail!("a part of the router failed; the log names it");
     }

@@ -67,7 +67,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         let sandbox = Sandbox::start(config.sandbox, &lifecycle).await?;
         tracing::info!(listen = %sandbox.local_addr, "the sandbox bank answers");
         signals.next().await;
-        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN)).await {
+        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), || ()).await {
             tracing::warn!("left behind: {stragglers}");
         }
         Ok(ExitCode::SUCCESS)

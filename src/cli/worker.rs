@@ -1,5 +1,7 @@
 //! `weir worker`, and the same for a program with integrations of its own.
 
+mod last_exit;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +10,7 @@ use anyhow::bail;
 use clap::Parser;
 use rustix::process::{Resource, getrlimit};
 
+use self::last_exit::{EndedBy, Life};
 use super::{Signals, block_on, fail, start_logs};
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::Integrations;
@@ -120,13 +123,16 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
         settings: config.settings,
         log_level: logs.level(),
     };
-    let worker = Worker::start(config.worker, parts, telemetry).await?;
+    let (state_dir, name) = (config.worker.state_dir.clone(), config.worker.known_as());
+    let worker = Worker::start(config.worker, parts, telemetry.clone()).await?;
+    let mut life = Life::begin(state_dir.as_deref(), name.as_deref(), &telemetry);
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = worker.asked_to_drain() => false,
         () = worker.failed() => true,
     };
-    signals.or_exit(worker.drain()).await;
+    signals.or_exit(worker.drain(), || life.end(EndedBy::SecondSignal)).await;
+    life.end(if has_failed { EndedBy::Failure } else { EndedBy::Drain });
     if has_failed {
         bail!("a part of the worker failed; the log names it");
     }

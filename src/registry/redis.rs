@@ -5,6 +5,7 @@
 //! | `weir:{pool}:presence:WORKER` | string, expires | incarnation, a space, the presence as JSON |
 //! | `weir:{pool}:members` | sorted set | `WORKER/INCARNATION` by the expiry in ms of Redis' clock |
 //! | `weir:{pool}:open` | sorted set | the same, of those that have room |
+//! | `weir:{pool}:open:batch` | sorted set | the same, of those that have room for batch tasks |
 //! | `weir:{pool}:changes` | stream, capped | `present` with a presence's value, or `gone` with a member |
 //! | `weir:{pool}:epoch` | string | names the sequence of changes; gone when the server was emptied |
 //!
@@ -59,6 +60,7 @@ pub struct RedisRegistry {
 struct Keys {
     members: String,
     open: String,
+    open_to_batch: String,
     changes: String,
     epoch: String,
     presence_prefix: String,
@@ -164,6 +166,7 @@ impl Registry for RedisRegistry {
             .arg(json)
             .arg(TTL.as_millis() as u64)
             .arg(u8::from(presence.state == State::Open))
+            .arg(u8::from(presence.takes_batch()))
             .arg(u8::from(changed))
             .arg(CHANGES_KEPT)
             .arg(Incarnation::mint().to_string());
@@ -177,8 +180,8 @@ impl Registry for RedisRegistry {
 
     async fn withdraw(&self, worker: &WorkerId, incarnation: Incarnation) -> Result<(), RegistryError> {
         let mut script = self.scripts.withdraw.prepare_invoke();
-        let [members, open, changes, _] = self.keys.pool();
-        script.key(members).key(open).key(changes).key(self.keys.presence(worker.as_str()));
+        let [members, open, batch, changes, _] = self.keys.pool();
+        script.key(members).key(open).key(batch).key(changes).key(self.keys.presence(worker.as_str()));
         script.arg(worker.as_str()).arg(incarnation.to_string()).arg(CHANGES_KEPT);
         let mut lease = self.requests.lease(Operation::Withdraw).await?;
         let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
@@ -248,6 +251,7 @@ impl Keys {
         Keys {
             members: key("members"),
             open: key("open"),
+            open_to_batch: key("open:batch"),
             changes: key("changes"),
             epoch: key("epoch"),
             presence_prefix: key("presence:"),
@@ -255,8 +259,8 @@ impl Keys {
     }
 
     /// In the order in which the scripts take them.
-    fn pool(&self) -> [&str; 4] {
-        [&self.members, &self.open, &self.changes, &self.epoch]
+    fn pool(&self) -> [&str; 5] {
+        [&self.members, &self.open, &self.open_to_batch, &self.changes, &self.epoch]
     }
 
     fn presence(&self, worker: &str) -> String {
@@ -352,7 +356,7 @@ mod tests {
     fn keys_share_the_pools_hash_tag() {
         let keys = Keys::new(&"parallel".parse().expect("a pool"));
         assert_eq!(keys.presence("w1"), "weir:{parallel}:presence:w1");
-        assert_eq!(keys.pool()[2], "weir:{parallel}:changes");
+        assert_eq!(keys.pool()[3], "weir:{parallel}:changes");
     }
 
     #[test]

@@ -26,6 +26,9 @@ const NO_WORKERS_PATIENCE: Duration = Duration::from_secs(5);
 /// What callers are told when there is no worker.
 pub(super) const NO_WORKERS: &str = "the router knows no worker that is alive";
 
+/// What callers are told to wait while all workers spare an integration: they look again every few seconds.
+const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(2);
+
 /// What callers are told to wait when the queue is full.
 const QUEUE_FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,7 @@ type Answer = Result<Reservation, TaskError>;
 pub(super) struct Reservation {
     dispatcher: Dispatcher,
     placement: Placement,
+    integration: IntegrationName,
     learned: Learned,
     load: Option<LoadReport>,
 }
@@ -100,12 +104,14 @@ impl Dispatcher {
         let mut state = self.state.lock();
         let State { view, queue, random, .. } = &mut *state;
         if queue.is_first(place)
-            && let Some(placement) = view.reserve(&place.integration, random, now)
+            && let Some(placement) = view.reserve(&place.integration, place.priority, random, now)
         {
-            return Ok(self.reservation(placement));
+            return Ok(self.reservation(placement, place.integration.clone()));
         }
-        if view.serves(&place.integration) == Served::ByNobody && !view.is_stale() {
-            return Err(TurnedAway(unknown_integration(&place.integration)));
+        match view.serves(&place.integration) {
+            Served::ByNobody if !view.is_stale() => return Err(TurnedAway(unknown_integration(&place.integration))),
+            Served::Broken => return Err(TurnedAway(broken(&place.integration))),
+            _ => {}
         }
         let (answer, receiver) = oneshot::channel();
         let waiter = Waiter { since: now, answer };
@@ -152,6 +158,7 @@ impl Dispatcher {
                 Served::Yes => None,
                 Served::ByNobody => Some(unknown_integration(integration)),
                 Served::NoWorkers => Some(TaskError::no_workers(NO_WORKERS)),
+                Served::Broken => Some(broken(integration)),
             };
             let impatient = |waiter: &Waiter| now.duration_since(waiter.since) >= NO_WORKERS_PATIENCE;
             (expired, queue.give_up(hopeless, impatient))
@@ -194,19 +201,22 @@ impl Dispatcher {
             let State { view, queue, random, .. } = &mut *state;
             let served = match queue.is_empty() {
                 true => Vec::new(),
-                false => queue.serve(|integration| view.reserve(integration, random, now)),
+                false => queue.serve(|integration, priority| {
+                    let placement = view.reserve(integration, priority, random, now)?;
+                    Some((placement, integration.clone()))
+                }),
             };
             (result, served)
         };
-        for (waiter, placement) in served {
+        for (waiter, (placement, integration)) in served {
             // A waiter that has just left drops its reservation here, outside the lock, which serves the next.
-            let _ = waiter.answer.send(Ok(self.reservation(placement)));
+            let _ = waiter.answer.send(Ok(self.reservation(placement, integration)));
         }
         result
     }
 
-    fn reservation(&self, placement: Placement) -> Reservation {
-        Reservation { dispatcher: self.clone(), placement, learned: Learned::Nothing, load: None }
+    fn reservation(&self, placement: Placement, integration: IntegrationName) -> Reservation {
+        Reservation { dispatcher: self.clone(), placement, integration, learned: Learned::Nothing, load: None }
     }
 }
 
@@ -224,8 +234,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let (placement, learned, load) = (&self.placement, self.learned, self.load);
-        self.dispatcher.change(|state, now| state.view.release(placement, learned, load, now));
+        let Reservation { placement, integration, learned, load, .. } = &*self;
+        self.dispatcher.change(|state, now| state.view.release(placement, integration, *learned, *load, now));
     }
 }
 
@@ -245,6 +255,11 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.dispatcher.state.lock().queue.remove(self.place);
     }
+}
+
+fn broken(integration: &IntegrationName) -> TaskError {
+    let message = format!("every worker spares the integration {:?} for now, because it fails", integration.as_str());
+    TaskError::breaker_open(message, BROKEN_RETRY_AFTER)
 }
 
 fn unknown_integration(integration: &IntegrationName) -> TaskError {

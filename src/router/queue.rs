@@ -82,13 +82,13 @@ impl<T> Queue<T> {
         Some(waiter)
     }
 
-    /// Takes out, in the order of service, each waiter for whose integration `room` finds a worker.
-    pub(super) fn serve<R>(&mut self, mut room: impl FnMut(&IntegrationName) -> Option<R>) -> Vec<(T, R)> {
+    /// Takes out, in the order of service, each waiter for whose integration and class `room` finds a worker.
+    pub(super) fn serve<R>(&mut self, mut room: impl FnMut(&IntegrationName, Priority) -> Option<R>) -> Vec<(T, R)> {
         let mut served = Vec::new();
         for priority in Priority::ALL {
             let mut blocked: Vec<IntegrationName> = Vec::new();
             while let Some(head) = self.head(priority, &blocked) {
-                match room(&head.integration) {
+                match room(&head.integration, priority) {
                     Some(found) => served.extend(self.remove(&head).map(|waiter| (waiter, found))),
                     None => blocked.push(head.integration),
                 }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn served(queue: &mut Queue<&'static str>, mut places: usize, only: Option<&str>) -> Vec<&'static str> {
-        let room = |integration: &IntegrationName| {
+        let room = |integration: &IntegrationName, _| {
             let fits = only.is_none_or(|only| only == integration.as_str()) && places > 0;
             fits.then(|| places -= 1)
         };

@@ -17,6 +17,10 @@ const QUICK_ATTEMPTS: u32 = 3;
 /// The moment: long enough that a view which sent three calls astray has been corrected.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The same for a task whose tenant holds all that it may: only the end of another of its tasks will help, and the view
+/// does not know of tenants. It waits outside the queue, so that it holds up nobody else's.
+const TENANT_PAUSE: Duration = Duration::from_millis(250);
+
 /// How a call to a worker failed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failed {
@@ -55,9 +59,13 @@ impl Failed {
     }
 }
 
-/// How long a task waits before its next attempt, after `attempts` that did not start it.
-pub(super) fn pause_after(attempts: u32) -> Duration {
-    if attempts.is_multiple_of(QUICK_ATTEMPTS) { PAUSE } else { Duration::ZERO }
+/// How long a task waits before its next attempt, after `attempts` that did not start it, the last refused for `reason`.
+pub(super) fn pause_after(attempts: u32, reason: Option<Reason>) -> Duration {
+    match reason {
+        Some(Reason::TenantFull) => TENANT_PAUSE,
+        _ if attempts.is_multiple_of(QUICK_ATTEMPTS) => PAUSE,
+        _ => Duration::ZERO,
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_third_attempt_is_followed_by_a_pause() {
-        let pauses: Vec<_> = (1..=6).map(|attempts| pause_after(attempts) > Duration::ZERO).collect();
+        let pauses: Vec<_> = (1..=6).map(|attempts| pause_after(attempts, None) > Duration::ZERO).collect();
         assert_eq!(pauses, [false, false, true, false, false, true]);
     }
 }

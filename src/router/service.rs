@@ -18,7 +18,7 @@ use super::retry::{Failed, pause_after};
 use super::view::Learned;
 use crate::task::Task;
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
-use crate::wire::{self, TaskError, Timeouts, proto};
+use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further. Never more than
 /// the queue holds, so that one stream alone is held back and not turned away.
@@ -70,13 +70,14 @@ impl Inner {
             };
             attempts += 1;
             let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
-            match self.call(task, reservation, call).await {
+            let (refusal, pause) = match self.call(task, reservation, call).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Failed::Final(error)) => return Err(error),
-                Err(Failed::Refused(error)) => last_refusal = Some(error.message),
-                Err(Failed::Unsent(reason)) => last_refusal = Some(reason),
-            }
-            tokio::time::sleep_until((Instant::now() + pause_after(attempts)).min(task.deadline)).await;
+                Err(Failed::Refused(error)) => (error.message, pause_after(attempts, Some(error.reason))),
+                Err(Failed::Unsent(reason)) => (reason, pause_after(attempts, None)),
+            };
+            last_refusal = Some(refusal);
+            tokio::time::sleep_until((Instant::now() + pause).min(task.deadline)).await;
         }
     }
 
@@ -101,7 +102,7 @@ impl Inner {
                 let learned = match &failed {
                     Failed::Refused(error) => Learned::Refused(error.reason),
                     Failed::Unsent(_) => Learned::Unreachable,
-                    Failed::Final(error) if error.reason == wire::Reason::OutcomeUnknown => Learned::Unreachable,
+                    Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Unreachable,
                     Failed::Final(_) => Learned::Answered,
                 };
                 (Err(failed), learned, LoadReport::read(status.metadata()))

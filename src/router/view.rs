@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::pick::pick;
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
-use crate::task::{IntegrationName, WorkerId};
+use crate::task::{IntegrationName, Priority, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
 
@@ -46,6 +46,9 @@ struct Known {
     own: u32,
     others: u32,
     target: u32,
+    reserved: u32,
+    /// Integrations that it takes no more of, by its replies, and when it said so.
+    kept_out: BTreeMap<IntegrationName, Instant>,
     reported_at: Instant,
     failures: u32,
     suspected_until: Option<Instant>,
@@ -79,6 +82,8 @@ pub(super) enum Served {
     Yes,
     ByNobody,
     NoWorkers,
+    /// By workers that spare it, all of them.
+    Broken,
 }
 
 /// Counts for the metrics.
@@ -129,7 +134,8 @@ impl View {
             self.list(&presence);
         }
         if let Some(known) = self.workers.get_mut(&presence.worker) {
-            known.report(presence.in_flight, presence.target, now);
+            let Presence { in_flight, target, reserved, .. } = presence;
+            known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
         }
@@ -142,6 +148,8 @@ impl View {
             own: 0,
             others: presence.in_flight,
             target: presence.target,
+            reserved: presence.reserved,
+            kept_out: BTreeMap::new(),
             reported_at: now,
             failures: 0,
             suspected_until: None,
@@ -200,11 +208,15 @@ impl View {
     pub(super) fn reserve(
         &mut self,
         integration: &IntegrationName,
+        priority: Priority,
         random: &mut impl Rng,
         now: Instant,
     ) -> Option<Placement> {
         let serving = self.serving.get(integration)?;
-        let load = |index: usize| self.workers.get(&serving[index])?.load(self.stale, now);
+        let load = |index: usize| {
+            let known = self.workers.get(&serving[index])?;
+            if known.keeps_out(integration, self.stale, now) { None } else { known.load(priority, self.stale, now) }
+        };
         let picked = pick(serving.len(), random, load)?;
         let known = self.workers.get_mut(&serving[picked])?;
         known.own += 1;
@@ -212,14 +224,22 @@ impl View {
     }
 
     /// A call has ended: it no longer counts, and what it taught is kept.
-    pub(super) fn release(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>, now: Instant) {
+    pub(super) fn release(
+        &mut self,
+        placement: &Placement,
+        integration: &IntegrationName,
+        learned: Learned,
+        load: Option<LoadReport>,
+        now: Instant,
+    ) {
         let Some(known) = self.workers.get_mut(&placement.worker) else { return };
         if known.presence.incarnation != placement.incarnation {
             return;
         }
         known.own = known.own.saturating_sub(1);
         if let Some(load) = load {
-            known.report(load.in_flight, load.target, now);
+            known.report(load.in_flight, load.target, load.reserved, now);
+            known.report_of(integration, load.keeps_out, now);
         }
         known.learn(learned, now);
     }
@@ -231,11 +251,11 @@ impl View {
 
     /// Whether anyone runs an integration.
     pub(super) fn serves(&self, integration: &IntegrationName) -> Served {
-        match (self.serving.contains_key(integration), self.workers.is_empty()) {
-            (true, _) => Served::Yes,
-            (false, true) => Served::NoWorkers,
-            (false, false) => Served::ByNobody,
-        }
+        let Some(serving) = self.serving.get(integration) else {
+            return if self.workers.is_empty() { Served::NoWorkers } else { Served::ByNobody };
+        };
+        let spares = |worker: &WorkerId| self.workers.get(worker).is_some_and(|known| known.spares(integration));
+        if !self.stale && serving.iter().all(spares) { Served::Broken } else { Served::Yes }
     }
 
     /// The view in numbers.
@@ -264,10 +284,34 @@ impl Known {
         self.others.saturating_add(self.own)
     }
 
-    fn report(&mut self, in_flight: u32, target: u32, now: Instant) {
+    fn report(&mut self, in_flight: u32, target: u32, reserved: u32, now: Instant) {
         self.others = in_flight.saturating_sub(self.own);
-        self.target = target;
+        (self.target, self.reserved) = (target, reserved);
         self.reported_at = now;
+    }
+
+    /// What a reply says of its own integration is newer than what the registry said.
+    fn report_of(&mut self, integration: &IntegrationName, keeps_out: bool, now: Instant) {
+        if keeps_out {
+            self.kept_out.insert(integration.clone(), now);
+        } else {
+            self.kept_out.remove(integration);
+            self.presence.full.retain(|full| full != integration);
+        }
+    }
+
+    /// Whether the worker spares the integration, because it fails.
+    fn spares(&self, integration: &IntegrationName) -> bool {
+        self.presence.broken.binary_search(integration).is_ok()
+    }
+
+    /// Whether a call for this integration would be in vain, though there may be room for others.
+    fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
+        let said = self.kept_out.get(integration);
+        let is_full = || self.presence.full.binary_search(integration).is_ok();
+        // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
+        (!stale && (self.spares(integration) || is_full()))
+            || said.is_some_and(|at| now.duration_since(*at) < REPORT_TRUSTED)
     }
 
     fn learn(&mut self, learned: Learned, now: Instant) {
@@ -286,7 +330,7 @@ impl Known {
     }
 
     /// The share of places taken, or `None` when a call would be in vain.
-    fn load(&self, stale: bool, now: Instant) -> Option<f64> {
+    fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
         let trusted = match (self.presence.state, stale) {
             (State::Draining | State::Overloaded, _) => return None,
             (State::Full, false) => None,
@@ -297,9 +341,11 @@ impl Known {
             return None;
         }
         let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);
-        if self.estimate() < self.target {
+        let reserved = if priority == Priority::Batch { self.reserved } else { 0 };
+        let target = self.target.saturating_sub(reserved);
+        if self.estimate() < target {
             Some(f64::from(self.estimate()) / f64::from(self.target))
-        } else if self.own < self.target && report_is_old() {
+        } else if self.own < target && report_is_old() {
             Some(1.0)
         } else {
             None

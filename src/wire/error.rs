@@ -68,8 +68,14 @@ closed_set! {
         WorkerFull = "WORKER_FULL",
         /// The worker or router is ending.
         Draining = "DRAINING",
+        /// As many tasks of the integration run as the worker may run of it.
+        IntegrationFull = "INTEGRATION_FULL",
+        /// As many tasks of the tenant run as the worker may run for it.
+        TenantFull = "TENANT_FULL",
         /// The worker has room but must not take more.
         Overloaded = "OVERLOADED",
+        /// The integration fails so often, or so slowly, that the worker spares it for a while.
+        BreakerOpen = "BREAKER_OPEN",
         /// The worker was restarted since the caller learned of it.
         StaleIncarnation = "STALE_INCARNATION",
         /// The router's queue is full.
@@ -113,6 +119,26 @@ impl TaskError {
     /// All of a worker's places are taken.
     pub fn worker_full(message: impl fmt::Display) -> Self {
         Self::new(Reason::WorkerFull, Started::No, Retry::Elsewhere, message).after(Duration::from_millis(500))
+    }
+
+    /// As many tasks of the integration run as may.
+    pub fn integration_full(message: impl fmt::Display) -> Self {
+        Self::new(Reason::IntegrationFull, Started::No, Retry::Elsewhere, message).after(Duration::from_millis(500))
+    }
+
+    /// As many tasks of the tenant run as may.
+    pub fn tenant_full(message: impl fmt::Display) -> Self {
+        Self::new(Reason::TenantFull, Started::No, Retry::Elsewhere, message).after(Duration::from_millis(500))
+    }
+
+    /// The worker must not take more, though it has room.
+    pub fn overloaded(message: impl fmt::Display) -> Self {
+        Self::new(Reason::Overloaded, Started::No, Retry::Elsewhere, message).after(Duration::from_secs(1))
+    }
+
+    /// The integration is spared until then. Not "elsewhere": what fails is behind all workers.
+    pub fn breaker_open(message: impl fmt::Display, after: Duration) -> Self {
+        Self::new(Reason::BreakerOpen, Started::No, Retry::Later, message).after(after)
     }
 
     /// The server is ending.
@@ -166,8 +192,12 @@ impl TaskError {
     /// The status to answer with.
     pub fn to_status(&self) -> Status {
         let code = match self.reason {
-            Reason::WorkerFull | Reason::Overloaded | Reason::QueueFull => Code::ResourceExhausted,
-            Reason::Draining | Reason::StaleIncarnation | Reason::NoWorkers => Code::Unavailable,
+            Reason::WorkerFull
+            | Reason::IntegrationFull
+            | Reason::TenantFull
+            | Reason::Overloaded
+            | Reason::QueueFull => Code::ResourceExhausted,
+            Reason::Draining | Reason::StaleIncarnation | Reason::NoWorkers | Reason::BreakerOpen => Code::Unavailable,
             Reason::UnknownIntegration => Code::NotFound,
             Reason::InvalidTask => Code::InvalidArgument,
             Reason::DeadlineTooShort => Code::DeadlineExceeded,

@@ -46,25 +46,33 @@ impl Call {
     }
 }
 
-/// A worker's load, on each of its replies, refusals included: `weir-load: in_flight/target`.
+/// A worker's load, on each of its replies, refusals included: `weir-load: in_flight/target/reserved/keeps_out`, the last
+/// one 0 or 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Tasks that hold a permit.
+    /// Slots that are held.
     pub in_flight: u32,
-    /// How many may.
+    /// How many may be.
     pub target: u32,
+    /// How many of those that are free only interactive tasks may take.
+    pub reserved: u32,
+    /// Whether it takes no further task of the integration that the reply is about, whatever room it has for others.
+    pub keeps_out: bool,
 }
 
 impl LoadReport {
     /// Reads a reply's metadata.
     pub fn read(metadata: &MetadataMap) -> Option<Self> {
-        let (in_flight, target) = metadata.get(LOAD)?.to_str().ok()?.split_once('/')?;
-        Some(LoadReport { in_flight: in_flight.parse().ok()?, target: target.parse().ok()? })
+        let mut numbers = metadata.get(LOAD)?.to_str().ok()?.split('/').map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        Some(LoadReport { in_flight: next()?, target: next()?, reserved: next()?, keeps_out: next()? != 0 })
     }
 
     /// Adds it to a reply's metadata.
     pub fn write(self, metadata: &mut MetadataMap) {
-        if let Ok(value) = format!("{}/{}", self.in_flight, self.target).parse() {
+        if let Ok(value) =
+            format!("{}/{}/{}/{}", self.in_flight, self.target, self.reserved, u8::from(self.keeps_out)).parse()
+        {
             metadata.insert(LOAD, value);
         }
     }
@@ -101,7 +109,7 @@ mod tests {
         let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()), queued: Duration::from_millis(7) };
         call.write(&mut metadata);
         assert_eq!(Call::read(&metadata), call);
-        let load = LoadReport { in_flight: 7, target: 30 };
+        let load = LoadReport { in_flight: 7, target: 30, reserved: 6, keeps_out: true };
         load.write(&mut metadata);
         assert_eq!(LoadReport::read(&metadata), Some(load));
     }

@@ -55,13 +55,13 @@ impl Announcer {
     }
 
     async fn announce(&mut self) {
-        let mut state = self.gate.state();
+        let mut standing = self.gate.standing();
         let mut settings = self.settings.clone();
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
         let mut failures = 0u32;
         loop {
-            state.mark_unchanged();
+            standing.mark_unchanged();
             settings.mark_unchanged();
             let presence = self.presence();
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
@@ -84,7 +84,7 @@ impl Announcer {
             let next = Instant::now() + next;
             let now_or_later = async {
                 tokio::select! {
-                    _ = state.changed() => {}
+                    _ = standing.changed() => {}
                     _ = settings.changed() => {}
                 }
                 sleep_until(budget.take(Instant::now()) + COALESCE).await;
@@ -102,13 +102,17 @@ impl Announcer {
             incarnation,
             pool,
             target: load.target,
-            in_flight: load.in_flight,
+            in_flight: load.held(),
+            reserved: load.reserved(),
             state: match load.state {
                 gate::State::Open => State::Open,
                 gate::State::Full => State::Full,
+                gate::State::Overloaded => State::Overloaded,
                 gate::State::Draining => State::Draining,
             },
             integrations,
+            full: self.gate.standing().borrow().full.to_vec(),
+            broken: Vec::new(),
             settings_version: self.settings.borrow().version.clone(),
         }
     }
@@ -116,7 +120,11 @@ impl Announcer {
 
 /// Whether routers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
-    announced.state != now.state || announced.target != now.target || announced.settings_version != now.settings_version
+    let standing = |presence: &Presence| (presence.state, presence.target, presence.takes_batch());
+    let kept_out = |presence: &Presence| (presence.full.clone(), presence.broken.clone());
+    standing(announced) != standing(now)
+        || kept_out(announced) != kept_out(now)
+        || announced.settings_version != now.settings_version
 }
 
 fn report(error: &RegistryError) {

@@ -54,7 +54,7 @@ impl Operated for WorkerOperations {
 
     async fn draining(&self) {
         // The gate lives as long as this.
-        let _ = self.gate.state().wait_for(|state| *state == State::Draining).await;
+        let _ = self.gate.standing().wait_for(|standing| standing.state == State::Draining).await;
     }
 }
 
@@ -62,6 +62,7 @@ fn gate_out(load: Load) -> description::Gate {
     let state = match load.state {
         State::Open => "open",
         State::Full => "full",
+        State::Overloaded => "overloaded",
         State::Draining => "draining",
     };
     description::Gate { state: state.into(), in_flight: load.in_flight, target: load.target }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
-use crate::gate::{Gate, Refused};
+use crate::gate::{Gate, Refused, Want};
 use crate::integration::Integrations;
 use crate::registry::Incarnation;
 use crate::telemetry::Telemetry;
@@ -50,10 +50,7 @@ impl Inner {
         }
         let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
-        let permit = self.gate.admit().map_err(|refused| match refused {
-            Refused::Full { .. } => TaskError::worker_full(format!("the worker is full: {refused}")),
-            Refused::Draining => TaskError::draining(refused),
-        })?;
+        let permit = self.gate.admit(&Want::from(&task)).map_err(refusal)?;
         let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });
         let outcome = run.outcome().await;
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
@@ -65,9 +62,22 @@ impl Inner {
         TaskError::unknown_integration(format!("this worker has no integration {integration:?}; it has: {known}"))
     }
 
-    fn load(&self) -> LoadReport {
+    fn load(&self, integration: &str) -> LoadReport {
         let load = self.gate.load();
-        LoadReport { in_flight: load.in_flight, target: load.target }
+        let keeps_out = self.gate.standing().borrow().keeps_out(integration);
+        LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
+    }
+}
+
+fn refusal(refused: Refused) -> TaskError {
+    match refused {
+        Refused::Full { .. } | Refused::Reserve { .. } => {
+            TaskError::worker_full(format!("the worker is full: {refused}"))
+        }
+        Refused::IntegrationFull { .. } => TaskError::integration_full(refused),
+        Refused::TenantFull { .. } => TaskError::tenant_full(refused),
+        Refused::Overloaded => TaskError::overloaded(refused),
+        Refused::Draining => TaskError::draining(refused),
     }
 }
 
@@ -97,16 +107,18 @@ impl Errors {
 impl proto::tasks_server::Tasks for WorkerService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
         let (call, timeout) = (Call::read(request.metadata()), grpc_timeout(request.metadata()));
-        match self.inner.submit(request.into_inner(), call, timeout).await {
+        let task = request.into_inner();
+        let integration = task.integration.clone();
+        match self.inner.submit(task, call, timeout).await {
             Ok(outcome) => {
                 let mut response = Response::new(outcome);
-                self.inner.load().write(response.metadata_mut());
+                self.inner.load(&integration).write(response.metadata_mut());
                 Ok(response)
             }
             Err(error) => {
                 self.inner.errors.count(&error);
                 let mut status = error.to_status();
-                self.inner.load().write(status.metadata_mut());
+                self.inner.load(&integration).write(status.metadata_mut());
                 Err(status)
             }
         }

@@ -1,4 +1,4 @@
-//! The loop that carries settings to what they tune: the gate's target and the log level. (Payload sampling is read
+//! The loop that carries settings to what they tune: the gate's limits and the log level. (Payload sampling is read
 //! from the snapshot by each run.)
 
 use std::sync::Arc;
@@ -21,8 +21,9 @@ pub(super) async fn tune(
     loop {
         let next = settings.borrow_and_update().clone();
         let before = applied.as_deref();
-        if before.is_none_or(|before| before.max_parallelism != next.max_parallelism) {
-            gate.resize(next.max_parallelism);
+        let limits = next.limits();
+        if before.is_none_or(|before| before.limits() != limits) {
+            gate.set_limits(limits);
         }
         if before.is_none_or(|before| before.log_level != next.log_level)
             && let Err(error) = level.set(&next.log_level)

@@ -7,7 +7,7 @@ use weir::integration::Integrations;
 use weir::settings;
 use weir::task::FailureCode;
 use weir::telemetry::Telemetry;
-use weir::wire::{Reason, Retry, Started, TaskError};
+use weir::wire::{Reason, TaskError};
 
 use crate::documents::{path, read, without_credentials};
 
@@ -61,11 +61,10 @@ fn example_of(reason: Reason) -> TaskError {
         Reason::InvalidTask => TaskError::invalid(""),
         Reason::DeadlineTooShort => TaskError::deadline_too_short(""),
         Reason::OutcomeUnknown => TaskError::outcome_unknown(""),
-        // Nothing makes one yet.
-        Reason::Overloaded => {
-            let (started, retry) = (Started::No, Retry::Elsewhere);
-            TaskError { reason, started, retry, retry_after: None, message: String::new() }
-        }
+        Reason::IntegrationFull => TaskError::integration_full(""),
+        Reason::TenantFull => TaskError::tenant_full(""),
+        Reason::Overloaded => TaskError::overloaded(""),
+        Reason::BreakerOpen => TaskError::breaker_open("", Default::default()),
     }
 }
 

@@ -31,8 +31,11 @@ fn presence(worker: &str) -> Presence {
         pool: "parallel".parse().expect("a pool"),
         target: 30,
         in_flight: 0,
+        reserved: 0,
         state: State::Open,
         integrations: vec!["bank".parse().expect("an integration")],
+        full: vec![],
+        broken: vec![],
         settings_version: "start".into(),
     }
 }

@@ -217,8 +217,11 @@ mod tests {
             pool: "default".parse().expect("a pool"),
             target: 30,
             in_flight,
+            reserved: 0,
             state,
             integrations: vec!["bank".parse().expect("a name")],
+            full: vec![],
+            broken: vec![],
             settings_version: "start".into(),
         }
     }

@@ -9,11 +9,16 @@ local function report(changes, kept, kind, text)
   redis.call('XADD', changes, 'MAXLEN', '~', kept, '*', kind, text)
 end
 
+local function forget(indexes, member)
+  for _, index in ipairs(indexes) do
+    redis.call('ZREM', index, member)
+  end
+end
+
 -- Reports and forgets members whose time is over, a bounded number per call: someone calls again soon.
-local function prune(members, open, changes, kept, now)
+local function prune(members, open, batch, changes, kept, now)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', members, '-inf', now, 'LIMIT', 0, 64)) do
-    redis.call('ZREM', members, member)
-    redis.call('ZREM', open, member)
+    forget({ members, open, batch }, member)
     report(changes, kept, 'gone', member)
   end
 end

@@ -12,8 +12,11 @@ fn presence(worker: &str, target: u32) -> Presence {
         pool: "default".parse().expect("a pool"),
         target,
         in_flight: 0,
+        reserved: 0,
         state: if target == 0 { WorkerState::Full } else { WorkerState::Open },
         integrations: vec!["bank".parse().expect("an integration")],
+        full: vec![],
+        broken: vec![],
         settings_version: "start".into(),
     }
 }
@@ -111,7 +114,10 @@ async fn a_refused_task_is_served_before_those_who_came_later() {
     let (later, waiter) = (place(&dispatcher, Priority::Batch, "bank"), dispatcher.clone());
     waits.spawn(async move { ("later", waiter.reserve(&later, false).await) });
     tokio::task::yield_now().await;
-    reservation.end(Learned::Refused(Reason::WorkerFull), Some(LoadReport { in_flight: 1, target: 1 }));
+    reservation.end(
+        Learned::Refused(Reason::WorkerFull),
+        Some(LoadReport { in_flight: 1, target: 1, reserved: 0, keeps_out: false }),
+    );
     let waiter = dispatcher.clone();
     waits.spawn(async move { ("early", waiter.reserve(&early, true).await) });
     tokio::task::yield_now().await;

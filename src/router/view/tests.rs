@@ -11,8 +11,11 @@ fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence
         pool: "default".parse().expect("a pool"),
         target,
         in_flight,
+        reserved: 0,
         state,
         integrations: vec!["bank".parse().expect("an integration")],
+        full: vec![],
+        broken: vec![],
         settings_version: "start".into(),
     }
 }
@@ -34,12 +37,20 @@ impl Bench {
     }
 
     fn reserve(&mut self) -> Option<Placement> {
-        self.view.reserve(&"bank".parse().expect("an integration"), &mut self.random, self.now)
+        self.reserve_for(Priority::Interactive)
+    }
+
+    fn reserve_for(&mut self, priority: Priority) -> Option<Placement> {
+        self.view.reserve(&"bank".parse().expect("an integration"), priority, &mut self.random, self.now)
     }
 
     fn release(&mut self, placement: &Placement, learned: Learned, load: Option<(u32, u32)>) {
-        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target });
-        self.view.release(placement, learned, load, self.now);
+        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target, reserved: 0, keeps_out: false });
+        self.release_with(placement, learned, load);
+    }
+
+    fn release_with(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>) {
+        self.view.release(placement, &"bank".parse().expect("an integration"), learned, load, self.now);
     }
 }
 
@@ -142,4 +153,48 @@ fn it_tells_an_unknown_integration_from_an_empty_pool() {
     assert_eq!(bench.view.serves(&name("other")), Served::ByNobody);
     bench.view.apply(Change::Gone(worker.worker, worker.incarnation), bench.now);
     assert_eq!(bench.view.serves(&name("bank")), Served::NoWorkers);
+}
+
+#[test]
+fn batch_tasks_leave_alone_what_is_reserved_for_people() {
+    let mut bench = Bench::with([Presence { reserved: 2, ..presence("w1", 0, 3, State::Open) }]);
+    let batch = bench.reserve_for(Priority::Batch).expect("one is not reserved");
+    assert!(bench.reserve_for(Priority::Batch).is_none());
+    assert!(bench.reserve().is_some() && bench.reserve().is_some());
+    assert!(bench.reserve().is_none(), "all three are taken");
+    bench.release(&batch, Learned::Answered, Some((2, 3)));
+    assert!(bench.reserve_for(Priority::Batch).is_some(), "people fill the reserve themselves");
+}
+
+#[test]
+fn an_integration_that_is_kept_out_costs_no_call() {
+    let bank: IntegrationName = "bank".parse().expect("an integration");
+    let full = Presence { full: vec![bank.clone()], ..presence("full", 1, 9, State::Open) };
+    let spares = Presence { broken: vec![bank.clone()], ..presence("spares", 1, 9, State::Open) };
+    let mut bench = Bench::with([full, spares.clone()]);
+    assert!(bench.reserve().is_none());
+    assert_eq!(bench.view.serves(&bank), Served::Yes, "one of them only has no room");
+    let mut all_spare = Bench::with([spares]);
+    assert_eq!(all_spare.view.serves(&bank), Served::Broken);
+    all_spare.view.set_stale();
+    assert_eq!(all_spare.view.serves(&bank), Served::Yes, "the last word may be an old one");
+    assert!(all_spare.reserve().is_some());
+}
+
+#[test]
+fn replies_tell_at_once_whether_an_integration_is_kept_out() {
+    let bank: IntegrationName = "bank".parse().expect("an integration");
+    let full = Presence { full: vec![bank], ..presence("w1", 0, 9, State::Open) };
+    let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
+    let (first, second) = (bench.reserve().expect("room"), bench.reserve().expect("room"));
+    let says = |keeps_out| Some(LoadReport { in_flight: 1, target: 9, reserved: 0, keeps_out });
+    bench.release_with(&first, Learned::Refused(Reason::IntegrationFull), says(true));
+    assert!(bench.reserve().is_none());
+    bench.view.present(Presence { incarnation: second.incarnation, ..full }, bench.now);
+    bench.release_with(&second, Learned::Answered, says(false));
+    let third = bench.reserve().expect("one has just ended, whatever the registry said before");
+    bench.release_with(&third, Learned::Answered, says(true));
+    assert!(bench.reserve().is_none());
+    bench.now += REPORT_TRUSTED;
+    assert!(bench.reserve().is_some(), "an old report is not believed for ever");
 }

@@ -46,7 +46,12 @@ pub struct Plan {
     pub redis_at_start: bool,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
+    /// The test's own integrations of each worker, by its index.
+    pub own: Own,
 }
+
+/// Makes integrations for the worker of that index.
+pub type Own = Arc<dyn Fn(usize) -> Integrations + Send + Sync>;
 
 impl Default for Plan {
     fn default() -> Self {
@@ -58,6 +63,7 @@ impl Default for Plan {
             drain_within: LONG,
             redis_at_start: true,
             s3_secret: SECRET_KEY,
+            own: Arc::new(|_| Integrations::new()),
         }
     }
 }
@@ -79,6 +85,7 @@ pub struct House {
     directory: TempDir,
     config: Config,
     s3_secret: &'static str,
+    own: Own,
     telemetries: Vec<Telemetry>,
     router_telemetry: Telemetry,
 }
@@ -105,7 +112,9 @@ impl House {
         let integrations = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");
         let integrations = integrations
             .with("held".parse().expect("a name"), Held(self.valve.clone()))
-            .with("stubborn".parse().expect("a name"), Stubborn(self.valve.clone()));
+            .with("stubborn".parse().expect("a name"), Stubborn(self.valve.clone()))
+            .merge((self.own)(index))
+            .expect("names of their own");
         let credentials = Credentials::fixed(ACCESS_KEY, self.s3_secret);
         let store = S3::connect_with(&config.payloads.s3, config.payloads.uploads, Some(credentials))
             .await
@@ -332,6 +341,7 @@ impl Plan {
             directory,
             config,
             s3_secret: self.s3_secret,
+            own: self.own,
             telemetries: Vec::new(),
             router_telemetry,
         };

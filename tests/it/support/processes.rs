@@ -93,15 +93,17 @@ impl Process {
         let file = |path| File::create(path).expect("a file in the fleet's directory");
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Each notes its end in its own directory: others have the same names.
+        command.env("STATE_DIRECTORY", directory);
         command.envs(variables.iter().copied()).current_dir(directory).process_group(0);
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log));
         let child = command.spawn().unwrap_or_else(|error| panic!("{} starts: {error}", program.display()));
         Process { name: name.to_owned(), child, out, log, ended: false }
     }
 
-    /// Its id, which is its own until its end has been waited for.
-    pub fn id(&self) -> Pid {
-        Pid::from_child(&self.child)
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to stdout.
@@ -143,13 +145,13 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         assert!(!self.ended, "{} has ended", self.name);
-        kill_process(self.id(), signal).expect("it runs");
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Waits for its end; nothing of its group may be left. The code is `None` when a signal ended it.
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
         let started = Instant::now();
-        let group = self.id();
+        let group = Pid::from_child(&self.child);
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 break status;
@@ -173,8 +175,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended {
-            // It may have ended in this moment.
-            let _ = kill_process_group(self.id(), Signal::KILL);
+            // It may have ended in this moment; its id is its own until it has been waited for.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             let _ = self.child.wait();
         }
         if std::thread::panicking() {

@@ -1,0 +1,154 @@
+//! The one list of the settings: what each is called, may be, and affects, and where in [`Settings`] it is.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Config, Settings, brief};
+use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
+use crate::task::{IntegrationName, InvalidName, Tenant};
+use crate::telemetry::logs;
+
+/// One setting: what it is called, what it may be, and what it affects.
+pub struct Spec {
+    /// Its name in documents, in the configuration and in metrics.
+    pub key: &'static str,
+    /// What its number counts; empty for texts.
+    pub unit: &'static str,
+    /// What changes with it, and when.
+    pub affects: &'static str,
+    kind: Kind,
+}
+
+/// A setting's type and range, and where in [`Settings`] it is.
+enum Kind {
+    Integer(RangeInclusive<u32>, fn(&mut Settings) -> &mut u32),
+    Number(RangeInclusive<f64>, fn(&mut Settings) -> &mut f64),
+    IntegrationCaps(fn(&mut Settings) -> &mut ByName<IntegrationName, Cap>),
+    TenantCaps(fn(&mut Settings) -> &mut ByName<Tenant, Cap>),
+    IntegrationWeights(fn(&mut Settings) -> &mut ByName<IntegrationName, Weight>),
+    LogFilter(fn(&mut Settings) -> &mut String),
+}
+
+/// Every setting.
+pub const TABLE: &[Spec] = &[
+    Spec {
+        key: "max_parallelism",
+        unit: "slots",
+        affects: "how many tasks the worker admits at a time; lowering it ends nothing, 0 takes nothing new",
+        kind: Kind::Integer(0..=MAX_SLOTS, |settings| &mut settings.max_parallelism),
+    },
+    Spec {
+        key: "interactive_reserve",
+        unit: "share of N",
+        affects: "how much of N batch tasks may not hold; interactive tasks may hold all of N",
+        kind: Kind::Number(0.0..=1.0, |settings| &mut settings.interactive_reserve),
+    },
+    Spec {
+        key: "integration_caps",
+        unit: "slots by integration",
+        affects: "how much of N the tasks of one integration may hold; 0 takes nothing new of it",
+        kind: Kind::IntegrationCaps(|settings| &mut settings.integration_caps),
+    },
+    Spec {
+        key: "tenant_caps",
+        unit: "slots by tenant",
+        affects: "how much of N the tasks of one tenant may hold; 0 takes nothing new of it",
+        kind: Kind::TenantCaps(|settings| &mut settings.tenant_caps),
+    },
+    Spec {
+        key: "integration_weights",
+        unit: "slots by integration",
+        affects: "how many slots a task of an integration holds, fixed at its admission; 1 where nothing is said",
+        kind: Kind::IntegrationWeights(|settings| &mut settings.integration_weights),
+    },
+    Spec {
+        key: "payload_sampling",
+        unit: "share of tasks",
+        affects: "which tasks' payloads are kept; failures and the slowest are always kept, unless it is 0",
+        kind: Kind::Number(0.0..=1.0, |settings| &mut settings.payload_sampling),
+    },
+    Spec {
+        key: "log_level",
+        unit: "",
+        affects: "what is logged from then on",
+        kind: Kind::LogFilter(|settings| &mut settings.log_level),
+    },
+];
+
+/// The setting of that name.
+pub fn spec(key: &str) -> Option<&'static Spec> {
+    TABLE.iter().find(|spec| spec.key == key)
+}
+
+impl Spec {
+    /// What it may be, in words.
+    pub fn expected(&self) -> String {
+        match &self.kind {
+            Kind::Integer(range, _) => format!("an integer from {} to {}", range.start(), range.end()),
+            Kind::Number(range, _) => format!("a number from {} to {}", range.start(), range.end()),
+            Kind::IntegrationCaps(_) | Kind::TenantCaps(_) => format!(
+                "an object of integers from 0 to {MAX_SLOTS} or shares of N, such as {{\"bank\": 10, \"*\": \"50%\"}}"
+            ),
+            Kind::IntegrationWeights(_) => {
+                format!("an object of integers from 1 to {MAX_SLOTS}, such as {{\"scraper\": 5}}")
+            }
+            Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
+        }
+    }
+
+    /// What it is when neither the configuration nor a document says otherwise.
+    pub fn default(&self) -> Value {
+        self.read(&mut Config::default().start())
+    }
+
+    /// What it is in a snapshot.
+    pub fn value(&self, settings: &Settings) -> Value {
+        self.read(&mut settings.clone())
+    }
+
+    pub(super) fn read(&self, settings: &mut Settings) -> Value {
+        match &self.kind {
+            Kind::Integer(_, at) => (*at(settings)).into(),
+            Kind::Number(_, at) => (*at(settings)).into(),
+            Kind::IntegrationCaps(at) => at(settings).write().into(),
+            Kind::TenantCaps(at) => at(settings).write().into(),
+            Kind::IntegrationWeights(at) => at(settings).write().into(),
+            Kind::LogFilter(at) => at(settings).clone().into(),
+        }
+    }
+
+    /// Changes nothing when the value is not right, and says what would be.
+    pub(super) fn write(&self, settings: &mut Settings, value: &Value) -> Result<(), String> {
+        let wrong = || format!("use {}", self.expected());
+        match &self.kind {
+            Kind::Integer(range, at) => {
+                *at(settings) = integer(value).filter(|integer| range.contains(integer)).ok_or_else(wrong)?;
+            }
+            Kind::Number(range, at) => {
+                *at(settings) = value.as_f64().filter(|number| range.contains(number)).ok_or_else(wrong)?;
+            }
+            Kind::IntegrationCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
+            Kind::TenantCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
+            Kind::IntegrationWeights(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
+            Kind::LogFilter(at) => {
+                let filter = value.as_str().ok_or_else(wrong)?;
+                logs::check(filter).map_err(|error| error.to_string())?;
+                *at(settings) = filter.to_owned();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entries of an object, or which of them is wrong; none where it is no object.
+fn entries<N, V>(value: &Value) -> Option<Result<ByName<N, V>, String>>
+where
+    N: Ord + FromStr<Err = InvalidName>,
+    V: DeserializeOwned,
+{
+    let read = ByName::read(value.as_object()?);
+    Some(read.map_err(|wrong| format!("its entry {:?} is {}: {}", wrong.name, brief(&wrong.value), wrong.reason)))
+}
