@@ -103,6 +103,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
     ("docs/payloads.md", "docs/"),
+    ("docs/performance.md", "docs/"),
     ("docs/sandbox.md", "docs/"),
     ("docs/upstream.md", "docs/"),
 ];
