@@ -116,7 +116,7 @@ async fn serve_s3(directory: &Path) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("http://{}", listener.local_addr().expect("it is bound"));
     let lifecycle = Lifecycle::new();
-    lifecycle.spawn("s3 server", s3::serve(listener, s3::service(directory), lifecycle.clone()));
+    lifecycle.spawn("s3 server", s3::serve(listener, s3::service(directory), None, lifecycle.clone()));
     let terminate = tokio::signal::unix::SignalKind::terminate();
     tokio::signal::unix::signal(terminate).expect("a handler").recv().await;
     lifecycle.stop(Duration::from_secs(5)).await.expect("the server ends");
