@@ -87,7 +87,7 @@ impl Cli {
             Command::Describe(args) => describe::run(args),
             Command::Drain(args) => drain::run(args),
             Command::Check(args) => check::run(&args, self.config.as_deref()),
-            Command::Payload(args) => payload::run(args, config),
+            Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),
         }

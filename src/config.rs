@@ -241,6 +241,7 @@ impl Config {
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
         check("worker.environment", self.worker.environment.check().map_err(|error| error.to_string()));
         check("overload", self.overload.check().map_err(|error| error.to_string()));
+        check("worker.upstream", self.worker.upstream.check());
         check("sandbox", self.sandbox.check().map_err(|error| error.to_string()));
         for (section, default, max) in [
             ("worker", self.worker.default_timeout, self.worker.max_timeout),

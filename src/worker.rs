@@ -3,15 +3,18 @@
 //! [`Worker::start`] is the only place where a worker's organs meet: the gate, the integrations, the payloads, the
 //! registry, the settings and the admin port. [`Worker::drain`] takes them apart in order.
 
+mod adapt;
 mod announce;
 pub mod descriptors;
 mod drain;
+pub(crate) mod end;
 mod metrics;
 mod operations;
 mod roster;
 mod run;
 mod service;
 mod shed;
+mod stuck;
 mod tune;
 
 use std::net::SocketAddr;
@@ -34,6 +37,7 @@ use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
@@ -75,6 +79,8 @@ pub struct Config {
     pub drain_from: DrainFrom,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
+    /// What follows from how integrations do: breakers, deadlines at the door, adaptive limits.
+    pub upstream: upstream::Config,
 }
 
 impl Default for Config {
@@ -91,6 +97,7 @@ impl Default for Config {
             drain_within: Duration::from_secs(60),
             drain_from: DrainFrom::Loopback,
             environment: integration::environment::Config::default(),
+            upstream: upstream::Config::default(),
         }
     }
 }
@@ -137,6 +144,9 @@ pub enum StartError {
     /// The watchdog's thread.
     #[error("cannot start the overload watchdog: {0}")]
     Overload(std::io::Error),
+    /// What follows from how integrations do.
+    #[error("worker.upstream.{0}")]
+    Upstream(String),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -185,6 +195,12 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
+        let upstreams =
+            Upstreams::new(&config.upstream, integrations.iter(), &telemetry).map_err(StartError::Upstream)?;
+        loops.spawn("adapt", adapt::adapt(upstreams.clone(), gate.clone(), loops.token()));
+        let roster = Arc::new(Roster::default());
+        stuck::register(&roster, &telemetry);
+        loops.spawn("stuck", stuck::watch(roster.clone(), loops.token()));
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -192,13 +208,14 @@ impl Worker {
             payloads: payloads.clone(),
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
-            roster: Arc::new(Roster::default()),
+            roster,
             polls: overload.polls().clone(),
             runs: runs.clone(),
         });
         let inner = Inner {
             gate: gate.clone(),
             overload: overload.clone(),
+            upstreams: upstreams.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
@@ -210,18 +227,20 @@ impl Worker {
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
+        let broken = upstreams.broken();
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(flush_within),
             gate: gate.clone(),
             overload: overload.clone(),
+            upstreams,
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
-        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), broken, settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
             config,

@@ -18,6 +18,7 @@ use crate::integration::Integrations;
 use crate::overload::Overload;
 use crate::registry::Incarnation;
 use crate::telemetry::Telemetry;
+use crate::upstream::{self, Upstreams};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
@@ -33,6 +34,7 @@ pub(super) struct WorkerService {
 pub(super) struct Inner {
     pub(super) gate: Gate,
     pub(super) overload: Overload,
+    pub(super) upstreams: Upstreams,
     pub(super) integrations: Integrations,
     pub(super) incarnation: Incarnation,
     pub(super) timeouts: Timeouts,
@@ -53,8 +55,17 @@ impl Inner {
         }
         let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
+        let remaining = task.deadline.saturating_duration_since(Instant::now());
+        let asked = self.upstreams.ask(&task.integration, remaining).map_err(spared)?;
         let permit = self.gate.admit(&Want::from(&task)).map_err(|refused| refusal(refused, &self.overload))?;
-        let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });
+        let run = self.runner.start(Admitted {
+            task,
+            integration,
+            permit,
+            asked,
+            attempt: call.attempt,
+            queued: call.queued,
+        });
         let outcome = run.outcome().await;
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
     }
@@ -69,6 +80,13 @@ impl Inner {
         let load = self.gate.load();
         let keeps_out = self.gate.standing().borrow().keeps_out(integration);
         LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
+    }
+}
+
+fn spared(refused: upstream::Refused) -> TaskError {
+    match refused {
+        upstream::Refused::BreakerOpen { after, .. } => TaskError::breaker_open(refused, after),
+        upstream::Refused::DeadlineTooShort { .. } => TaskError::deadline_too_short(refused),
     }
 }
 

@@ -71,6 +71,7 @@ impl Integration for Leaky {
             url: format!("https://u:{}@bank/x?token={}&q={}", SECRETS[5], SECRETS[3], SECRETS[1]),
             response: Some(Response { status: 200, message: message(&["set-cookie", "date"]) }),
             error: Some(text()),
+            fault: None,
             phases: Phases::default(),
         });
         // Nobody listens there: the error may name what was asked.
