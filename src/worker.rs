@@ -5,6 +5,7 @@
 
 mod adapt;
 mod announce;
+mod constraint;
 pub mod descriptors;
 mod drain;
 pub(crate) mod end;
@@ -228,6 +229,7 @@ impl Worker {
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
         let broken = upstreams.broken();
+        let look = constraint::Look::new(gate.clone(), overload.clone(), upstreams.clone(), &telemetry);
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),
@@ -235,6 +237,7 @@ impl Worker {
             gate: gate.clone(),
             overload: overload.clone(),
             upstreams,
+            look,
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());

@@ -68,6 +68,7 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     head(text, description, &format!("worker {}", worker.id), &more);
     let gate = worker.gate.clone().unwrap_or_default();
     gate_text(text, &gate);
+    pair(text, "limited by", &worker.limited_by);
     if let Some(overload) = &worker.overload {
         overload_text(text, overload);
     }

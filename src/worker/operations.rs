@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::announce::Identity;
+use super::constraint::Look;
 use super::roster::Entry;
 use super::run::Runner;
 use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
@@ -30,6 +31,7 @@ pub(super) struct WorkerOperations {
     pub(super) gate: Gate,
     pub(super) overload: Overload,
     pub(super) upstreams: Upstreams,
+    pub(super) look: Arc<Look>,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -56,6 +58,7 @@ impl Operated for WorkerOperations {
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
             overload: Some(overload_out(&self.overload)),
+            limited_by: self.look.now().to_string(),
             overdue: overdue as u32,
             oldest_overdue_seconds: overdue_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         };
