@@ -15,6 +15,7 @@ mod foreign_clients;
 mod live_settings;
 mod never_arrived;
 mod outages;
+mod payload_reading;
 mod payload_s3;
 mod payload_spool;
 mod processes;
