@@ -1,18 +1,28 @@
-//! `weir payload`: debug payloads, read back.
+//! `weir payload`: debug payloads, found and read back.
 
 mod get;
+mod list;
+mod moment;
+mod near;
 mod replay;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 
 use super::block_on;
 use crate::config::{Config, ConfigError};
 use crate::integration::Integrations;
-use crate::payload::{self, Limits};
+use crate::payload::store::{self, Kind};
+use crate::payload::{self, Limits, Store, StoreError, search};
+
+/// Names standard input, or standard output.
+const STANDARD_STREAM: &str = "-";
 
 /// Flags of `weir payload`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +33,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Prints a payload's JSON.
+    /// Lists stored payloads, the newest first.
+    List(list::Args),
+    /// Prints a payload's JSON, or writes its HTTP exchanges as a HAR file.
     Get(get::Args),
     /// Runs a stored run again on this machine, with the recorded answers in place of the network, and compares.
     Replay(replay::Args),
@@ -36,6 +48,7 @@ pub(super) fn run(
     own: &Integrations,
 ) -> anyhow::Result<ExitCode> {
     match args.action {
+        Action::List(args) => list::run(&args, &config()?),
         Action::Get(args) => get::run(&args, config),
         Action::Replay(args) => replay::run(&args, config, own),
     }
@@ -48,29 +61,74 @@ struct Loaded {
     json: String,
 }
 
-/// Reads and decodes one payload: a file, or else a key in the configured store. The configuration is only looked at
-/// where there is no such file.
+/// Reads and decodes one payload: a file (`-` is standard input), or else a key in the configured store, or the URL
+/// `s3://BUCKET/KEY` of one. The configuration is only looked at where there is no such file.
 fn load(which: &str, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<Loaded> {
     let limits = Limits::default();
-    let stored = if Path::new(which).is_file() {
-        read_file(Path::new(which), limits.stored_bytes)?
-    } else {
-        let config = config()?;
-        block_on(async move {
-            let Some(store) = payload::store::open(&config.payloads).await? else {
-                bail!("there is no file {which}, and no store is configured to look for a key: set payloads.store");
-            };
-            Ok(store.get(which, limits.stored_bytes).await?.body.to_vec())
-        })?
+    let stored = match which {
+        STANDARD_STREAM => read_all(io::stdin().lock(), "standard input", limits.stored_bytes)?,
+        path if is_file(path) => {
+            let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
+            fits(file.metadata().map_or(0, |metadata| metadata.len()), path, limits.stored_bytes)?;
+            read_all(file, path, limits.stored_bytes)?
+        }
+        key => from_store(key, &config()?, limits)?,
     };
-    Ok(Loaded { json: payload::decode(&stored, limits)? })
+    let json = payload::decode(&stored, limits).with_context(|| format!("cannot read {which}"))?;
+    Ok(Loaded { json })
 }
 
-fn read_file(path: &Path, limit_bytes: u64) -> anyhow::Result<Vec<u8>> {
-    let shown = path.display();
-    let bytes = path.metadata().with_context(|| format!("cannot read {shown}"))?.len();
-    if bytes > limit_bytes {
-        bail!("{shown} has {bytes} bytes, more than the {limit_bytes} that a payload may have");
+/// Whether that names something to read from, be it a pipe.
+fn is_file(path: &str) -> bool {
+    Path::new(path).metadata().is_ok_and(|metadata| !metadata.is_dir())
+}
+
+fn read_all(from: impl Read, name: &str, limit_bytes: u64) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut bounded = from.take(limit_bytes.saturating_add(1));
+    bounded.read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    fits(bytes.len() as u64, name, limit_bytes)?;
+    Ok(bytes)
+}
+
+fn fits(bytes: u64, name: &str, limit_bytes: u64) -> anyhow::Result<()> {
+    ensure!(bytes <= limit_bytes, "{name} has more than the {limit_bytes} bytes that a payload may have");
+    Ok(())
+}
+
+fn from_store(which: &str, config: &Config, limits: Limits) -> anyhow::Result<Vec<u8>> {
+    block_on(async {
+        let store = open(&config.payloads).await.with_context(|| format!("there is no file {which}"))?;
+        let key = key_of(which, &config.payloads)?;
+        match store.get(key, limits.stored_bytes).await {
+            Ok(stored) => Ok(stored.body.to_vec()),
+            Err(error @ StoreError::NotFound { .. }) => Err(near::explain(error, key, &*store, config).await),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+/// The key that a text names: itself, or what follows the bucket in a URL.
+fn key_of<'w>(which: &'w str, config: &payload::Config) -> anyhow::Result<&'w str> {
+    let Some((bucket, key)) = which.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) else {
+        return Ok(which);
+    };
+    match config.store {
+        Kind::S3 if config.s3.bucket == bucket => Ok(key),
+        Kind::S3 => bail!("{which} is in another bucket than payloads.s3.bucket, which is {:?}", config.s3.bucket),
+        _ => bail!("{which} is in a bucket, and payloads.store is not \"s3\""),
     }
-    std::fs::read(path).with_context(|| format!("cannot read {shown}"))
+}
+
+/// The configured store, with as many connections as reading takes.
+async fn open(config: &payload::Config) -> anyhow::Result<Arc<dyn Store>> {
+    let uploads = config.uploads.max(search::PARALLEL_REQUESTS);
+    let store = store::open(&payload::Config { uploads, ..config.clone() }).await?;
+    let path = &config.directory.path;
+    if config.store == Kind::Directory && !path.is_dir() {
+        bail!("payloads.directory.path: there is no directory {}", path.display());
+    }
+    store.context(
+        "no store is configured: set payloads.store to \"s3\" or \"directory\" (in weir.toml, or as WEIR_PAYLOADS__STORE)",
+    )
 }

@@ -16,7 +16,7 @@ use base64::engine::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flate2::{Compress, FlushCompress, Status};
-use zstd::stream::raw::{self, Operation, OutBuffer};
+use zstd::stream::raw::{self, CParameter, Operation, OutBuffer};
 
 use super::body::{Body, Builder};
 pub use super::decode::{DecodeError, Limits, decode};
@@ -178,7 +178,12 @@ impl Compressor {
         match compression {
             Compression::Zlib => Ok(Compressor::Deflate(Compress::new(deflate_level, true))),
             Compression::Gzip => Ok(Compressor::Deflate(Compress::new_gzip(deflate_level, WINDOW_BITS))),
-            Compression::Zstd => raw::Encoder::new(level as i32).map(Compressor::Zstd),
+            Compression::Zstd => {
+                let mut encoder = raw::Encoder::new(level as i32)?;
+                // Four bytes, so that damage is found wherever the payload lies; zlib and gzip have theirs always.
+                encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+                Ok(Compressor::Zstd(encoder))
+            }
         }
     }
 

@@ -6,6 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 
+/// What an object's metadata are called.
+pub(super) mod metadata {
+    pub const ENCODING: &str = "encoding";
+    pub const SCHEMA: &str = "schema";
+    /// The length of the JSON text.
+    pub const JSON_BYTES: &str = "json-bytes";
+    /// The length of the stored form.
+    pub const STORED_BYTES: &str = "stored-bytes";
+    /// The checksum of the stored form, in hex.
+    pub const SHA256: &str = "sha256";
+}
+
 /// How the JSON is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,6 +59,10 @@ impl Compression {
 }
 
 impl Encoding {
+    /// Each [`Encoding::suffix`]. None ends with another.
+    pub const SUFFIXES: [&'static str; 6] =
+        [".json.zlib.b64", ".json.zlib", ".json.gz.b64", ".json.gz", ".json.zst.b64", ".json.zst"];
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let levels = match self.compression {
             Compression::Zlib | Compression::Gzip => 0..=9,
@@ -93,6 +109,17 @@ impl fmt::Display for Encoding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_suffix_is_listed() {
+        for compression in [Compression::Zlib, Compression::Gzip, Compression::Zstd] {
+            for base64 in [true, false] {
+                let suffix = Encoding { compression, level: 1, base64 }.suffix();
+                let ends: Vec<_> = Encoding::SUFFIXES.iter().filter(|known| suffix.ends_with(*known)).collect();
+                assert_eq!(ends, [&suffix]);
+            }
+        }
+    }
 
     #[test]
     fn levels_are_checked_by_the_compression() {

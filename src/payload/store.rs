@@ -109,6 +109,16 @@ pub enum StoreError {
         /// What was asked for at most.
         limit_bytes: u64,
     },
+    /// It is not what was stored.
+    #[error("{location} is damaged: its SHA-256 is {found}, and {stored} was stored")]
+    Damaged {
+        /// Where it is.
+        location: String,
+        /// What was read.
+        found: String,
+        /// What its metadata say.
+        stored: String,
+    },
     /// The store refused, or could not be reached.
     #[error("could not {action} {location}: {reason}")]
     Failed {

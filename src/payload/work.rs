@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::Lag;
 use super::encode::{EncodeError, Encoded, Encoder};
-use super::encoding::Encoding;
+use super::encoding::{Encoding, metadata};
 use super::key::key;
 use super::ledger::Reason;
 use super::pace::Pace;
@@ -137,11 +137,11 @@ fn failed(error: &EncodeError) -> String {
 fn object(key: String, encoding: Encoding, encoded: Encoded) -> Object {
     let Encoded { body, json_bytes } = encoded;
     let metadata = [
-        ("encoding", encoding.to_string()),
-        ("schema", SCHEMA.to_owned()),
-        ("json-bytes", json_bytes.to_string()),
-        ("stored-bytes", body.len().to_string()),
-        ("sha256", body.sha256_hex()),
+        (metadata::ENCODING, encoding.to_string()),
+        (metadata::SCHEMA, SCHEMA.to_owned()),
+        (metadata::JSON_BYTES, json_bytes.to_string()),
+        (metadata::STORED_BYTES, body.len().to_string()),
+        (metadata::SHA256, body.sha256_hex()),
     ];
     let metadata = metadata.map(|(name, value)| (name.to_owned(), value)).into();
     Object { key, body, media_type: encoding.media_type().to_owned(), metadata }

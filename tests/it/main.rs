@@ -19,6 +19,7 @@ mod never_arrived;
 mod outages;
 mod overload;
 mod payload_balance;
+mod payload_reading;
 mod payload_s3;
 mod payload_spool;
 mod processes;

@@ -1,96 +1,106 @@
-//! `weir payload get`: one payload, for people and for programs.
+//! `weir payload get`: one payload, for people, for programs, or for a browser's developer tools.
 
+mod indent;
+mod output;
+
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use super::super::print;
-use super::load;
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::block_on;
+use super::moment::{Moment, shown};
+use super::{list, load, open};
 use crate::config::{Config, ConfigError};
+use crate::payload::search::Query;
+use crate::task::TaskId;
+use indent::indented;
+use output::Output;
 
 /// Flags of `weir payload get`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  weir payload get ./t1.0192….json.zlib.b64 | jq .outcome
-  weir payload get payloads/7/2026/11/22/17/bank/ok/t1.0192….json.zlib.b64")]
+#[command(after_help = "Files appear whole or not at all, readable for you alone.
+
+Examples:
+  weir payload get payloads/7/2026/11/22/17/bank/ok/t1.0192….json.zlib.b64
+  weir payload get --task t1 | jq .outcome
+  weir payload get ./t1.0192….json.zlib.b64 --har t1.har
+  aws s3 cp s3://weir/payloads/7/…b64 - | weir payload get - --raw")]
 pub(super) struct Args {
-    /// A file, or else a key in the configured store.
-    #[arg(value_name = "KEY|FILE")]
-    which: String,
-    /// Prints the text as it was stored, instead of indented.
+    /// A file, - for standard input, or else a key in the configured store, or s3://BUCKET/KEY.
+    #[arg(value_name = "KEY|FILE", required_unless_present = "task")]
+    which: Option<String>,
+    /// The newest payload of this task.
+    #[arg(long, value_name = "ID", conflicts_with = "which")]
+    task: Option<TaskId>,
+    /// How far back to look for it: so long ("2h"), or to that time (RFC 3339).
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = Moment::parse, requires = "task")]
+    since: Moment,
+    /// Writes it to a file instead; - for standard output.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<Output>,
+    /// Writes the HTTP exchanges alone, as HAR 1.2: a browser's developer tools open it. - for standard output.
+    #[arg(long, value_name = "FILE")]
+    har: Option<Output>,
+    /// Writes the text as it was stored, instead of indented.
     #[arg(long)]
     raw: bool,
+    /// Replaces files that exist.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn run(args: &Args, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<ExitCode> {
-    let payload = load(&args.which, config)?;
-    print(&if args.raw { payload.json } else { indented(&payload.json) })
-}
-
-/// The same JSON text with line breaks and indentation. Token by token, for a payload holds what a bank answered, and
-/// that may be JSON that no tree can hold: numbers without bounds, lists without depth.
-fn indented(json: &str) -> String {
-    const MAX_INDENTED_LEVELS: usize = 100;
-    let mut text = String::with_capacity(json.len() * 2);
-    let (mut level, mut in_string, mut escaped) = (0usize, false, false);
-    let break_line = |text: &mut String, level: usize| {
-        text.push('\n');
-        text.extend(std::iter::repeat_n("  ", level.min(MAX_INDENTED_LEVELS)));
+    let json = match (&args.which, &args.task) {
+        (Some(which), _) => load(which, config)?.json,
+        (None, Some(task)) => load(&newest(task, args.since, &config()?)?, config)?.json,
+        (None, None) => anyhow::bail!("name a key or a file, or --task"),
     };
-    let mut characters = json.chars().peekable();
-    while let Some(character) = characters.next() {
-        if in_string {
-            text.push(character);
-            (in_string, escaped) = (escaped || character != '"', !escaped && character == '\\');
-            continue;
-        }
-        match character {
-            ' ' | '\t' | '\r' | '\n' => {}
-            '{' | '[' => {
-                text.push(character);
-                while characters.next_if(|next| next.is_ascii_whitespace()).is_some() {}
-                if let Some(end) = characters.next_if(|next| matches!(next, '}' | ']')) {
-                    text.push(end);
-                } else {
-                    level += 1;
-                    break_line(&mut text, level);
-                }
-            }
-            '}' | ']' => {
-                level = level.saturating_sub(1);
-                break_line(&mut text, level);
-                text.push(character);
-            }
-            ',' => {
-                text.push(character);
-                break_line(&mut text, level);
-            }
-            ':' => text.push_str(": "),
-            _ => {
-                in_string = character == '"';
-                text.push(character);
-            }
-        }
+    let shaped = |json: &str| if args.raw { json.to_owned() } else { indented(json) };
+    if let Some(output) = &args.har {
+        output.write(&shaped(har(&json)?), args.force)?;
     }
-    text
+    match &args.output {
+        Some(output) => output.write(&shaped(&json), args.force)?,
+        None if args.har.is_none() => Output::Standard.write(&shaped(&json), args.force)?,
+        None => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The key of the task's newest payload, which it also says.
+fn newest(task: &TaskId, since: Moment, config: &Config) -> anyhow::Result<String> {
+    let now = Timestamp::now();
+    let query = Query {
+        integration: None,
+        outcomes: BTreeSet::new(),
+        task: Some(task.clone()),
+        since: since.at(now),
+        until: list::latest(now),
+        after: None,
+        limit: 1,
+    };
+    let since = query.since;
+    let results = block_on(async {
+        let store = open(&config.payloads).await?;
+        list::find(&*store, &config.payloads.prefix, query).await
+    })?;
+    let none = || format!("no payload of task {task} since {}; --since reaches further back", shown(since));
+    let found = results.payloads.into_iter().next().with_context(none)?;
+    eprintln!("weir: {}", found.name);
+    Ok(found.name)
+}
 
-    #[test]
-    fn it_indents_as_others_do_and_changes_no_value() {
-        let json = r#"{"a":[1,2.50,{"b":"x, \"{y}\": [z] \\"}],"c":{},"d":[],"e":"\u00e9é","f":null}"#;
-        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        let expected =
-            serde_json::to_string_pretty(&value).expect("JSON").replace("2.5", "2.50").replace("\"éé", "\"\\u00e9é");
-        assert_eq!(indented(json), expected);
-        assert_eq!(indented(&indented(json)), expected);
+/// The transcript: a HAR document.
+fn har(json: &str) -> anyhow::Result<&str> {
+    #[derive(Deserialize)]
+    struct Document<'j> {
+        #[serde(borrow)]
+        transcript: &'j RawValue,
     }
-
-    #[test]
-    fn what_no_tree_can_hold_is_printed_too() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        assert_eq!(indented(&deep).split_whitespace().collect::<String>(), deep);
-        assert_eq!(indented("[1e400]"), "[\n  1e400\n]");
-    }
+    let document: Document<'_> = serde_json::from_str(json).context("the payload has no transcript")?;
+    Ok(document.transcript.get())
 }

@@ -3,6 +3,7 @@
 //! A file appears whole or not at all: it is written under a temporary name beside its place and renamed. A stop in the
 //! middle may leave a hidden `.tmp` file, and never half a payload. The metadata is not kept; the file says all of it.
 
+use std::collections::BinaryHeap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -66,12 +67,12 @@ impl Store for Directory {
         let path = self.path(key)?;
         let location = || path.display().to_string();
         let body = read(&path, limit_bytes).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::NotFound { location: location() },
+            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+                StoreError::NotFound { location: location() }
+            }
+            io::ErrorKind::FileTooLarge => StoreError::TooLarge { location: location(), limit_bytes },
             _ => failed("read", &path, &error),
         })?;
-        if body.len() as u64 > limit_bytes {
-            return Err(StoreError::TooLarge { location: location(), limit_bytes });
-        }
         Ok(Stored { body: body.into() })
     }
 
@@ -116,10 +117,10 @@ struct Wanted<'w> {
 }
 
 /// What is to be looked at, and by which key it is ordered: a directory's ends with a slash.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     key: String,
     is_directory: bool,
-    bytes: u64,
 }
 
 impl Wanted<'_> {
@@ -127,41 +128,49 @@ impl Wanted<'_> {
     /// directories, however many there are.
     async fn collect(&self, root: &Path) -> io::Result<Page> {
         let mut page = Page::default();
-        let mut places = vec![Place { key: String::new(), is_directory: true, bytes: 0 }];
+        let mut places = vec![Place { key: String::new(), is_directory: true }];
         while let Some(place) = places.pop() {
             if place.is_directory {
                 places.extend(self.places_in(root, &place.key).await?);
             } else if page.payloads.len() == self.limit {
                 page.has_more = true;
                 break;
-            } else {
-                page.payloads.push(Listed { key: place.key, bytes: place.bytes });
+            } else if let Ok(metadata) = tokio::fs::symlink_metadata(root.join(&place.key)).await {
+                page.payloads.push(Listed { key: place.key, bytes: metadata.len() });
             }
         }
         Ok(page)
     }
 
-    /// The places in a directory that may be wanted, the last first.
+    /// The places in a directory that may be wanted, the last first. Of its files, no more than a page has room for and
+    /// one, which tells that there are more.
     async fn places_in(&self, root: &Path, directory: &str) -> io::Result<Vec<Place>> {
-        let mut places = Vec::new();
+        let (mut directories, mut files) = (Vec::new(), BinaryHeap::new());
         let mut entries = match tokio::fs::read_dir(root.join(directory)).await {
             Ok(entries) => entries,
             // It was never made, or has gone meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(places),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(directories),
             Err(error) => return Err(error),
         };
         while let Some(entry) = entries.next_entry().await? {
             let name = entry.file_name();
             let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-            let Ok(metadata) = entry.metadata().await else { continue };
-            let is_directory = metadata.is_dir();
+            let Ok(kind) = entry.file_type().await else { continue };
+            let is_directory = kind.is_dir();
             let key = format!("{directory}{name}{}", if is_directory { "/" } else { "" });
-            let is_wanted = if is_directory { self.may_be_in(&key) } else { self.is_wanted(&key) };
-            if is_wanted {
-                places.push(Place { key, is_directory, bytes: metadata.len() });
+            if is_directory && self.may_be_in(&key) {
+                directories.push(Place { key, is_directory });
+            } else if !is_directory && self.is_wanted(&key) {
+                files.push(Place { key, is_directory });
+                if files.len() > self.limit + 1 {
+                    // The one that comes last.
+                    files.pop();
+                }
             }
         }
-        places.sort_unstable_by(|one, other| other.key.cmp(&one.key));
+        let mut places = directories;
+        places.extend(files);
+        places.sort_unstable_by(|one, other| other.cmp(one));
         Ok(places)
     }
 
@@ -176,10 +185,15 @@ impl Wanted<'_> {
     }
 }
 
-/// One byte more than the limit tells that there is more.
+/// What does not fit is not read.
 async fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    tokio::fs::File::open(path).await?.take(limit_bytes.saturating_add(1)).read_to_end(&mut body).await?;
+    let file = tokio::fs::File::open(path).await?;
+    let fits = |bytes: u64| if bytes <= limit_bytes { Ok(()) } else { Err(io::ErrorKind::FileTooLarge) };
+    fits(file.metadata().await?.len())?;
+    // It may grow meanwhile: one byte more tells.
+    file.take(limit_bytes.saturating_add(1)).read_to_end(&mut body).await?;
+    fits(body.len() as u64)?;
     Ok(body)
 }
 

@@ -21,10 +21,13 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 use base64::engine::Engine;
 use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
 
 pub use self::config::{Checksums, Config, Encryption};
 use self::sockets::Sockets;
 use super::super::ConfigError;
+use super::super::body::hex;
+use super::super::encoding::metadata::SHA256;
 use super::{Listed, Object, Page, Store, StoreError, Stored, check_key};
 
 /// Attempts of one request, the first included.
@@ -114,29 +117,34 @@ impl S3 {
             SdkError::DispatchFailure(failure) if failure.is_timeout() => "it did not answer in time".to_owned(),
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
-                self.refusal(status, service.err().code(), service.err().message())
+                self.refusal(action, status, service.err().code(), service.err().message())
             }
             other => unreached(other),
         };
         StoreError::Failed { action, location, reason }
     }
 
-    fn refusal(&self, status: u16, code: Option<&str>, message: Option<&str>) -> String {
+    fn refusal(&self, action: &str, status: u16, code: Option<&str>, message: Option<&str>) -> String {
         let bucket = &self.config.bucket;
+        let message: String = message.unwrap_or("no message").chars().take(MAX_REASON_CHARS).collect();
         match code {
             Some("NoSuchBucket") => {
                 format!("bucket {bucket:?} does not exist (NoSuchBucket); create it, or set another")
             }
+            Some("AccessDenied") if action == "read" => format!(
+                "access denied (AccessDenied); the credentials need s3:GetObject on {bucket:?}, and without s3:ListBucket S3 \
+                 says this of a key that does not exist, too"
+            ),
+            Some(
+                code @ ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"),
+            ) => format!("the bucket is in another region ({code}); set payloads.s3.region: {message}"),
             Some("AccessDenied") => format!(
                 "access denied (AccessDenied); the credentials need s3:PutObject, s3:GetObject and s3:ListBucket on {bucket:?}"
             ),
             Some(code @ ("SignatureDoesNotMatch" | "InvalidAccessKeyId" | "ExpiredToken")) => {
                 format!("the credentials were refused ({code}); check key, secret and clock")
             }
-            code => {
-                let message = message.unwrap_or("no message").chars().take(MAX_REASON_CHARS).collect::<String>();
-                format!("HTTP {status}, {}: {message}", code.unwrap_or("no code"))
-            }
+            code => format!("HTTP {status}, {}: {message}", code.unwrap_or("no code")),
         }
     }
 }
@@ -203,6 +211,11 @@ impl Store for S3 {
                 true => StoreError::NotFound { location: format!("{} at {}", self.location(key), self.place) },
                 false => self.failed("read", key, &error),
             })?;
+        let length = object.content_length.and_then(|length| u64::try_from(length).ok());
+        if length.is_some_and(|length| length > limit_bytes) {
+            return Err(too_large());
+        }
+        let stored = object.metadata.and_then(|mut metadata| metadata.remove(SHA256));
         let mut body = Vec::new();
         let mut stream = object.body;
         while let Some(chunk) = stream.next().await {
@@ -217,7 +230,11 @@ impl Store for S3 {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Stored { body: body.into() })
+        let found = hex(&Sha256::digest(&body));
+        match stored.filter(|stored| *stored != found) {
+            Some(stored) => Err(StoreError::Damaged { location: self.location(key), found, stored }),
+            None => Ok(Stored { body: body.into() }),
+        }
     }
 
     async fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<Page, StoreError> {

@@ -1,0 +1,97 @@
+//! Where a result goes: standard output, or a file that appears whole or not at all.
+
+use std::convert::Infallible;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use tempfile::NamedTempFile;
+
+use super::super::super::print;
+use super::super::STANDARD_STREAM;
+
+/// `-`, or a file.
+#[derive(Debug, Clone)]
+pub(super) enum Output {
+    /// Standard output.
+    Standard,
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for Output {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            STANDARD_STREAM => Output::Standard,
+            path => Output::File(path.into()),
+        })
+    }
+}
+
+impl Output {
+    /// Writes a text and a line break. A file that exists is only replaced by `force`.
+    pub(super) fn write(&self, text: &str, force: bool) -> anyhow::Result<()> {
+        match self {
+            Output::Standard => print(text).map(drop),
+            Output::File(path) => write_file(path, text, force),
+        }
+    }
+}
+
+fn write_file(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+    let shown = path.display();
+    let failed = || format!("cannot write {shown}");
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => bail!("cannot write {shown}: it is a directory; name a file in it"),
+        Ok(metadata) if metadata.is_file() && !force => bail!("{shown} exists already; --force replaces it"),
+        // A pipe or a device is written to, and never replaced.
+        Ok(metadata) if !metadata.is_file() => {
+            let mut device = OpenOptions::new().write(true).open(path).with_context(failed)?;
+            return writeln!(device, "{text}").with_context(failed);
+        }
+        _ => {}
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(directory).with_context(failed)?;
+    writeln!(file, "{text}").with_context(failed)?;
+    let put = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    match put {
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => bail!("{shown} exists already"),
+        put => put.map(drop).map_err(|error| error.error).with_context(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_and_replaced_only_by_force() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("t.har");
+        let written = || fs::read_to_string(&path).expect("readable");
+        write_file(&path, "one", false).expect("writes");
+        let error = write_file(&path, "two", false).expect_err("it is there").to_string();
+        assert!(error.ends_with("t.har exists already; --force replaces it"), "{error}");
+        assert_eq!(written(), "one\n");
+        write_file(&path, "two", true).expect("writes");
+        assert_eq!(written(), "two\n");
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for force in [false, true] {
+            let error = write_file(directory.path(), "x", force).expect_err("a directory").to_string();
+            assert!(error.ends_with("it is a directory; name a file in it"), "{error}");
+            write_file(Path::new("/dev/null"), "x", force).expect("writes");
+            let missing = write_file(&directory.path().join("no/t.har"), "x", force).expect_err("no folder");
+            assert!(missing.to_string().ends_with("no/t.har"), "{missing}");
+        }
+        assert!(!fs::metadata("/dev/null").expect("it is still there").is_file());
+    }
+}
