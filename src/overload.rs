@@ -29,7 +29,7 @@ mod watchdog;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -44,7 +44,7 @@ use self::meters::Meters;
 pub use self::meters::Sources;
 use self::metrics::Metrics;
 pub use self::polls::Polls;
-use self::watchdog::Watchdog;
+use self::watchdog::{Seen, Watchdog};
 
 /// How late the runtime is now.
 pub type Lag = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -235,9 +235,12 @@ impl Overload {
         let read = overload.clone();
         telemetry.before_scrape(move || Metrics::publish(&read));
         tracing::info!("watching for overload: {}", meters.describe());
-        let watchdog =
+        let mut watchdog =
             Watchdog { judge: Judge::new(config), meters, lag, polls, shared, metrics, tell: Box::new(tell) };
-        lifecycle.thread("overload watchdog", move |token| watchdog.run(&token))?;
+        // The first look is before the first task.
+        let mut seen = Seen::default();
+        watchdog.look(&mut seen, Instant::now());
+        lifecycle.thread("overload watchdog", move |token| watchdog.run(seen, &token))?;
         Ok(overload)
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Watchdog {
 
 /// What it remembers from one look to the next.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Seen {
     sample: Sample,
     read_at: Option<Instant>,
     shedding: Option<Shedding>,
@@ -53,29 +53,29 @@ struct Shedding {
 
 impl Watchdog {
     /// Until the token is cancelled.
-    pub(super) fn run(mut self, token: &CancellationToken) {
-        let mut memory = Memory::default();
+    pub(super) fn run(mut self, mut seen: Seen, token: &CancellationToken) {
         while !token.is_cancelled() {
-            self.look(&mut memory, Instant::now());
+            self.look(&mut seen, Instant::now());
             std::thread::sleep(TICK);
         }
     }
 
-    fn look(&mut self, memory: &mut Memory, now: Instant) {
-        if memory.read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_EVERY) {
-            memory.read_at = Some(now);
-            memory.sample.memory = self.meters.memory();
-            memory.sample.periods = self.meters.periods();
-            memory.sample.descriptors = self.meters.descriptors();
+    /// One look, and all that follows from it.
+    pub(super) fn look(&mut self, seen: &mut Seen, now: Instant) {
+        if seen.read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_EVERY) {
+            seen.read_at = Some(now);
+            seen.sample.memory = self.meters.memory();
+            seen.sample.periods = self.meters.periods();
+            seen.sample.descriptors = self.meters.descriptors();
         }
         let blocking = self.polls.blocking();
-        still_blocking(&mut memory.still, &blocking);
-        memory.sample.lag = (self.lag)();
-        memory.sample.blocked_threads = u32::try_from(blocking.len()).unwrap_or(u32::MAX);
-        memory.sample.blocked_by = blocking.into_iter().next().map(|poll| (poll.integration, poll.lasts));
-        let verdict = self.judge.feed(memory.sample.clone(), now);
+        still_blocking(&mut seen.still, &blocking);
+        seen.sample.lag = (self.lag)();
+        seen.sample.blocked_threads = u32::try_from(blocking.len()).unwrap_or(u32::MAX);
+        seen.sample.blocked_by = blocking.into_iter().next().map(|poll| (poll.integration, poll.lasts));
+        let verdict = self.judge.feed(seen.sample.clone(), now);
         verdict.risen.iter().for_each(|signal| self.metrics.risen(*signal));
-        self.publish(verdict, &mut memory.shedding, now);
+        self.publish(verdict, &mut seen.shedding, now);
     }
 
     /// Tells of a change, first those who act on it.
