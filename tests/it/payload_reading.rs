@@ -378,7 +378,8 @@ async fn refusing(code: &'static str) -> (String, Lifecycle) {
     let token = lifecycle.token();
     let refuse = async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            let mut request = [0; 65_536];
+            // Not on the stack, where each move of this future would copy it.
+            let mut request = vec![0; 65_536];
             let _ = socket.read(&mut request).await;
             let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
             let head = format!("content-type: application/xml\r\ncontent-length: {}\r\nconnection: close", body.len());

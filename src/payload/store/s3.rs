@@ -77,21 +77,18 @@ impl S3 {
             .operation_attempt_timeout(config.attempt_timeout)
             .operation_timeout(config.operation_timeout)
             .build();
-        let (request, response) = match config.checksums {
-            Checksums::WhenRequired => {
-                (RequestChecksumCalculation::WhenRequired, ResponseChecksumValidation::WhenRequired)
-            }
-            Checksums::WhenSupported => {
-                (RequestChecksumCalculation::WhenSupported, ResponseChecksumValidation::WhenSupported)
-            }
+        let requests = match config.checksums {
+            Checksums::WhenRequired => RequestChecksumCalculation::WhenRequired,
+            Checksums::WhenSupported => RequestChecksumCalculation::WhenSupported,
         };
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(Region::new(config.region.clone()))
             .http_client(http)
             .timeout_config(timeouts)
             .retry_config(retries(config.operation_timeout))
-            .request_checksum_calculation(request)
-            .response_checksum_validation(response);
+            .request_checksum_calculation(requests)
+            // Each object's metadata has its own, which names both sums when they differ.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         if let Some(endpoint) = &config.endpoint {
             loader = loader.endpoint_url(endpoint);
         }

@@ -50,7 +50,7 @@ pub struct Config {
     pub idle_timeout: Duration,
 }
 
-/// When requests and answers carry a checksum in a header of its own.
+/// When requests carry a checksum in a header of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checksums {
