@@ -8,19 +8,19 @@ use crate::support::processes::{LONG, wait_for};
 use crate::support::site::{Batch, Site, Worker};
 
 /// Far less than comes in at once, and a spool for a few payloads.
-const SMALL: &str = "queue_items = 20\nqueue_bytes = 1000000\nencoder_threads = 1\nspool.max_bytes = 300000";
+const SMALL: &str = "queue_items = 20\nqueue_bytes = 1000000\nencoder_threads = 1\nspool.max_bytes = 150000";
 
 /// No more than the queue takes, even if nothing leaves it.
 const QUIET: Batch = Batch { count: 20, concurrency: 2, transcript_bytes: 2_000 };
 
 /// More at once than the encoder can do.
-const MANY: Batch = Batch { count: 150, concurrency: 20, transcript_bytes: 20_000 };
+const MANY: Batch = Batch { count: 80, concurrency: 20, transcript_bytes: 20_000 };
 
 /// Each larger than the queue.
-const TOO_LARGE: Batch = Batch { count: 3, concurrency: 1, transcript_bytes: 1_500_000 };
+const TOO_LARGE: Batch = Batch { count: 2, concurrency: 1, transcript_bytes: 1_500_000 };
 
 /// Each fits into the queue, and a few into the spool.
-const LARGE: Batch = Batch { count: 15, concurrency: 1, transcript_bytes: 400_000 };
+const LARGE: Batch = Batch { count: 6, concurrency: 1, transcript_bytes: 400_000 };
 
 fn run(site: &Site, worker: &Worker, phase: &str, batch: Batch) {
     let mut submit = site.submit_batch(worker, phase, batch);
@@ -41,7 +41,7 @@ fn the_ledger_balances_in_every_snapshot_of_overload_outage_slow_store_and_resta
     assert!(worker.dropped("queue_items") > 0, "it was too much");
     worker.until_settled();
     run(&site, &worker, "too-large", TOO_LARGE);
-    assert_eq!(worker.dropped("queue_bytes"), 3);
+    assert_eq!(worker.dropped("queue_bytes"), TOO_LARGE.count);
 
     // A store that stands still again and again.
     let mut slow = site.submit_batch(&worker, "slow", MANY);

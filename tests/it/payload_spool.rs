@@ -58,7 +58,7 @@ fn a_worker_that_is_killed_at_any_time_loses_only_what_was_in_memory() {
     let mut s3 = None;
     // How far each life comes, in payloads spooled, or, where the store is there, stored.
     for (life, (is_there, most)) in
-        [(false, 1), (false, 150), (true, 30), (false, 280), (false, 40), (true, 200), (false, 90)]
+        [(false, 1), (false, 60), (true, 30), (false, 100), (false, 40), (true, 60), (false, 40)]
             .into_iter()
             .enumerate()
     {
@@ -68,7 +68,7 @@ fn a_worker_that_is_killed_at_any_time_loses_only_what_was_in_memory() {
         let left = site.spooled();
         let mut worker = site.worker();
         assert_eq!(worker.count("weir_payloads_recovered_total"), left, "life {life}");
-        let submit = site.submit(&worker, &format!("life{life}"), 300);
+        let submit = site.submit(&worker, &format!("life{life}"), 150);
         let (name, most) = match is_there {
             true => ("weir_payloads_stored_total", most),
             false => ("weir_payloads_spooled", left + most),
