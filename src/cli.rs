@@ -87,7 +87,7 @@ impl Cli {
             Command::Describe(args) => describe::run(args),
             Command::Drain(args) => drain::run(args),
             Command::Check(args) => check::run(&args, self.config.as_deref()),
-            Command::Payload(args) => payload::run(args, config),
+            Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),
         }
@@ -140,13 +140,20 @@ fn start_logs(config: &Config) -> anyhow::Result<Logs> {
     Ok(logs)
 }
 
+/// Async threads on one core, too: an integration that blocks one of them must not stop all the others.
+const LEAST_THREADS: usize = 2;
+
 /// Runs a program on a runtime of its own, and does not wait for ever for its blocking threads.
 fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime: Runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("weir")
-        .build()
-        .context("cannot start the runtime")?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("weir");
+    // tokio's own choice is one thread per core, or what TOKIO_WORKER_THREADS says.
+    if std::thread::available_parallelism().map_or(1, usize::from) < LEAST_THREADS
+        && std::env::var_os("TOKIO_WORKER_THREADS").is_none()
+    {
+        builder.worker_threads(LEAST_THREADS);
+    }
+    let runtime: Runtime = builder.build().context("cannot start the runtime")?;
     raise_descriptor_limit();
     let result = runtime.block_on(program);
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);

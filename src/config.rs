@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::integration::keyed;
 use crate::task::IntegrationName;
 use crate::telemetry::logs;
-use crate::{integration, payload, registry, router, sandbox, settings, worker};
+use crate::{integration, overload, payload, registry, router, sandbox, settings, worker};
 
 /// Looked for in the working directory when no file is named.
 pub const DEFAULT_FILE: &str = "weir.toml";
@@ -46,6 +46,8 @@ pub struct Config {
     pub router: router::Config,
     /// `[payloads]`
     pub payloads: payload::Config,
+    /// `[overload]`
+    pub overload: overload::Config,
     /// `[integrations.NAME]`
     pub integrations: BTreeMap<IntegrationName, integration::Config>,
     /// `[sandbox]`
@@ -238,6 +240,8 @@ impl Config {
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
         check("worker.environment", self.worker.environment.check().map_err(|error| error.to_string()));
+        check("overload", self.overload.check().map_err(|error| error.to_string()));
+        check("worker.upstream", self.worker.upstream.check());
         check("sandbox", self.sandbox.check().map_err(|error| error.to_string()));
         for (section, default, max) in [
             ("worker", self.worker.default_timeout, self.worker.max_timeout),

@@ -144,6 +144,33 @@ pub enum Config {
     Synthetic(synthetic::Config),
 }
 
+impl Config {
+    /// Builds it under this name. Templates are compiled and secrets looked up.
+    pub fn build(&self, name: &IntegrationName, telemetry: &Telemetry) -> Result<Arc<dyn Integration>, Invalid> {
+        Ok(match self {
+            Config::Http(config) => Arc::new(http::Http::new(name, config, telemetry)?),
+            Config::Exec(config) => Arc::new(exec::Exec::new(name, config, telemetry)?),
+            Config::Synthetic(config) => Arc::new(synthetic::Synthetic::new(config)?),
+        })
+    }
+
+    /// Builds it for runs that are [answered by something else](Context::answered_by) than the network, without looking
+    /// up a secret. `has_token` says whether an OAuth2 access token is there from the start, instead of being asked for.
+    /// None for what speaks to the network by itself.
+    pub fn offline(
+        &self,
+        name: &IntegrationName,
+        telemetry: &Telemetry,
+        has_token: bool,
+    ) -> Result<Option<Arc<dyn Integration>>, Invalid> {
+        match self {
+            Config::Http(config) => Ok(Some(Arc::new(http::Http::offline(name, config, telemetry, has_token)?))),
+            Config::Exec(_) => Ok(None),
+            Config::Synthetic(_) => self.build(name, telemetry).map(Some),
+        }
+    }
+}
+
 /// Unlike serde's own choice by `kind`, it says at which key something is wrong.
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -224,19 +251,7 @@ impl Integrations {
         let mut integrations = Integrations::new();
         for (name, config) in configs {
             let invalid = |source| ConfigError::Invalid { integration: name.clone(), source };
-            match config {
-                Config::Http(config) => {
-                    let integration = http::Http::new(name, config, telemetry).map_err(invalid)?;
-                    integrations.insert(name.clone(), integration);
-                }
-                Config::Exec(config) => {
-                    let integration = exec::Exec::new(name, config, telemetry).map_err(invalid)?;
-                    integrations.insert(name.clone(), integration);
-                }
-                Config::Synthetic(config) => {
-                    integrations.insert(name.clone(), synthetic::Synthetic::new(config).map_err(invalid)?);
-                }
-            }
+            integrations.by_name.insert(name.clone(), config.build(name, telemetry).map_err(invalid)?);
         }
         Ok(integrations)
     }

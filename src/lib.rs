@@ -7,6 +7,7 @@
 // ── 3 entry: may import anything
 pub mod cli;
 pub mod client;
+pub mod replay;
 pub mod config;
 
 // ── 2 roles: the only places where organs meet
@@ -16,6 +17,8 @@ pub mod sandbox;
 
 // ── 1 organs: none imports another
 pub mod gate;
+pub mod overload;
+pub mod upstream;
 pub mod integration;
 pub mod payload;
 pub mod registry;
@@ -24,6 +27,7 @@ pub mod admin;
 
 // ── 0 ground: each imports only those listed above it
 pub mod task;
+pub mod quantile;
 pub mod limits;
 pub mod lifecycle;
 pub mod telemetry;

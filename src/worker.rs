@@ -3,14 +3,18 @@
 //! [`Worker::start`] is the only place where a worker's organs meet: the gate, the integrations, the payloads, the
 //! registry, the settings and the admin port. [`Worker::drain`] takes them apart in order.
 
+mod adapt;
 mod announce;
 pub mod descriptors;
 mod drain;
+pub(crate) mod end;
 mod metrics;
 mod operations;
 mod roster;
 mod run;
 mod service;
+mod shed;
+mod stuck;
 mod tune;
 
 use std::net::SocketAddr;
@@ -25,6 +29,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::gate::{self, Gate, Standing};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
+use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
@@ -32,6 +37,7 @@ use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
@@ -73,6 +79,8 @@ pub struct Config {
     pub drain_from: DrainFrom,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
+    /// What follows from how integrations do: breakers, deadlines at the door, adaptive limits.
+    pub upstream: upstream::Config,
 }
 
 impl Default for Config {
@@ -89,6 +97,7 @@ impl Default for Config {
             drain_within: Duration::from_secs(60),
             drain_from: DrainFrom::Loopback,
             environment: integration::environment::Config::default(),
+            upstream: upstream::Config::default(),
         }
     }
 }
@@ -103,6 +112,8 @@ pub struct Parts {
     pub store: Option<Arc<dyn payload::Store>>,
     /// How payloads are queued and encoded.
     pub payloads: payload::Config,
+    /// When load is shed.
+    pub overload: overload::Config,
     /// The start values of the settings, and the file to watch.
     pub settings: settings::Config,
     /// What the `log_level` setting changes.
@@ -130,6 +141,12 @@ pub enum StartError {
     /// What runs share.
     #[error("worker.environment.{0}")]
     Environment(#[from] integration::Invalid),
+    /// The watchdog's thread.
+    #[error("cannot start the overload watchdog: {0}")]
+    Overload(std::io::Error),
+    /// What follows from how integrations do.
+    #[error("worker.upstream.{0}")]
+    Upstream(String),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -142,6 +159,7 @@ pub struct Worker {
     server: RunningServer,
     admin: Admin,
     gate: Gate,
+    overload: Overload,
     payloads: Option<Payloads>,
     flush_within: Duration,
     drain_request: DrainRequest,
@@ -168,6 +186,8 @@ impl Worker {
         let gate = Gate::new(settings.borrow().limits(), integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
+        let overload = shed::start(&parts.overload, &integrations, lag.clone(), gate.clone(), &telemetry, &loops);
+        let overload = overload.map_err(StartError::Overload)?;
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
         let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
@@ -175,6 +195,12 @@ impl Worker {
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
+        let upstreams =
+            Upstreams::new(&config.upstream, integrations.iter(), &telemetry).map_err(StartError::Upstream)?;
+        loops.spawn("adapt", adapt::adapt(upstreams.clone(), gate.clone(), loops.token()));
+        let roster = Arc::new(Roster::default());
+        stuck::register(&roster, &telemetry);
+        loops.spawn("stuck", stuck::watch(roster.clone(), loops.token()));
         let runner = Arc::new(Runner {
             worker: id.clone(),
             pool: config.pool.clone(),
@@ -182,11 +208,14 @@ impl Worker {
             payloads: payloads.clone(),
             settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
-            roster: Arc::new(Roster::default()),
+            roster,
+            polls: overload.polls().clone(),
             runs: runs.clone(),
         });
         let inner = Inner {
             gate: gate.clone(),
+            overload: overload.clone(),
+            upstreams: upstreams.clone(),
             integrations: parts.integrations,
             incarnation,
             timeouts: Timeouts { default: config.default_timeout, max: config.max_timeout },
@@ -198,17 +227,20 @@ impl Worker {
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
+        let broken = upstreams.broken();
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(flush_within),
             gate: gate.clone(),
+            overload: overload.clone(),
+            upstreams,
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
-        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), settings };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), broken, settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
             config,
@@ -216,6 +248,7 @@ impl Worker {
             server,
             admin,
             gate,
+            overload,
             payloads,
             flush_within,
             drain_request,
@@ -245,6 +278,11 @@ impl Worker {
     /// The gate's numbers now.
     pub fn load(&self) -> gate::Load {
         self.gate.load()
+    }
+
+    /// What the watchdog has found out.
+    pub fn overload(&self) -> &Overload {
+        &self.overload
     }
 
     /// The payloads' ledger now; none when payloads are not kept.

@@ -56,6 +56,7 @@ fn exchange(noise: &mut Noise, page: usize, bytes: usize) -> Exchange {
         url: format!("https://bank.example/accounts/{:x}/transactions?page={page}", noise.next()),
         response: Some(Response { status: 200, message }),
         error: None,
+        fault: None,
         phases: Phases::default(),
     }
 }

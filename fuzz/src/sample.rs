@@ -22,6 +22,7 @@ pub fn record() -> Record {
         deadline: tokio::time::Instant::now(),
     };
     let exchange = Exchange {
+        fault: None,
         started: SystemTime::UNIX_EPOCH,
         request: Message::default(),
         method: "POST".into(),

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::table::{Table, counted, duration, printable};
 use super::{block_on, print};
 use crate::client::operations::Operations;
+use crate::overload::bytes_text;
 use crate::wire::proto::{Description, description};
 
 /// Flags of `weir describe`.
@@ -67,6 +68,13 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     head(text, description, &format!("worker {}", worker.id), &more);
     let gate = worker.gate.clone().unwrap_or_default();
     gate_text(text, &gate);
+    if let Some(overload) = &worker.overload {
+        overload_text(text, overload);
+    }
+    if let Some(age) = worker.oldest_overdue_seconds {
+        let tasks = counted(worker.overdue.into(), "task");
+        pair(text, "overdue", &format!("{tasks} that should have stopped, the first {} ago", duration(age)));
+    }
     match &worker.payloads {
         Some(payloads) => pair(text, "payloads", &ledger(payloads)),
         None => pair(text, "payloads", "not kept"),
@@ -77,11 +85,18 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     settings.values.iter().for_each(|(key, value)| pair(text, key, value));
 
     section(text, "integrations");
-    let mut table = Table::new(&["NAME", "IN FLIGHT#", "SLOTS#", "OF#", "LIMITED BY"]);
+    let head = ["NAME", "IN FLIGHT#", "SLOTS#", "OF#", "LIMITED BY", "NEEDS#", "BREAKER", "ADAPTIVE LIMIT"];
+    let mut table = Table::new(&head);
     for integration in &worker.integrations {
         let description::Integration { name, in_flight, held, most, .. } = integration;
         let numbers = [in_flight, held, most].map(ToString::to_string);
-        table.row([vec![name.clone()], numbers.into(), vec![limited_by(integration)]].concat());
+        let learned = [
+            limited_by(integration),
+            integration.needs_at_least_seconds.map_or_else(|| "-".into(), duration),
+            breaker(integration),
+            integration.adaptive_limit.as_ref().map_or_else(|| "-".into(), limit),
+        ];
+        table.row([vec![name.clone()], numbers.into(), learned.into()].concat());
     }
     indented(text, &table);
 
@@ -105,6 +120,25 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         ]);
     }
     indented(text, &table);
+}
+
+/// What the worker watches in itself.
+fn overload_text(text: &mut String, overload: &description::Overload) {
+    if let (Some(signal), why) = (&overload.shedding, overload.why.as_deref().unwrap_or_default()) {
+        pair(text, "SHEDDING LOAD", &format!("{signal}: {why}"));
+    }
+    let blocked = counted(overload.blocked_threads.into(), "async thread");
+    pair(text, "runtime", &format!("lags {}, {blocked} blocked", duration(overload.lag_seconds)));
+    if let (Some(used), Some(limit)) = (overload.memory_bytes, overload.memory_limit_bytes) {
+        let whose = overload.memory_limit_of.as_deref().unwrap_or_default();
+        pair(text, "memory", &format!("{} of {} ({whose})", bytes_text(used), bytes_text(limit)));
+    }
+    if let Some(ratio) = overload.throttled_ratio {
+        pair(text, "CPU quota", &format!("used up in {:.0}% of the last periods", ratio * 100.0));
+    }
+    if let (Some(used), Some(limit)) = (overload.descriptors, overload.descriptors_limit) {
+        pair(text, "descriptors", &format!("{used} of {limit} open"));
+    }
 }
 
 /// What the gate holds, and who is kept out although it is open.
@@ -135,6 +169,21 @@ fn limited_by(integration: &description::Integration) -> String {
     let reached = if by != "N" && most.saturating_sub(*held) < *weight { ", reached" } else { "" };
     let weight = if *weight > 1 { format!(", a task holds {weight}") } else { String::new() };
     format!("{by}{reached}{weight}")
+}
+
+fn breaker(integration: &description::Integration) -> String {
+    let description::Integration { breaker, breaker_saw, breaker_open_seconds, .. } = integration;
+    match (breaker_open_seconds, breaker_saw.is_empty()) {
+        (Some(remaining), _) => format!("{breaker} for {}: {breaker_saw}", duration(*remaining)),
+        (None, false) => format!("{breaker}: {breaker_saw}"),
+        (None, true) => breaker.clone(),
+    }
+}
+
+fn limit(limit: &description::AdaptiveLimit) -> String {
+    let baseline = limit.baseline_seconds.map(|baseline| format!(", baseline {}", duration(baseline)));
+    let shadow = if limit.mode == "on" { String::new() } else { format!(" ({} only)", limit.mode) };
+    format!("{}{shadow}{}", limit.tasks, baseline.unwrap_or_default())
 }
 
 fn ledger(payloads: &description::Payloads) -> String {

@@ -1,4 +1,7 @@
-//! `weir payload`.
+//! `weir payload`: debug payloads, read back.
+
+mod get;
+mod replay;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,8 +9,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
-use super::{block_on, print};
+use super::block_on;
 use crate::config::{Config, ConfigError};
+use crate::integration::Integrations;
 use crate::payload::{self, Limits};
 
 /// Flags of `weir payload`.
@@ -20,85 +24,46 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Prints a payload's JSON.
-    #[command(after_help = "Examples:\n  weir payload get ./t1.0192….json.zlib.b64 | jq .outcome\n  \
-        weir payload get payloads/7/2026/11/22/17/bank/ok/t1.0192….json.zlib.b64")]
-    Get {
-        /// A file, or else a key in the configured store.
-        #[arg(value_name = "KEY|FILE")]
-        which: String,
-        /// Prints the text as it was stored, instead of indented.
-        #[arg(long)]
-        raw: bool,
-    },
+    Get(get::Args),
+    /// Runs a stored run again on this machine, with the recorded answers in place of the network, and compares.
+    Replay(replay::Args),
 }
 
-pub(super) fn run(args: Args, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<ExitCode> {
-    let Action::Get { which, raw } = args.action;
+/// Runs the action to its end; `own` are the integrations that the program brings itself.
+pub(super) fn run(
+    args: Args,
+    config: impl Fn() -> Result<Config, ConfigError>,
+    own: &Integrations,
+) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Get(args) => get::run(&args, config),
+        Action::Replay(args) => replay::run(&args, config, own),
+    }
+}
+
+/// A payload that was read back.
+struct Loaded {
+    /// Its document, a JSON object of this version's schema. Text, for it may hold what no tree can: numbers without
+    /// bounds, lists without depth.
+    json: String,
+}
+
+/// Reads and decodes one payload: a file, or else a key in the configured store. The configuration is only looked at
+/// where there is no such file.
+fn load(which: &str, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<Loaded> {
     let limits = Limits::default();
-    let stored = if Path::new(&which).is_file() {
-        read_file(Path::new(&which), limits.stored_bytes)?
+    let stored = if Path::new(which).is_file() {
+        read_file(Path::new(which), limits.stored_bytes)?
     } else {
         let config = config()?;
         block_on(async move {
             let Some(store) = payload::store::open(&config.payloads).await? else {
                 bail!("there is no file {which}, and no store is configured to look for a key: set payloads.store");
             };
-            Ok(store.get(&which, limits.stored_bytes).await?.body.to_vec())
+            Ok(store.get(which, limits.stored_bytes).await?.body.to_vec())
         })?
     };
-    let mut json = payload::decode(&stored, limits)?;
-    if !raw {
-        json = indented(&json);
-    }
-    print(&json)
-}
-
-/// The same JSON text with line breaks and indentation. Token by token, for a payload holds what a bank answered, and
-/// that may be JSON that no tree can hold: numbers without bounds, lists without depth.
-fn indented(json: &str) -> String {
-    const MAX_INDENTED_LEVELS: usize = 100;
-    let mut text = String::with_capacity(json.len() * 2);
-    let (mut level, mut in_string, mut escaped) = (0usize, false, false);
-    let break_line = |text: &mut String, level: usize| {
-        text.push('\n');
-        text.extend(std::iter::repeat_n("  ", level.min(MAX_INDENTED_LEVELS)));
-    };
-    let mut characters = json.chars().peekable();
-    while let Some(character) = characters.next() {
-        if in_string {
-            text.push(character);
-            (in_string, escaped) = (escaped || character != '"', !escaped && character == '\\');
-            continue;
-        }
-        match character {
-            ' ' | '\t' | '\r' | '\n' => {}
-            '{' | '[' => {
-                text.push(character);
-                while characters.next_if(|next| next.is_ascii_whitespace()).is_some() {}
-                if let Some(end) = characters.next_if(|next| matches!(next, '}' | ']')) {
-                    text.push(end);
-                } else {
-                    level += 1;
-                    break_line(&mut text, level);
-                }
-            }
-            '}' | ']' => {
-                level = level.saturating_sub(1);
-                break_line(&mut text, level);
-                text.push(character);
-            }
-            ',' => {
-                text.push(character);
-                break_line(&mut text, level);
-            }
-            ':' => text.push_str(": "),
-            _ => {
-                in_string = character == '"';
-                text.push(character);
-            }
-        }
-    }
-    text
+    Ok(Loaded { json: payload::decode(&stored, limits)? })
 }
 
 fn read_file(path: &Path, limit_bytes: u64) -> anyhow::Result<Vec<u8>> {
@@ -108,26 +73,4 @@ fn read_file(path: &Path, limit_bytes: u64) -> anyhow::Result<Vec<u8>> {
         bail!("{shown} has {bytes} bytes, more than the {limit_bytes} that a payload may have");
     }
     std::fs::read(path).with_context(|| format!("cannot read {shown}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_indents_as_others_do_and_changes_no_value() {
-        let json = r#"{"a":[1,2.50,{"b":"x, \"{y}\": [z] \\"}],"c":{},"d":[],"e":"\u00e9é","f":null}"#;
-        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        let expected =
-            serde_json::to_string_pretty(&value).expect("JSON").replace("2.5", "2.50").replace("\"éé", "\"\\u00e9é");
-        assert_eq!(indented(json), expected);
-        assert_eq!(indented(&indented(json)), expected);
-    }
-
-    #[test]
-    fn what_no_tree_can_hold_is_printed_too() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        assert_eq!(indented(&deep).split_whitespace().collect::<String>(), deep);
-        assert_eq!(indented("[1e400]"), "[\n  1e400\n]");
-    }
 }

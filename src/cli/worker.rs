@@ -7,19 +7,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
 use self::last_exit::{EndedBy, Life};
-use super::{Signals, block_on, fail, start_logs};
+use super::{Signals, block_on, fail, payload, start_logs};
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::Integrations;
+use crate::payload::store;
+use crate::registry;
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::{Telemetry, process};
 use crate::worker::descriptors::Need;
 use crate::worker::{Parts, Worker};
-use crate::{payload, registry};
 
 /// Flags of `weir worker`; each overrides the configuration.
 #[derive(Debug, clap::Args)]
@@ -61,16 +62,26 @@ impl Args {
 #[command(about = "Serves integrations: admits up to N tasks at a time and refuses the rest early")]
 struct Program {
     /// The configuration file [default: weir.toml, where there is one].
-    #[arg(long, short, value_name = "FILE", env = FILE_VARIABLE)]
+    #[arg(long, short, global = true, value_name = "FILE", env = FILE_VARIABLE)]
     config: Option<PathBuf>,
     #[command(flatten)]
     args: Args,
+    #[command(subcommand)]
+    command: Option<OwnCommand>,
+}
+
+/// What such a program does instead of serving.
+#[derive(Debug, Subcommand)]
+enum OwnCommand {
+    /// Reads debug payloads back, and runs them again with this program's integrations.
+    Payload(payload::Args),
 }
 
 /// The whole `main` of a worker with integrations of its own.
 ///
 /// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
-/// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. One thing
+/// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. As
+/// `payload` it reads payloads back and runs them again, with `own`, as `weir payload` does. One thing
 /// only a program itself can choose is its allocator: with the feature `jemalloc`, weir's own has that, which keeps
 /// memory flat under many tasks, and the allocator's metrics are jemalloc's.
 ///
@@ -92,11 +103,15 @@ struct Program {
 /// }
 /// ```
 pub fn serve_worker(own: Integrations) -> ExitCode {
-    let Program { config, args } = Program::parse();
+    let Program { config, args, command } = Program::parse();
     // Fails only where the program has chosen a provider already, and then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = config::load(config.as_deref(), std::env::vars());
-    config.map_err(anyhow::Error::from).and_then(|config| run(args, config, own)).unwrap_or_else(|error| fail(&error))
+    let load = || config::load(config.as_deref(), std::env::vars());
+    let ended = match command {
+        None => load().map_err(anyhow::Error::from).and_then(|config| run(args, config, own)),
+        Some(OwnCommand::Payload(args)) => payload::run(args, load, &own),
+    };
+    ended.unwrap_or_else(|error| fail(&error))
 }
 
 /// Runs a worker to its end; `own` is served beside the configured integrations.
@@ -118,8 +133,9 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
     let parts = Parts {
         integrations: Integrations::from_config(&config.integrations, &telemetry)?.merge(own)?,
         registry: registry::open(&config.registry, &config.worker.pool, &telemetry)?,
-        store: payload::store::open(&config.payloads).await?,
+        store: store::open(&config.payloads).await?,
         payloads: config.payloads,
+        overload: config.overload,
         settings: config.settings,
         log_level: logs.level(),
     };
@@ -141,7 +157,7 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
 
 /// What a worker of this configuration may have open, from its start on.
 pub(super) fn descriptors_needed(config: &Config) -> Need {
-    let uploads = if config.payloads.store == payload::store::Kind::None { 0 } else { config.payloads.uploads as u64 };
+    let uploads = if config.payloads.store == store::Kind::None { 0 } else { config.payloads.uploads as u64 };
     Need { max_parallelism: config.settings.max_parallelism.into(), uploads }
 }
 

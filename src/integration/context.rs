@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use super::Error;
 use super::environment::Environment;
 use super::recorder::Recorder;
-use super::transport::{Client, Transport};
+use super::transport::{Client, Line, StandIn, Transport};
 use crate::lifecycle::Lifecycle;
 use crate::task::{RunId, Task};
 use crate::telemetry::Counted;
@@ -26,7 +26,7 @@ pub struct Context {
     task: Task,
     run: RunId,
     cancel: CancellationToken,
-    recorder: Recorder,
+    line: Line,
     environment: Arc<Environment>,
     hold: Arc<dyn Any + Send + Sync>,
 }
@@ -41,7 +41,14 @@ impl Context {
         environment: Arc<Environment>,
         hold: Arc<dyn Any + Send + Sync>,
     ) -> Self {
-        Context { task, run, cancel, recorder, environment, hold }
+        Context { task, run, cancel, line: Line { recorder, stand_in: None }, environment, hold }
+    }
+
+    /// The same run with `stand_in` to answer its requests, in place of the network.
+    #[must_use]
+    pub fn answered_by(mut self, stand_in: Arc<dyn StandIn>) -> Self {
+        self.line.stand_in = Some(stand_in);
+        self
     }
 
     /// The task.
@@ -91,24 +98,24 @@ impl Context {
 
     /// As [`Context::http`], over an integration's own transport.
     pub fn client<'a>(&'a self, transport: &'a Transport) -> Client<'a> {
-        transport.client(&self.recorder, self.task.deadline)
+        self.line.client(transport, self.task.deadline)
     }
 
     /// Adds a remark to the transcript.
     pub fn note(&self, text: impl Into<String>) {
-        self.recorder.note(text);
+        self.line.recorder.note(text);
     }
 
     /// Adds a file to the transcript: a page, a screenshot, a log. It is redacted as a body is; for what the recorder's
     /// limits and the redaction leave of it see [`Recorder::attach`] and the configuration's `[payloads.redaction]`.
     pub fn attach(&self, name: &str, content_type: &str, body: impl Into<Bytes>) {
-        self.recorder.attach(name, content_type, body);
+        self.line.recorder.attach(name, content_type, body);
     }
 
     /// Has `value` (a token, a password) removed wherever the transcript, the input or the output hold it when they are
     /// stored.
     pub fn secret(&self, value: impl Into<String>) {
-        self.recorder.secret(value);
+        self.line.recorder.secret(value);
     }
 
     /// Keeps the run's place in the worker while it lives: for what goes on without the run's future.
@@ -119,7 +126,19 @@ impl Context {
     /// The transcript in the making. An integration that does not speak HTTP through [`Context::http`] adds its exchanges
     /// with [`Recorder::record`].
     pub fn recorder(&self) -> &Recorder {
-        &self.recorder
+        &self.line.recorder
+    }
+
+    /// The run's line to the outside, for what goes on without the run's future.
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
+    /// Waits before a request is sent again. What stands in for the network needs no such pause.
+    pub(super) async fn pause(&self, pause: Duration) {
+        if self.line.stand_in.is_none() {
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Owns what a run starts and others may need after it.

@@ -29,11 +29,11 @@ mod template;
 
 use async_trait::async_trait;
 
-use super::transport::{self, Answer, Request, Transport};
+use super::transport::{self, Answer, Request, TlsConfig, Transport};
 use super::{Context, Error, Integration, Invalid};
 use crate::task::{IntegrationName, Json};
 use crate::telemetry::Telemetry;
-use auth::Auth;
+use auth::{Auth, Offline};
 use budget::Budget;
 use expression::Scope;
 use plan::Plan;
@@ -59,7 +59,24 @@ impl Http {
         let plan = Plan::compile(config, &section)?;
         let transport = Transport::new(name.as_str(), &section, &config.limits(), telemetry)?;
         let variable = |name: &str| std::env::var(name).ok();
-        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, variable))?;
+        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, &variable))?;
+        Ok(Http { transport, plan, auth })
+    }
+
+    /// The same for runs that something else than the network answers: no secret and no certificate of the client is
+    /// looked up. `has_token` says whether an OAuth2 token is there from the start, instead of being asked for.
+    pub(super) fn offline(
+        name: &IntegrationName,
+        config: &Config,
+        telemetry: &Telemetry,
+        has_token: bool,
+    ) -> Result<Self, Invalid> {
+        let section = format!("integrations.{name}");
+        let plan = Plan::compile(config, &section)?;
+        let limits = transport::Config { tls: TlsConfig::default(), ..config.limits() };
+        let transport = Transport::new(name.as_str(), &section, &limits, telemetry)?;
+        let offline = Offline { has_token };
+        let auth = telemetry.register(|| Auth::new(name.as_str(), config, &transport, &offline))?;
         Ok(Http { transport, plan, auth })
     }
 

@@ -186,6 +186,7 @@ mod tests {
             url: "http://h/".into(),
             response: None,
             error: None,
+            fault: None,
             phases: Phases::default(),
         }
     }

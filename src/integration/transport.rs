@@ -7,6 +7,7 @@
 
 mod config;
 mod connections;
+mod line;
 mod probe;
 mod recording;
 mod request;
@@ -25,12 +26,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Invalid;
 use super::recorder::Recorder;
+use crate::task::transcript::Fault;
 use crate::telemetry::Telemetry;
 use connections::Connector;
 use recording::Recording;
 use sockets::Sockets;
 
 pub use config::{Config, TlsConfig};
+pub(super) use line::Line;
+pub use line::{Reply, StandIn};
 pub use request::{Answer, Request};
 
 /// Response headers beyond this many make an answer unreadable.
@@ -99,12 +103,34 @@ pub enum Error {
         /// How many are too many.
         source: sockets::TooManyHosts,
     },
+    /// What stands in for the network says so.
+    #[error("{message}")]
+    Told {
+        /// The kind of what went wrong; none is for what no other attempt could mend.
+        fault: Option<Fault>,
+        /// What it says.
+        message: String,
+    },
 }
 
 impl Error {
+    /// Its kind; none when the request was never made.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Error::Invalid { .. } => None,
+            Error::Connect { .. } => Some(Fault::Connect),
+            Error::Timeout { .. } => Some(Fault::Timeout),
+            Error::Deadline { .. } => Some(Fault::Deadline),
+            Error::TooLarge { .. } => Some(Fault::TooLarge),
+            Error::Broken { .. } => Some(Fault::Broken),
+            Error::Hosts { .. } => Some(Fault::Hosts),
+            Error::Told { fault, .. } => *fault,
+        }
+    }
+
     /// Whether the same request may be answered later.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Error::Invalid { .. } | Error::TooLarge { .. })
+        self.fault().is_some_and(|fault| fault != Fault::TooLarge)
     }
 }
 
@@ -121,6 +147,13 @@ struct Inner {
     settings_key: String,
     sockets: Sockets,
     metrics: recording::Metrics,
+}
+
+impl Inner {
+    fn too_large(&self, target: &str) -> Error {
+        let (target, key) = (target.to_owned(), self.settings_key.clone());
+        Error::TooLarge { target, limit_bytes: self.config.max_response_bytes, key }
+    }
 }
 
 impl Transport {
@@ -145,9 +178,10 @@ impl Transport {
         Ok(Transport { inner: Arc::new(Inner { http, connector, config, settings_key, sockets, metrics }) })
     }
 
-    /// The client of one run, which records into `recorder` and gives up at `deadline`.
-    pub fn client<'a>(&'a self, recorder: &'a Recorder, deadline: Instant) -> Client<'a> {
-        Client { transport: &self.inner, recorder, deadline }
+    /// A client of the network, which records into `recorder` and gives up at `deadline`. A run's comes from its
+    /// context: see [`super::Context::client`].
+    pub(crate) fn client<'a>(&'a self, recorder: &'a Recorder, deadline: Instant) -> Client<'a> {
+        Client { transport: &self.inner, recorder, deadline, stand_in: None }
     }
 }
 
@@ -157,6 +191,7 @@ pub struct Client<'a> {
     transport: &'a Inner,
     recorder: &'a Recorder,
     deadline: Instant,
+    stand_in: Option<&'a dyn StandIn>,
 }
 
 impl Client<'_> {
@@ -169,12 +204,42 @@ impl Client<'_> {
             Err(problem) => return Err(Error::Invalid { target, problem }),
         };
         let mut recording = Recording::new(self.recorder, &self.transport.metrics, &built, request.body);
-        match self.exchange(built, &mut recording, &target).await {
+        let answered = match self.stand_in {
+            None => self.exchange(built, &mut recording, &target).await,
+            Some(stand_in) => self.stood_in(stand_in, &mut recording, &target).await,
+        };
+        match answered {
             Ok((status, headers)) => Ok(Answer { status, headers, body: recording.received() }),
             Err(error) => {
                 recording.failed(&error);
                 Err(error)
             }
+        }
+    }
+
+    async fn stood_in(
+        &self,
+        stand_in: &dyn StandIn,
+        recording: &mut Recording<'_>,
+        target: &str,
+    ) -> Result<(u16, Vec<(String, String)>), Error> {
+        recording.sent();
+        let (part, failed) = match stand_in.answer(recording.asked()).await {
+            Reply::Whole(answer) => (Some(answer), None),
+            Reply::Failed { part, fault, message } => (part, Some(Error::Told { fault, message })),
+        };
+        let answered = part.map(|Answer { status, headers, body }| {
+            recording.answered(status, headers.clone());
+            recording.body = body.into();
+            (status, headers)
+        });
+        match (answered, failed) {
+            (Some(_), None) if recording.body.len() > self.transport.config.max_response_bytes => {
+                recording.body.clear();
+                Err(self.transport.too_large(target))
+            }
+            (Some(answered), None) => Ok(answered),
+            (_, failed) => Err(failed.unwrap_or_else(|| Error::Told { fault: None, message: target.to_owned() })),
         }
     }
 
@@ -218,12 +283,9 @@ impl Client<'_> {
             true => Error::Connect { target: target.to_owned(), problem: root_cause(&error) },
             false => broken(&error),
         };
-        let too_large = || {
-            let (target, key) = (target.to_owned(), self.transport.settings_key.clone());
-            Error::TooLarge { target, limit_bytes, key }
-        };
+        let too_large = || self.transport.too_large(target);
         let mut response = self.transport.http.request(request).await.map_err(failed)?;
-        recording.answered(&response);
+        recording.answered(response.status().as_u16(), recording::headers(response.headers()));
         let announced = response.size_hint().lower();
         if announced > limit_bytes as u64 {
             return Err(too_large());

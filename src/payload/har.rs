@@ -12,7 +12,11 @@ use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
 use super::record::{Body, Redacted, RedactedAttachment, RedactedExchange, RedactedMessage, SCHEMA, header};
+use crate::task::transcript::Fault;
 use crate::task::{FailureReason, Json, Priority, Remedy};
+
+/// What the comment on a body that was withheld begins with.
+pub(super) const LEFT_OUT: &str = "left out: ";
 
 /// The whole document, borrowing from the redacted record.
 #[derive(Serialize)]
@@ -105,7 +109,7 @@ struct Attachment<'r> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry<'r> {
+pub(super) struct Entry<'r> {
     started_date_time: String,
     time: f64,
     request: Request<'r>,
@@ -117,6 +121,8 @@ struct Entry<'r> {
     resource_type: &'static str,
     #[serde(rename = "_error", skip_serializing_if = "Option::is_none")]
     error: Option<&'r str>,
+    #[serde(rename = "_fault", skip_serializing_if = "Option::is_none")]
+    fault: Option<Fault>,
 }
 
 #[derive(Serialize)]
@@ -277,7 +283,7 @@ impl<'r> Attachment<'r> {
 }
 
 impl<'r> Entry<'r> {
-    fn of(exchange: &'r RedactedExchange) -> Self {
+    pub fn of(exchange: &'r RedactedExchange) -> Self {
         let phases = exchange.phases;
         Entry {
             started_date_time: rfc3339(exchange.started),
@@ -296,6 +302,7 @@ impl<'r> Entry<'r> {
             },
             resource_type: "fetch",
             error: exchange.error.as_deref(),
+            fault: exchange.fault,
         }
     }
 }
@@ -396,7 +403,7 @@ fn encoding(body: &Body) -> Option<&'static str> {
 /// What is missing in a body, for people.
 fn comment(body: &Body, recorded_bytes: u64, whole_bytes: u64) -> Option<String> {
     match body {
-        Body::Withheld(why) => Some(format!("left out: {why}")),
+        Body::Withheld(why) => Some(format!("{LEFT_OUT}{why}")),
         _ if whole_bytes > recorded_bytes => Some(format!("cut to its first {recorded_bytes} bytes")),
         _ => None,
     }

@@ -26,11 +26,10 @@ use super::sample::Value;
 /// How often an encoder that waits for an upload slot looks whether it should spool instead.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often an encoder without work looks for some, before it goes to sleep.
+/// How often an encoder without work looks for some, for the first second and from then on.
 const LOOK_FOR_WORK: Duration = Duration::from_millis(2);
-
-/// How often it does so: for a second.
-const LOOKS_FOR_WORK: u32 = 500;
+const LOOK_NOW_AND_THEN: Duration = Duration::from_millis(20);
+const LOOKS_IN_A_SECOND: u32 = 500;
 
 /// What may be pending at once.
 #[derive(Debug, Clone, Copy)]
@@ -80,22 +79,15 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Takes the item in, or drops and counts it. Holds the lock for a few instructions; frees nothing big under it.
+    /// Takes the item in, or drops and counts it. Holds the lock for a few instructions, frees nothing big under it, and
+    /// wakes nobody: to wake a thread is a call of the system, several microseconds on the path of the task.
     pub fn offer(&self, item: T, bytes: u64, value: Value) {
-        let mut state = self.state.lock();
-        let refused = state.offer(item, bytes, value);
-        let wakes = state.asleep > 0;
-        drop(state);
-        if wakes {
-            self.work.notify_one();
-        }
+        let refused = self.state.lock().offer(item, bytes, value);
         drop(refused);
     }
 
-    /// Waits for an item; none once the queue is closed, or another crew has taken over. For encoder threads.
-    ///
-    /// To wake a thread is a call of the system, several microseconds on the path of the task that offers. So an encoder
-    /// that has run out of work looks for more by itself for a second, and sleeps only then.
+    /// Waits for an item; none once the queue is closed, or another crew has taken over. For encoder threads, which look
+    /// for work by themselves: nobody wakes them for it.
     pub fn next(self: &Arc<Self>, crew: Crew) -> Option<(T, Pending<T>)> {
         let mut state = self.state.lock();
         let mut looks = 0;
@@ -110,15 +102,8 @@ impl<T> Queue<T> {
             if state.closed {
                 return None;
             }
-            if looks < LOOKS_FOR_WORK {
-                looks += 1;
-                self.work.wait_for(&mut state, LOOK_FOR_WORK);
-            } else {
-                looks = 0;
-                state.asleep += 1;
-                self.work.wait(&mut state);
-                state.asleep -= 1;
-            }
+            self.work.wait_for(&mut state, pause_before_look(looks));
+            looks = looks.saturating_add(1);
         }
     }
 
@@ -224,6 +209,11 @@ impl<T> Queue<T> {
         self.idle.notify_waiters();
         self.changed.notify_waiters();
     }
+}
+
+/// How long an encoder without work waits after so many looks in vain.
+fn pause_before_look(looks: u32) -> Duration {
+    if looks < LOOKS_IN_A_SECOND { LOOK_FOR_WORK } else { LOOK_NOW_AND_THEN }
 }
 
 /// Frees what is left to be freed, without the lock.
@@ -385,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_that_has_gone_to_sleep_is_woken() {
+    fn an_encoder_without_work_finds_what_comes_though_nobody_wakes_it() {
         let (queue, lifecycle) = (Queue::new(LIMITS), crate::lifecycle::Lifecycle::new());
         let (encoder, taken) = (queue.clone(), Arc::new(Mutex::new(0)));
         let count = taken.clone();
@@ -403,8 +393,7 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        for round in 1..=2 {
-            until(&|| queue.state.lock().asleep == 1);
+        for round in 1..=20 {
             queue.offer("it", 1, Value::Ordinary);
             until(&|| *taken.lock() == round);
         }
@@ -421,6 +410,14 @@ mod tests {
         queue.next(Crew::Flush).expect("one waits").1.end(End::Stored);
         queue.abandon();
         assert!(queue.next(Crew::Flush).is_none());
+    }
+
+    #[test]
+    fn an_encoder_looks_often_for_a_second_and_then_now_and_then() {
+        let often: Duration = (0..LOOKS_IN_A_SECOND).map(pause_before_look).sum();
+        assert_eq!(often, Duration::from_secs(1));
+        assert_eq!(pause_before_look(LOOKS_IN_A_SECOND), LOOK_NOW_AND_THEN);
+        assert_eq!(pause_before_look(u32::MAX), LOOK_NOW_AND_THEN);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::task::transcript::Phases;
+use crate::task::transcript::{Fault, Phases};
 use crate::task::{Json, Outcome, PoolName, Task, Transcript};
 
 /// Names the document's layout; the number goes up when a reader must know.
@@ -59,6 +59,7 @@ pub(super) struct RedactedExchange {
     pub request: RedactedMessage,
     pub response: Option<(u16, RedactedMessage)>,
     pub error: Option<String>,
+    pub fault: Option<Fault>,
     pub phases: Phases,
 }
 

@@ -30,11 +30,14 @@ use metrics::Counter;
 use self::budget::Stop;
 pub use self::detect::Detector;
 use self::pass::Pass;
+pub use self::placeholder::{Placeholder, Placeholders, placeholders};
 pub use self::rules::Config;
 use self::rules::Rules;
 use super::ConfigError;
 use super::record::{Record, Redacted};
-use crate::task::{Failure, Json, Outcome, Task};
+use super::recorded::RecordedExchange;
+use crate::task::transcript::Exchange;
+use crate::task::{Failure, IntegrationName, Json, Outcome, Task};
 
 /// Redacts records by one configuration. Made once, shared by all encoders.
 pub struct Redactor {
@@ -53,7 +56,31 @@ impl Redactor {
 
     /// The record without its secrets; its metadata alone where that fails.
     pub fn redact(&self, record: Record) -> Redacted {
-        self.guarded(record, redacted)
+        self.redact_with(record, Placeholders::default())
+    }
+
+    /// The same for a record in whose texts there are placeholders already: new ones are numbered as `placeholders` says.
+    pub fn redact_with(&self, record: Record, placeholders: Placeholders) -> Redacted {
+        self.guarded(record, |rules, record| redacted(rules, record, placeholders))
+    }
+
+    /// What the payload of a run that goes on would tell of one exchange. `placeholders` are those of the exchanges
+    /// before it. None where redaction fails.
+    pub fn exchange(
+        &self,
+        exchange: &Exchange,
+        integration: &IntegrationName,
+        placeholders: &mut Placeholders,
+    ) -> Option<RecordedExchange> {
+        let known = std::mem::take(placeholders);
+        let redacted = catch_unwind(AssertUnwindSafe(|| {
+            let mut pass = Pass::new(&self.rules, integration, &[])?.with(known);
+            let exchange = message::exchange(&mut pass, exchange)?;
+            Ok::<_, Stop>((exchange, pass.into_placeholders()))
+        }));
+        let (exchange, known) = redacted.ok()?.ok()?;
+        *placeholders = known;
+        RecordedExchange::of(&exchange).ok()
     }
 
     fn guarded(&self, record: Record, work: impl FnOnce(&Rules, &Record) -> Result<Redacted, Stop>) -> Redacted {
@@ -96,12 +123,12 @@ pub fn for_log(text: &str) -> String {
     redacted.ok().flatten().unwrap_or_else(|| WITHHELD.to_owned())
 }
 
-fn redacted(rules: &Rules, record: &Record) -> Result<Redacted, Stop> {
+fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Result<Redacted, Stop> {
     let Record { task, outcome, transcript, pool } = record;
     if transcript.secrets_left_out > 0 {
         return Err(Stop::TooManySecrets);
     }
-    let mut pass = Pass::new(rules, &task.integration, &transcript.secrets)?;
+    let mut pass = Pass::new(rules, &task.integration, &transcript.secrets)?.with(placeholders);
     // In the order in which it happened, so that the numbers of the placeholders follow the story.
     let input = pass.json(&task.input)?;
     let mut exchanges = Vec::with_capacity(transcript.exchanges.len());

@@ -1,31 +1,24 @@
 //! What a payload is worth: those of failures and of the slowest runs are kept first, and given up last.
 //!
 //! Which runs are the slowest is told per integration, for each has a speed of its own: a run is slow when it took
-//! longer than the set quantile of those before it. The durations are kept as a histogram whose buckets grow by a
-//! twelfth of an octave or 6% each, and whose counts are halved every 2,000 runs or so: 1 KiB per integration, within 6%
-//! of the true quantile, and a quantile that follows when the integration becomes slower or faster. Within the first
-//! 100 runs none is slow.
+//! longer than the set quantile of those before it, of which the last 2,000 or so count. Within the first 100 runs none
+//! is slow.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::quantile::Durations;
 use crate::task::{IntegrationName, Outcome};
 
 /// Runs of an integration before the first of them can be called slow.
 const LEARNED_RUNS: f32 = 100.0;
 
 /// Counts are halved when they add up to this.
-const WINDOW: f32 = 2_000.0;
+const WINDOW: u32 = 2_000;
 
 /// Integrations whose durations are known; the runs of any more are never slow. A worker has at most as many.
 const MAX_INTEGRATIONS: usize = 1_000;
-
-const BUCKETS_PER_OCTAVE: f64 = 12.0;
-
-/// From 1 ms to about 1 h and 10 min.
-const BUCKETS: usize = 22 * 12;
 
 /// How much a payload is wanted, the least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,60 +66,20 @@ impl Sampler {
             if known.len() >= MAX_INTEGRATIONS {
                 return Value::Ordinary;
             }
-            known.insert(integration.clone(), Durations::default());
+            known.insert(integration.clone(), Durations::new(WINDOW));
         }
         let Some(durations) = known.get_mut(integration) else { return Value::Ordinary };
-        let is_slow = durations.is_slow(outcome.timings.ran, self.quantile);
-        durations.add(outcome.timings.ran);
+        let ran = outcome.timings.ran;
+        let is_slow = durations.count() >= LEARNED_RUNS && durations.is_beyond(ran, self.quantile);
+        durations.add(ran);
         if is_slow { Value::Slow } else { Value::Ordinary }
     }
 }
 
-/// How long an integration's runs take.
-struct Durations {
-    counts: Box<[f32; BUCKETS]>,
-    total: f32,
-}
-
-impl Default for Durations {
-    fn default() -> Self {
-        Durations { counts: Box::new([0.0; BUCKETS]), total: 0.0 }
-    }
-}
-
-impl Durations {
-    fn add(&mut self, duration: Duration) {
-        if self.total >= WINDOW {
-            self.counts.iter_mut().for_each(|count| *count /= 2.0);
-            self.total /= 2.0;
-        }
-        self.counts[bucket(duration)] += 1.0;
-        self.total += 1.0;
-    }
-
-    fn is_slow(&self, duration: Duration, quantile: f64) -> bool {
-        self.total >= LEARNED_RUNS && bucket(duration) > self.bucket_of(quantile)
-    }
-
-    /// The lowest bucket that, with those below it, holds that share of the runs.
-    fn bucket_of(&self, quantile: f64) -> usize {
-        let wanted = quantile as f32 * self.total;
-        let mut seen = 0.0;
-        let reached = |count: &f32| {
-            seen += count;
-            seen >= wanted
-        };
-        self.counts.iter().position(reached).unwrap_or(BUCKETS - 1)
-    }
-}
-
-fn bucket(duration: Duration) -> usize {
-    let octaves = (duration.as_secs_f64() * 1e3).max(1.0).log2();
-    ((octaves * BUCKETS_PER_OCTAVE) as usize).min(BUCKETS - 1)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::super::tests::outcome;

@@ -41,6 +41,7 @@ pub(super) fn record(id: &str) -> Record {
         url: "https://bank/accounts?page=2".into(),
         response: Some(Response { status: 200, message: message("application/json", br#"{"n": true}"#) }),
         error: None,
+        fault: None,
         phases: Phases {
             blocked: Duration::from_millis(1),
             waiting: Duration::from_millis(100),

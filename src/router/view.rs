@@ -26,6 +26,10 @@ const REPORT_TRUSTED: Duration = Duration::from_millis(250);
 /// The same for a worker that the registry had as full, while the registry is away.
 const STALE_REPORT_TRUSTED: Duration = Duration::from_secs(1);
 
+/// How long a refusal that says "overloaded" keeps a worker from being tried. Its presence has the last word: of a short
+/// overload the registry may never have heard, and then nothing else would take the refusal back.
+const SHEDS: Duration = Duration::from_secs(1);
+
 /// How long a worker that could not be reached is left alone at first; doubled with each failure in a row.
 const SUSPECTED: Duration = Duration::from_millis(500);
 
@@ -52,6 +56,7 @@ struct Known {
     reported_at: Instant,
     failures: u32,
     suspected_until: Option<Instant>,
+    sheds_until: Option<Instant>,
     missing_since: Option<Instant>,
 }
 
@@ -153,6 +158,7 @@ impl View {
             reported_at: now,
             failures: 0,
             suspected_until: None,
+            sheds_until: None,
             missing_since: None,
             presence,
         };
@@ -318,7 +324,7 @@ impl Known {
         match learned {
             Learned::Answered => (self.failures, self.suspected_until) = (0, None),
             Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
-            Learned::Refused(Reason::Overloaded) => self.presence.state = State::Overloaded,
+            Learned::Refused(Reason::Overloaded) => self.sheds_until = Some(now + SHEDS),
             // Another life of the worker answers at its address; the registry will say which.
             Learned::Refused(Reason::StaleIncarnation) | Learned::Unreachable => {
                 let pause = SUSPECTED * 2u32.saturating_pow(self.failures.min(16));
@@ -332,12 +338,12 @@ impl Known {
     /// The share of places taken, or `None` when a call would be in vain.
     fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
         let trusted = match (self.presence.state, stale) {
-            (State::Draining | State::Overloaded, _) => return None,
+            (State::Draining, _) | (State::Overloaded, false) => return None,
             (State::Full, false) => None,
-            (State::Full, true) => Some(STALE_REPORT_TRUSTED),
+            (State::Full | State::Overloaded, true) => Some(STALE_REPORT_TRUSTED),
             (State::Open, _) => Some(REPORT_TRUSTED),
         };
-        if self.suspected_until.is_some_and(|until| now < until) {
+        if [self.suspected_until, self.sheds_until].into_iter().flatten().any(|until| now < until) {
             return None;
         }
         let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub struct Stats {
     pub all: Counts,
     /// Each client id.
     pub clients: BTreeMap<String, Counts>,
+    /// How much later than its latency answers were ready, all added up, in microseconds: what the bank itself is slow.
+    #[serde(default)]
+    pub late_us: u64,
 }
 
 /// Requests about accounts that bore a valid credential, and requests for tokens.
@@ -113,6 +117,11 @@ impl Clients {
         (counted_as, counted)
     }
 
+    /// An answer was ready so much later than its latency.
+    pub(super) fn late(&self, late: Duration) {
+        self.stats.lock().late_us += u64::try_from(late.as_micros()).unwrap_or_default();
+    }
+
     pub(super) fn stats(&self) -> Stats {
         self.stats.lock().clone()
     }
@@ -120,6 +129,7 @@ impl Clients {
     pub(super) fn reset(&self) {
         let mut stats = self.stats.lock();
         stats.all.reset();
+        stats.late_us = 0;
         stats.clients.retain(|_, counts| {
             counts.reset();
             counts.in_flight > 0
@@ -184,9 +194,12 @@ mod tests {
         assert_eq!(stats.all, Counts { max_in_flight: 3, total: 3, ..expected });
         drop(clients.enter("a"));
         assert_eq!(clients.stats().clients["a"], Counts { total: 3, ..expected }, "what is refused is not in flight");
+        clients.late(Duration::from_millis(2));
+        clients.late(Duration::from_micros(3));
+        assert_eq!(clients.stats().late_us, 2_003);
         clients.reset();
         let stats = clients.stats();
-        assert_eq!(stats.clients.len(), 1);
+        assert_eq!((stats.clients.len(), stats.late_us), (1, 0));
         assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 1, ..Counts::default() });
         drop(second);
         assert_eq!(clients.stats().all.in_flight, 0);

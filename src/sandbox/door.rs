@@ -110,7 +110,8 @@ impl Visit {
         self.in_flight.place = turn.place().await;
         let behaviour = bank.conduct.towards(&self.client, Instant::now());
         let random = &mut Random::new(bank.config.seed, &["latency", &request.uri().to_string()]);
-        tokio::time::sleep(behaviour.draw_latency(random)).await;
+        let due = Instant::now() + behaviour.draw_latency(random);
+        tokio::time::sleep_until(due).await;
         match fault {
             Some(Fault::Reset) => {
                 self.in_flight.count(|counts| counts.reset += 1);
@@ -131,7 +132,11 @@ impl Visit {
                 self.in_flight.count(|counts| counts.oversized += 1);
                 answers::oversized(answer, bytes, self.in_flight).await
             }
-            Some(Fault::Hang) | None => self.respond(request, next).await,
+            Some(Fault::Hang) | None => {
+                let answer = self.respond(request, next).await;
+                bank.clients.late(due.elapsed());
+                answer
+            }
         }
     }
 

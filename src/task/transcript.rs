@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// One run's conversation with the outside.
 #[derive(Default)]
@@ -61,6 +62,8 @@ pub struct Exchange {
     pub response: Option<Response>,
     /// What went wrong, for an exchange without a whole answer.
     pub error: Option<String>,
+    /// The kind of what went wrong, where it is known.
+    pub fault: Option<Fault>,
     /// Where the time went.
     pub phases: Phases,
 }
@@ -71,6 +74,26 @@ impl Exchange {
         let response = self.response.as_ref().map_or(0, |response| response.message.size_bytes());
         size_of::<Exchange>() + self.url.len() + self.request.size_bytes() + response
     }
+}
+
+/// The ways in which an exchange can be without a whole answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// There was no connection.
+    Connect,
+    /// The host took too long.
+    Timeout,
+    /// The task's deadline came first.
+    Deadline,
+    /// More was answered than is read.
+    TooLarge,
+    /// The connection broke, or what came was not HTTP.
+    Broken,
+    /// Too many hosts were asked at the same time.
+    Hosts,
+    /// The run stopped waiting for the answer, or ended.
+    Cancelled,
 }
 
 /// An answer.

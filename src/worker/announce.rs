@@ -41,6 +41,8 @@ pub(super) struct Announcer {
     pub(super) identity: Identity,
     pub(super) registry: Arc<dyn Registry>,
     pub(super) gate: Gate,
+    /// The integrations that the worker spares.
+    pub(super) broken: watch::Receiver<Arc<[IntegrationName]>>,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
 }
 
@@ -56,12 +58,13 @@ impl Announcer {
 
     async fn announce(&mut self) {
         let mut standing = self.gate.standing();
-        let mut settings = self.settings.clone();
+        let (mut broken, mut settings) = (self.broken.clone(), self.settings.clone());
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
         let mut failures = 0u32;
         loop {
             standing.mark_unchanged();
+            broken.mark_unchanged();
             settings.mark_unchanged();
             let presence = self.presence();
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
@@ -85,6 +88,7 @@ impl Announcer {
             let now_or_later = async {
                 tokio::select! {
                     _ = standing.changed() => {}
+                    _ = broken.changed() => {}
                     _ = settings.changed() => {}
                 }
                 sleep_until(budget.take(Instant::now()) + COALESCE).await;
@@ -112,7 +116,7 @@ impl Announcer {
             },
             integrations,
             full: self.gate.standing().borrow().full.to_vec(),
-            broken: Vec::new(),
+            broken: self.broken.borrow().to_vec(),
             settings_version: self.settings.borrow().version.clone(),
         }
     }

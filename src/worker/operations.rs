@@ -1,5 +1,6 @@
 //! The worker's side of the `Operations` service: what it is and does now, as a message.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use super::announce::Identity;
 use super::roster::Entry;
 use super::run::Runner;
 use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
+use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
+use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, description};
@@ -25,6 +28,8 @@ pub(super) struct WorkerOperations {
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) gate: Gate,
+    pub(super) overload: Overload,
+    pub(super) upstreams: Upstreams,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -33,15 +38,26 @@ impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
+        let mut known: BTreeMap<_, _> =
+            self.upstreams.known().into_iter().map(|known| (known.integration.clone(), known)).collect();
+        let integration = |of: IntegrationLoad| {
+            let known = known.remove(&of.integration);
+            integration_out(of, known)
+        };
+        let (overdue, oldest) = roster.overdue(now, 1);
+        let overdue_since = oldest.first().and_then(|entry| entry.overdue_since(now));
         let worker = description::Worker {
             id: self.identity.worker.to_string(),
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(&self.gate)),
             settings: Some(settings_out(&settings.borrow())),
-            integrations: self.gate.by_integration().iter().map(integration_out).collect(),
+            integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
+            overload: Some(overload_out(&self.overload)),
+            overdue: overdue as u32,
+            oldest_overdue_seconds: overdue_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         };
         let role = Some(description::Role::Worker(worker));
         Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
@@ -78,8 +94,9 @@ fn gate_out(gate: &Gate) -> description::Gate {
     }
 }
 
-fn integration_out(of: &IntegrationLoad) -> description::Integration {
-    description::Integration {
+/// What the gate holds of an integration, and what is learned of it.
+fn integration_out(of: IntegrationLoad, known: Option<Known>) -> description::Integration {
+    let held = description::Integration {
         name: of.integration.to_string(),
         in_flight: of.in_flight,
         held: of.held,
@@ -87,6 +104,47 @@ fn integration_out(of: &IntegrationLoad) -> description::Integration {
         cap: of.cap,
         limit: of.limit,
         weight: of.weight,
+        ..description::Integration::default()
+    };
+    let Some(known) = known else { return held };
+    let (breaker, open) = match known.breaker {
+        None => ("off", None),
+        Some(BreakerIs::Closed) => ("closed", None),
+        Some(BreakerIs::HalfOpen) => ("half-open", None),
+        Some(BreakerIs::Open(remaining)) => ("open", Some(remaining.as_secs_f64())),
+    };
+    let limit = |limit: Limit| description::AdaptiveLimit {
+        tasks: limit.tasks,
+        mode: limit.mode.as_str().into(),
+        baseline_seconds: limit.baseline.map(|baseline| baseline.as_secs_f64()),
+    };
+    description::Integration {
+        breaker: breaker.into(),
+        breaker_saw: known.saw.unwrap_or_default(),
+        breaker_open_seconds: open,
+        needs_at_least_seconds: known.needs_at_least.map(|needs| needs.as_secs_f64()),
+        adaptive_limit: known.limit.map(limit),
+        ..held
+    }
+}
+
+fn overload_out(overload: &Overload) -> description::Overload {
+    let shedding = match *overload.pressure().borrow() {
+        Pressure::Calm => None,
+        Pressure::Shedding(signal) => Some(signal.as_str().to_owned()),
+    };
+    let Readings { lag, blocked_threads, memory, throttled, descriptors, .. } = overload.readings();
+    description::Overload {
+        why: shedding.is_some().then(|| overload.why()).flatten(),
+        shedding,
+        lag_seconds: lag.as_secs_f64(),
+        blocked_threads,
+        memory_bytes: memory.map(|(usage, _)| usage.used),
+        memory_limit_bytes: memory.map(|(usage, _)| usage.limit),
+        memory_limit_of: memory.map(|(_, whose)| whose.as_str().to_owned()),
+        throttled_ratio: throttled,
+        descriptors: descriptors.map(|usage| usage.used),
+        descriptors_limit: descriptors.map(|usage| usage.limit),
     }
 }
 

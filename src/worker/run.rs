@@ -9,26 +9,21 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::end::{End, Returned, guarded};
 use super::metrics::{Metrics, Overdue};
 use super::roster::{Entry, Listed, Roster};
 use crate::gate::Permit;
-use crate::integration::{self, Context, Environment, Integration, OnCancel};
+use crate::integration::{Context, Environment, Integration, OnCancel};
 use crate::lifecycle::{Lifecycle, panic_message};
+use crate::overload::Polls;
 use crate::payload::{Payloads, Record, redact};
 use crate::settings::Settings;
-use crate::task::{Failure, FailureCode, Json, Outcome, PoolName, Remedy, RunId, Task, Timings, Transcript, WorkerId};
-use crate::wire::MAX_OUTPUT_BYTES;
-
-/// After this long beyond its deadline a run that has not stopped is logged, once.
-const OVERDUE_LOGGED_AFTER: Duration = Duration::from_secs(5);
-
-/// The part of a failure's message that is kept: an error of a parser may quote the whole of what it was given.
-const MESSAGE_CHARS: usize = 1_000;
+use crate::task::{Outcome, PoolName, RunId, Task, Timings, Transcript, WorkerId};
+use crate::upstream::Asked;
 
 /// What all runs of a worker share.
 pub(super) struct Runner {
@@ -39,6 +34,8 @@ pub(super) struct Runner {
     pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) metrics: Metrics,
     pub(super) roster: Arc<Roster>,
+    /// Watches the integrations' code while it is polled.
+    pub(super) polls: Arc<Polls>,
     pub(super) runs: Lifecycle,
 }
 
@@ -47,6 +44,7 @@ pub(super) struct Admitted {
     pub(super) task: Task,
     pub(super) integration: Arc<dyn Integration>,
     pub(super) permit: Permit,
+    pub(super) asked: Asked,
     pub(super) attempt: u32,
     /// How long the router had it wait.
     pub(super) queued: Duration,
@@ -70,26 +68,16 @@ struct Hold {
     permit: Permit,
     listed: Listed,
     overdue: OnceLock<Overdue>,
-    logged: OnceLock<()>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let (Some(overdue), Some(())) = (self.overdue.get(), self.logged.get()) {
+        if let Some(overdue) = self.overdue.get().filter(|_| self.listed.was_named()) {
             let (late, task) = (overdue.lasted().as_secs_f64(), self.listed.task());
             tracing::info!(task = %task.id, integration = %task.integration, late, "an overdue task has stopped");
         }
     }
 }
-
-enum End {
-    Returned(Returned),
-    Cancelled,
-    DeadlinePassed,
-}
-
-/// What an integration's code came to; the outer error is a panic.
-type Returned = Result<Result<Json, integration::Error>, Failure>;
 
 impl Runner {
     /// Starts the run of an admitted task.
@@ -103,15 +91,15 @@ impl Runner {
     }
 
     async fn drive(self: Arc<Self>, admitted: Admitted, answer: oneshot::Sender<Outcome>, cancel: CancellationToken) {
-        let Admitted { task, integration, permit, attempt, queued } = admitted;
+        let Admitted { task, integration, permit, asked, attempt, queued } = admitted;
         let (run, started) = (RunId::mint(), Instant::now());
         let recorder = self.environment.recorder();
         let listed = self.roster.enter(Entry::new(run, task.clone(), attempt, started));
-        let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new(), logged: OnceLock::new() });
+        let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new() });
         let environment = self.environment.clone();
         let context = Context::new(task.clone(), run, cancel.clone(), recorder.clone(), environment, hold.clone());
         let on_cancel = integration.on_cancel();
-        let mut code = Box::pin(guarded(integration, context));
+        let mut code = self.polls.watch(guarded(integration, context), &task.integration, &task.id);
 
         let end = tokio::select! {
             biased;
@@ -123,12 +111,13 @@ impl Runner {
         let outcome = Outcome {
             task: task.id.clone(),
             run,
-            result: result_of(end, &task).map_err(Failure::brief),
+            result: end.result(&task.integration),
             worker: self.worker.clone(),
             attempt,
             timings: Timings { queued, ran: started.elapsed() },
         };
         self.metrics.ended(&task.integration, &outcome, hold.permit.mean_in_flight());
+        asked.ended(&outcome);
 
         // The place is free before the caller has its answer: whoever sends the next task because of that answer finds
         // room. A run that has not stopped is answered for first, and keeps its place.
@@ -158,73 +147,26 @@ impl Runner {
     }
 }
 
-/// Runs the integration's code; a panic is its result, not the worker's end.
-async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returned {
-    let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
-    caught.map_err(|panic| {
-        let message = format!("the integration panicked: {}", panic_message(&*panic));
-        Failure::new(FailureCode::Panic, message, Remedy::None)
-    })
-}
-
 /// Waits until a run that was told to stop has done so, and drops it where its integration allows that.
-async fn stop(mut code: std::pin::Pin<Box<impl Future<Output = Returned>>>, on_cancel: OnCancel, hold: &Arc<Hold>) {
-    let ended = match on_cancel {
-        OnCancel::Stop { grace } => timeout(grace, &mut code).await.is_ok(),
-        OnCancel::Finish => timeout(OVERDUE_LOGGED_AFTER, &mut code).await.is_ok(),
-    };
-    if !ended && on_cancel == OnCancel::Finish {
-        hold.log_overdue("it may not be dropped");
-        let _ = code.as_mut().await;
+async fn stop(mut code: impl Future<Output = Returned> + Unpin, on_cancel: OnCancel, hold: &Arc<Hold>) {
+    match on_cancel {
+        OnCancel::Stop { grace } => _ = timeout(grace, &mut code).await,
+        OnCancel::Finish => {
+            hold.listed.set_why("it may not be dropped");
+            let _ = (&mut code).await;
+        }
     }
     drop_guarded(code);
-    // This function's caller and nobody else: otherwise a closure on a blocking thread still runs.
+    // This function's caller and nobody else: otherwise a closure on a blocking thread still runs, and is named.
     if Arc::strong_count(hold) > 1 {
-        hold.log_overdue("a closure of it still runs on a blocking thread");
-    }
-}
-
-impl Hold {
-    fn log_overdue(&self, why: &str) {
-        let Task { id: task, integration, .. } = self.listed.task();
-        tracing::warn!(%task, %integration, "a cancelled task has not stopped and keeps its place: {why}");
-        let _ = self.logged.set(());
+        hold.listed.set_why("a closure of it still runs on a blocking thread");
     }
 }
 
 /// Drops the integration's future; a panic in one of its destructors is not the worker's end either.
-fn drop_guarded(code: std::pin::Pin<Box<impl Future>>) {
+fn drop_guarded(code: impl Future) {
     if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(code))) {
         let message = redact::for_log(panic_message(&*panic));
         tracing::warn!("an integration panicked while it was dropped: {message}");
-    }
-}
-
-impl Failure {
-    /// The same with a message of bounded length.
-    fn brief(mut self) -> Self {
-        if let Some((end, _)) = self.message.char_indices().nth(MESSAGE_CHARS) {
-            self.message.truncate(end);
-            self.message.push('…');
-        }
-        self
-    }
-}
-
-fn result_of(end: End, task: &Task) -> Result<Json, Failure> {
-    let failure = |code, message: String, remedy| Err(Failure::new(code, message, remedy));
-    match end {
-        End::Cancelled => failure(FailureCode::Cancelled, "the task was cancelled while it ran".into(), Remedy::Retry),
-        End::DeadlinePassed => failure(FailureCode::Deadline, "the task ran into its deadline".into(), Remedy::Retry),
-        End::Returned(Err(panic)) => Err(panic),
-        End::Returned(Ok(Err(integration::Error { message, remedy, reason }))) => {
-            Err(Failure { code: FailureCode::Integration, message, remedy, reason })
-        }
-        End::Returned(Ok(Ok(output))) if output.as_str().len() > MAX_OUTPUT_BYTES => {
-            let (size, integration) = (output.as_str().len(), &task.integration);
-            let message = format!("the output of {integration} has {size} bytes, at most {MAX_OUTPUT_BYTES} are sent");
-            failure(FailureCode::OutputTooLarge, message, Remedy::None)
-        }
-        End::Returned(Ok(Ok(output))) => Ok(output),
     }
 }

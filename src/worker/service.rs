@@ -12,10 +12,13 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
+use super::shed;
 use crate::gate::{Gate, Refused, Want};
 use crate::integration::Integrations;
+use crate::overload::Overload;
 use crate::registry::Incarnation;
 use crate::telemetry::Telemetry;
+use crate::upstream::{self, Upstreams};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
@@ -30,6 +33,8 @@ pub(super) struct WorkerService {
 
 pub(super) struct Inner {
     pub(super) gate: Gate,
+    pub(super) overload: Overload,
+    pub(super) upstreams: Upstreams,
     pub(super) integrations: Integrations,
     pub(super) incarnation: Incarnation,
     pub(super) timeouts: Timeouts,
@@ -50,8 +55,17 @@ impl Inner {
         }
         let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
-        let permit = self.gate.admit(&Want::from(&task)).map_err(refusal)?;
-        let run = self.runner.start(Admitted { task, integration, permit, attempt: call.attempt, queued: call.queued });
+        let remaining = task.deadline.saturating_duration_since(Instant::now());
+        let asked = self.upstreams.ask(&task.integration, remaining).map_err(spared)?;
+        let permit = self.gate.admit(&Want::from(&task)).map_err(|refused| refusal(refused, &self.overload))?;
+        let run = self.runner.start(Admitted {
+            task,
+            integration,
+            permit,
+            asked,
+            attempt: call.attempt,
+            queued: call.queued,
+        });
         let outcome = run.outcome().await;
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
     }
@@ -69,14 +83,21 @@ impl Inner {
     }
 }
 
-fn refusal(refused: Refused) -> TaskError {
+fn spared(refused: upstream::Refused) -> TaskError {
+    match refused {
+        upstream::Refused::BreakerOpen { after, .. } => TaskError::breaker_open(refused, after),
+        upstream::Refused::DeadlineTooShort { .. } => TaskError::deadline_too_short(refused),
+    }
+}
+
+fn refusal(refused: Refused, overload: &Overload) -> TaskError {
     match refused {
         Refused::Full { .. } | Refused::Reserve { .. } => {
             TaskError::worker_full(format!("the worker is full: {refused}"))
         }
         Refused::IntegrationFull { .. } => TaskError::integration_full(refused),
         Refused::TenantFull { .. } => TaskError::tenant_full(refused),
-        Refused::Overloaded => TaskError::overloaded(refused),
+        Refused::Overloaded => shed::refusal(overload),
         Refused::Draining => TaskError::draining(refused),
     }
 }

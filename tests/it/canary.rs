@@ -71,6 +71,7 @@ impl Integration for Leaky {
             url: format!("https://u:{}@bank/x?token={}&q={}", SECRETS[5], SECRETS[3], SECRETS[1]),
             response: Some(Response { status: 200, message: message(&["set-cookie", "date"]) }),
             error: Some(text()),
+            fault: None,
             phases: Phases::default(),
         });
         // Nobody listens there: the error may name what was asked.
@@ -127,6 +128,7 @@ async fn run(payloads: &payload::Config) -> payload::Ledger {
         registry: Arc::new(MemoryRegistry::new()),
         store: payload::store::open(payloads).await.expect("valid settings"),
         payloads: payloads.clone(),
+        overload: weir::overload::Config::watch_only(),
         settings: config.settings,
         log_level: Level::fixed(),
     };

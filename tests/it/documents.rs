@@ -80,7 +80,7 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
         ];
         let is_value = ends.iter().any(|end| path.ends_with(end))
             || path.starts_with("sandbox.behaviour.")
-            || path == "sandbox.clients";
+            || ["sandbox.clients", "worker.upstream.integrations"].contains(&path.as_str());
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {

@@ -6,6 +6,7 @@
 mod outage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -118,6 +119,26 @@ fn the_example_of_an_own_integration_runs() {
 
     worker.stop();
     fleet.stop();
+
+    // Without bank and secret, what the worker has stored is run again by the same program.
+    let stored = stored(&directory.path().join("payloads"));
+    assert_eq!(stored.len(), 2, "{stored:?}");
+    for payload in stored {
+        let payload = payload.to_str().expect("a path");
+        let flags = ["payload", "replay", payload, "--json"];
+        let mut replay = Process::start("replay", directory.path(), &program, &flags, &[]);
+        let (code, out) = (replay.exit_code(LONG), replay.out());
+        let replayed: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{}", replay.log()));
+        assert_eq!((code, &replayed["same"]), (Some(0), &Value::from(true)), "{replayed}");
+        let requests = replayed["requests"].as_array().expect("a list");
+        assert!(requests.iter().all(|request| request["change"] == "same"), "{replayed}");
+    }
+}
+
+/// The files below a directory.
+fn stored(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a directory").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { stored(&path) } else { vec![path] }).collect()
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Pulls {
             registry: Arc::new(MemoryRegistry::new()),
             store: payload::store::open(&payloads).await.expect("valid settings"),
             payloads,
+            overload: weir::overload::Config::watch_only(),
             settings: config.settings,
             log_level: Level::fixed(),
         };

@@ -96,14 +96,17 @@ fn the_rust_example_is_the_one_that_the_documentation_tests_compile() {
 }
 
 /// Every page, and its folder.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: &[(&str, &str)] = &[
     ("README.md", ""),
     ("deploy/README.md", "deploy/"),
     ("docs/admission.md", "docs/"),
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
+    ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
+    ("docs/performance.md", "docs/"),
     ("docs/sandbox.md", "docs/"),
+    ("docs/upstream.md", "docs/"),
 ];
 
 #[test]

@@ -79,7 +79,7 @@ async fn one_slow_bank_takes_nobody_else_down() {
     files.push(("script.toml".into(), script));
     let configuration = (0..BANKS).map(bank).collect::<String>() + "[settings]\nfile = \"settings.json\"\n";
     let plan = Plan { max_parallelism: 100, files, configuration, script: Some("script.toml"), ..Plan::default() };
-    let fleet = tokio::task::spawn_blocking(|| plan.start()).await.expect("a fleet");
+    let fleet = tokio::task::block_in_place(|| plan.start());
     let client = Client::new(&format!("http://{}", fleet.router.listen)).expect("an address");
 
     let restarted = crate::support::processes::post(fleet.sandbox.listen, "/script/restart");
@@ -130,5 +130,5 @@ async fn one_slow_bank_takes_nobody_else_down() {
     assert!(throughput >= 0.95, "the others' throughput fell to {throughput:.3}");
     // The aim is 1.05; a busy machine moves a median, and only more than that is the slow bank's doing.
     assert!(latency <= 1.25, "the others' p50 rose to {latency:.3} times");
-    tokio::task::spawn_blocking(|| fleet.stop()).await.expect("it stops");
+    tokio::task::block_in_place(|| fleet.stop());
 }

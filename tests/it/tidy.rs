@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The floors from the ground up; on the ground, each module may import only those before it.
-const GROUND: &[&str] = &["task", "limits", "lifecycle", "telemetry", "wire"];
-const ORGANS: &[&str] = &["gate", "integration", "payload", "registry", "settings", "admin"];
+const GROUND: &[&str] = &["task", "quantile", "limits", "lifecycle", "telemetry", "wire"];
+const ORGANS: &[&str] = &["gate", "overload", "upstream", "integration", "payload", "registry", "settings", "admin"];
 const ROLES: &[&str] = &["worker", "router", "sandbox"];
-const ENTRY: &[&str] = &["cli", "client", "config"];
+const ENTRY: &[&str] = &["cli", "client", "replay", "config"];
 
 /// Lines a file may have, tests included.
 const MAX_LINES: usize = 500;

@@ -54,6 +54,7 @@ impl House {
             registry: registry.clone(),
             store: payload::store::open(&config.payloads).await?,
             payloads: config.payloads,
+            overload: config.overload,
             settings: config.settings,
             log_level: logs.level(),
         };

@@ -118,7 +118,7 @@ impl How {
             How::HostRestart => "it ran until the host was restarted",
             How::OutOfMemory => "it was cut off, and the kernel has killed for want of memory since it started",
             How::Killed => "it was cut off: killed, or crashed",
-            How::Unknown => "its note is not readable",
+            How::Unknown => "what it noted cannot be read",
         }
     }
 
@@ -162,7 +162,10 @@ impl Life {
     ///
     /// `name` tells the workers of a host apart; without one (a port of the system's choice) there is no one before.
     pub(super) fn begin(directory: Option<&Path>, name: Option<&str>, telemetry: &Telemetry) -> Self {
-        let Some(name) = name else { return Life { kept: None } };
+        let Some(name) = name else {
+            publish(How::First, telemetry);
+            return Life { kept: None };
+        };
         let directory = directory.map_or_else(default_directory, Path::to_owned);
         let begun = Kept::begin(&directory, name);
         match begun {
@@ -180,6 +183,7 @@ impl Life {
                 tracing::warn!(
                     "how the worker before this one ended is not known (worker.state_dir {directory}): {error:#}"
                 );
+                publish(How::Unknown, telemetry);
                 Life { kept: None }
             }
         }

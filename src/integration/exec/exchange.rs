@@ -123,6 +123,7 @@ impl Fields {
             url: self.url.0,
             response,
             error: self.error.map(|error| error.0),
+            fault: None,
             phases: Phases {
                 blocked: time(self.timings.blocked_ms),
                 waiting: time(self.timings.waiting_ms),

@@ -27,7 +27,9 @@ use crate::integration::transport::{Request, Transport};
 use crate::integration::{Context, Error, Invalid};
 use cache::Access;
 use oauth2::Oauth2;
-use secret::{Name, Secret, same};
+use secret::{Lookup, Name, Secret, same};
+
+pub(super) use secret::Offline;
 
 pub use config::{
     ApiKeyConfig, AuthConfig, BasicConfig, BearerConfig, ClientAuthentication, Grant, Oauth2Config, RefreshSource,
@@ -72,22 +74,22 @@ enum Credentials {
 }
 
 impl Auth {
-    /// Looks up what the configuration names; `variable` reads the environment. Tokens are asked for over `transport`;
+    /// Looks up what the configuration names. Tokens are asked for over `transport`;
     /// `label` is the integration in metrics.
     pub(super) fn new(
         label: &str,
         config: &Config,
         transport: &Transport,
-        variable: impl Fn(&str) -> Option<String>,
+        lookup: &impl Lookup,
     ) -> Result<Self, Invalid> {
         let kind = match (&config.token, &config.auth) {
             (None, None) => return Ok(Auth { kind: Kind::None }),
             (Some(_), Some(_)) => {
                 return Err(Invalid::new("token", "there is auth, too: use one of both; token is short for a bearer"));
             }
-            (Some(source), None) => Kind::Bearer(Secret::find("token", source, &variable)?),
+            (Some(source), None) => Kind::Bearer(Secret::find("token", source, lookup)?),
             (None, Some(auth)) => {
-                Kind::find(label, auth, transport, &variable).map_err(|invalid| invalid.within("auth"))?
+                Kind::find(label, auth, transport, lookup).map_err(|invalid| invalid.within("auth"))?
             }
         };
         let header = kind.header();
@@ -137,23 +139,18 @@ impl Auth {
 }
 
 impl Kind {
-    fn find(
-        label: &str,
-        config: &AuthConfig,
-        transport: &Transport,
-        variable: &impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Invalid> {
+    fn find(label: &str, config: &AuthConfig, transport: &Transport, lookup: &impl Lookup) -> Result<Self, Invalid> {
         match config {
             AuthConfig::Bearer(BearerConfig { token: Text::From(source) }) => {
-                Secret::find("token", source, variable).map(Kind::Bearer)
+                Secret::find("token", source, lookup).map(Kind::Bearer)
             }
             AuthConfig::Bearer(BearerConfig { token: Text::Plain(text) }) => token_of_task(text).map(Kind::OfTask),
             AuthConfig::Basic(BasicConfig { username, password }) => {
                 if matches!(username, Text::Plain(name) if name.contains(':')) {
                     return Err(Invalid::new("username", "it has a colon, which no user of RFC 7617 can have"));
                 }
-                let username = Name::find("username", username, variable)?;
-                Ok(Kind::Basic { username, password: Secret::find("password", password, variable)? })
+                let username = Name::find("username", username, lookup)?;
+                Ok(Kind::Basic { username, password: Secret::find("password", password, lookup)? })
             }
             AuthConfig::ApiKey(ApiKeyConfig { header, query, key }) => {
                 let place = match (header, query) {
@@ -165,10 +162,10 @@ impl Kind {
                         return Err(Invalid::new("header", problem));
                     }
                 };
-                Ok(Kind::ApiKey { place, key: Secret::find("key", key, variable)? })
+                Ok(Kind::ApiKey { place, key: Secret::find("key", key, lookup)? })
             }
             AuthConfig::Oauth2(config) => {
-                Oauth2::new(label, config, transport.clone(), variable).map(|oauth2| Kind::Oauth2(Arc::new(oauth2)))
+                Oauth2::new(label, config, transport.clone(), lookup).map(|oauth2| Kind::Oauth2(Arc::new(oauth2)))
             }
         }
     }

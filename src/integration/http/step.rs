@@ -20,6 +20,7 @@ use super::{Http, Unanswered};
 use crate::integration::transport::{self, Answer};
 use crate::integration::{Context, Error};
 use crate::task::Json;
+use crate::task::transcript::Fault;
 
 /// Encodings that a bank may send although no request asks for one.
 const ENCODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress"];
@@ -162,7 +163,7 @@ impl<'a> Walk<'a> {
                 Next::Again { pause } => {
                     let (message, shown) = (&error.message, shown(pause));
                     self.context.note(format!("{message}; attempt {attempt} of {attempts}, the next after {shown}"));
-                    tokio::time::sleep(pause).await;
+                    self.context.pause(pause).await;
                 }
                 Next::Fail => return Err(error),
                 Next::TriedAll => {
@@ -217,10 +218,10 @@ impl<'a> Walk<'a> {
 
     /// An exchange without an answer.
     fn broken(self, error: transport::Error) -> (Error, Failed) {
-        use transport::Error::{Broken, Connect, Timeout};
-        let is_transient = matches!(error, Connect { .. } | Timeout { .. } | Broken { .. });
+        let fault = error.fault();
+        let is_transient = matches!(fault, Some(Fault::Connect | Fault::Timeout | Fault::Broken));
         // What never left can be sent, whatever it is.
-        let may_repeat = self.step.may_repeat || matches!(error, Connect { .. });
+        let may_repeat = self.step.may_repeat || fault == Some(Fault::Connect);
         (error.into(), Failed { is_transient, may_repeat, retry_after: None })
     }
 }

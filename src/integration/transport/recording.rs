@@ -7,13 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use metrics::Counter;
 use tokio::time::Instant;
 
 use super::Error;
 use crate::integration::recorder::Recorder;
-use crate::task::transcript::{Exchange, Message, Phases, Response};
+use crate::task::transcript::{Exchange, Fault, Message, Phases, Response};
 
 /// What an exchange came to, as counted: a class of status codes, or what went wrong.
 const RESULTS: [&str; 9] = ["2xx", "3xx", "4xx", "5xx", "connect", "timeout", "too_large", "broken", "cancelled"];
@@ -44,6 +43,7 @@ impl<'a> Recording<'a> {
             request: Message { headers: headers(request.headers()), body_bytes: body.len() as u64, body },
             response: None,
             error: None,
+            fault: None,
             phases: Phases::default(),
         };
         Recording {
@@ -58,17 +58,21 @@ impl<'a> Recording<'a> {
         }
     }
 
+    /// The request, with nothing answered yet.
+    pub(super) fn asked(&self) -> &Exchange {
+        self.exchange.as_ref().expect("it is taken only when this value is dropped")
+    }
+
     /// A socket is free: the request is sent now.
     pub(super) fn sent(&mut self) {
         self.sent = Some(Instant::now());
     }
 
     /// The response's headers are here.
-    pub(super) fn answered(&mut self, response: &hyper::Response<Incoming>) {
+    pub(super) fn answered(&mut self, status: u16, headers: Vec<(String, String)>) {
         self.answered = Some(Instant::now());
         if let Some(exchange) = &mut self.exchange {
-            let message = Message { headers: headers(response.headers()), ..Message::default() };
-            exchange.response = Some(Response { status: response.status().as_u16(), message });
+            exchange.response = Some(Response { status, message: Message { headers, ..Message::default() } });
         }
     }
 
@@ -90,14 +94,15 @@ impl<'a> Recording<'a> {
 
     /// There will be no whole answer.
     pub(super) fn failed(mut self, error: &Error) {
-        self.result = match error {
-            Error::Connect { .. } => "connect",
-            Error::Timeout { .. } | Error::Deadline { .. } => "timeout",
-            Error::TooLarge { .. } => "too_large",
-            Error::Broken { .. } | Error::Invalid { .. } | Error::Hosts { .. } => "broken",
+        self.result = match error.fault() {
+            Some(Fault::Connect) => "connect",
+            Some(Fault::Timeout | Fault::Deadline) => "timeout",
+            Some(Fault::TooLarge) => "too_large",
+            Some(Fault::Cancelled) => "cancelled",
+            Some(Fault::Broken | Fault::Hosts) | None => "broken",
         };
         if let Some(exchange) = &mut self.exchange {
-            exchange.error = Some(error.to_string());
+            (exchange.error, exchange.fault) = (Some(error.to_string()), error.fault());
         }
     }
 
@@ -117,8 +122,8 @@ impl Drop for Recording<'_> {
         let phases = self.phases(Instant::now());
         let Some(mut exchange) = self.exchange.take() else { return };
         exchange.phases = phases;
-        if self.result == "cancelled" {
-            exchange.error = Some("cancelled".into());
+        if self.result == "cancelled" && exchange.error.is_none() {
+            (exchange.error, exchange.fault) = (Some("cancelled".into()), Some(Fault::Cancelled));
         }
         if let Some(response) = exchange.response.as_mut().filter(|_| !self.body.is_empty()) {
             // The part that came before it went wrong.

@@ -49,8 +49,6 @@ pub(super) struct State<T> {
     /// What has not been uploaded goes to the spool, now.
     pub hurried: bool,
     pub closed: bool,
-    /// Encoders that must be woken when there is work.
-    pub asleep: usize,
 }
 
 impl<T> State<T> {
@@ -68,7 +66,6 @@ impl<T> State<T> {
             relieved: false,
             hurried: false,
             closed: false,
-            asleep: 0,
         }
     }
 

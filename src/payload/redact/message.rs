@@ -33,6 +33,7 @@ pub(super) fn exchange(pass: &mut Pass<'_>, exchange: &Exchange) -> Result<Redac
         request: message(pass, &exchange.request, false)?,
         response,
         error: error.map(Cow::into_owned),
+        fault: exchange.fault,
         phases: exchange.phases,
     })
 }

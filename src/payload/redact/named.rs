@@ -10,7 +10,7 @@ mod value;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memmem;
+use memchr::{memchr3, memmem, memrchr};
 
 use self::value::{bare_end, bracketed_end, find, line_end, quoted_end, user_info};
 use super::budget::{Budget, Stop};
@@ -32,18 +32,16 @@ pub(super) struct Found {
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search = Search { text, from: 0, tag: None, pair: 0, nesting: Nesting::new(text) };
+    let mut search = Search { text, from: 0, tag: None, tags_until: 0, pair: 0, nesting: Nesting::new(text) };
     let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
-    while let Some(next) = bytes[at..].iter().position(|byte| matches!(byte, b':' | b'=' | b'>' | b'<')) {
+    while let Some(next) = memchr3(b':', b'=', b'>', &bytes[at..]) {
         let mark = at + next;
         at = mark + 1;
         if mark - spent > 4096 {
             budget.spend(mark - spent)?;
             spent = mark;
         }
-        if bytes[mark] == b'<' {
-            search.tag = Some(mark);
-        } else if let Some(value) = search.value_at(mark).filter(|value| !value.range.is_empty()) {
+        if let Some(value) = search.value_at(mark).filter(|value| !value.range.is_empty()) {
             at = value.range.end.max(at);
             search.from = value.range.end;
             found.push(value);
@@ -58,8 +56,9 @@ struct Search<'t> {
     text: &'t str,
     /// Where the last value ended; names begin after it.
     from: usize,
-    /// The last `<`.
+    /// The last `<` of those up to `tags_until`, which have been looked for.
     tag: Option<usize>,
+    tags_until: usize,
     /// Up to where a `value` belongs to a `name` that is a credential's.
     pair: usize,
     nesting: Nesting<'t>,
@@ -79,6 +78,8 @@ impl<'t> Search<'t> {
             return user_info(self.text, mark + 3).map(unquoted);
         }
         if bytes[mark] == b'>' {
+            let tag = memrchr(b'<', &bytes[self.tags_until..mark]).map(|tag| self.tags_until + tag);
+            (self.tag, self.tags_until) = (tag.or(self.tag), mark);
             // An element does not reach out of the JSON string that it is in.
             return self.element(mark).and_then(|range| self.nesting.clip(range)).map(unquoted);
         }

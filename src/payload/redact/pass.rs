@@ -49,6 +49,17 @@ impl<'r> Pass<'r> {
         })
     }
 
+    /// With the placeholders of what came before.
+    pub fn with(mut self, placeholders: Placeholders) -> Self {
+        self.placeholders = placeholders;
+        self
+    }
+
+    /// The placeholders, for what comes after.
+    pub fn into_placeholders(self) -> Placeholders {
+        self.placeholders
+    }
+
     /// What stands for a value as a whole.
     pub fn placeholder(&mut self, value: &str) -> String {
         self.placeholders.of(value)

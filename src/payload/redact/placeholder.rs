@@ -7,6 +7,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
+use memchr::{memchr, memchr_iter};
 
 use super::decoded::plain;
 use super::detect::{self, Kind};
@@ -14,18 +17,47 @@ use super::detect::{self, Kind};
 /// The most secrets of one payload that are told apart; further ones share the number 0.
 const MAX_NUMBERS: u32 = 100_000;
 
+/// Longer than any placeholder.
+const MAX_PLACEHOLDER_BYTES: usize = 24;
+
 /// The placeholders of one payload.
 #[derive(Default)]
-pub(super) struct Placeholders {
+pub struct Placeholders {
     /// By a hash of the secret, keyed anew for each payload: bodies can be secrets as a whole, and are not held here.
     known: HashMap<(u64, u64), (Kind, u32)>,
     keys: (RandomState, RandomState),
     last: u32,
 }
 
+/// A placeholder in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placeholder {
+    /// Where it stands.
+    pub range: Range<usize>,
+    /// Its number.
+    pub number: u32,
+}
+
+/// All placeholders in a text.
+pub fn placeholders(text: &str) -> impl Iterator<Item = Placeholder> {
+    memchr_iter(b'[', text.as_bytes()).filter_map(|start| {
+        let end =
+            start + memchr(b']', text.as_bytes().get(start..start + MAX_PLACEHOLDER_BYTES.min(text.len() - start))?)?;
+        let range = start..end + 1;
+        let inside = text.get(range.clone()).filter(|it| is_placeholder(it))?;
+        let number = inside.trim_end_matches(']').rsplit('-').next()?.parse().ok()?;
+        Some(Placeholder { range, number })
+    })
+}
+
 impl Placeholders {
+    /// Of a payload in whose texts placeholders up to the number `last` stand already.
+    pub fn after(last: u32) -> Self {
+        Placeholders { last, ..Placeholders::default() }
+    }
+
     /// For a value as it stands in a text, in whatever encoding. A value that is a placeholder already stays one.
-    pub fn of(&mut self, value: &str) -> String {
+    pub(super) fn of(&mut self, value: &str) -> String {
         let plain = plain(value);
         let plain = without_scheme(plain.trim());
         if is_placeholder(plain) {
@@ -75,5 +107,14 @@ mod tests {
         assert_eq!(placeholders.of("other"), "[redacted-4]");
         assert_eq!(placeholders.of("Bearer [redacted-1]"), "[redacted-1]");
         assert_eq!(placeholders.of("[nothing-1]"), "[redacted-5]");
+        assert_eq!(Placeholders::after(7).of("[redacted-3]"), "[redacted-3]");
+        assert_eq!(Placeholders::after(7).of("p"), "[redacted-8]");
+    }
+
+    #[test]
+    fn placeholders_are_found_in_a_text() {
+        let text = "[[card-1]/é[redacted-20]] [iban-x] [jwt-1234567] [email-3";
+        let found: Vec<_> = placeholders(text).map(|it| (&text[it.range], it.number)).collect();
+        assert_eq!(found, [("[card-1]", 1), ("[redacted-20]", 20)]);
     }
 }

@@ -198,3 +198,19 @@ fn replies_tell_at_once_whether_an_integration_is_kept_out() {
     bench.now += REPORT_TRUSTED;
     assert!(bench.reserve().is_some(), "an old report is not believed for ever");
 }
+
+#[test]
+fn a_refusal_for_overload_is_believed_for_a_second_and_the_registrys_word_until_it_changes() {
+    let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
+    let placement = bench.reserve().expect("room");
+    bench.release(&placement, Learned::Refused(Reason::Overloaded), Some((0, 9)));
+    assert!(bench.reserve().is_none());
+    bench.now += SHEDS;
+    assert!(bench.reserve().is_some(), "nobody would take it back otherwise");
+
+    let mut bench = Bench::with([presence("w1", 0, 9, State::Overloaded)]);
+    bench.now += SHEDS * 60;
+    assert!(bench.reserve().is_none());
+    bench.view.set_stale();
+    assert!(bench.reserve().is_some(), "the registry cannot say that it is over");
+}

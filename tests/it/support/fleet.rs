@@ -21,6 +21,8 @@ pub struct Plan {
     pub latency: &'static str,
     /// An S3 server as one more process; otherwise a directory.
     pub s3: bool,
+    /// Whether workers shed load while an integration blocks one of their threads.
+    pub sheds: bool,
     /// Redis comes only later, with [`RedisServer::start_again`].
     pub redis_away: bool,
     /// More of the configuration, in which `$bank` is the sandbox.
@@ -38,6 +40,7 @@ impl Default for Plan {
             max_parallelism: 50,
             latency: "100ms",
             s3: false,
+            sheds: false,
             redis_away: false,
             configuration: String::new(),
             files: Vec::new(),
@@ -95,6 +98,7 @@ impl Plan {
             let variables = [
                 ("WEIR_REGISTRY__URL", url.as_str()),
                 ("BANK_TOKEN", &token),
+                ("WEIR_OVERLOAD__BLOCKED_THREAD__ENABLED", if self.sheds { "true" } else { "false" }),
                 ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
                 ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
             ];

@@ -16,6 +16,7 @@ use weir::config::{self, Config};
 use weir::gate::Load;
 use weir::integration::Integrations;
 use weir::lifecycle::Lifecycle;
+use weir::overload;
 use weir::payload::store::s3::{Credentials, S3};
 use weir::payload::{Ledger, Store};
 use weir::registry;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub queue_tasks: usize,
     pub sandbox_latency: Duration,
     pub drain_within: Duration,
+    /// When the workers shed load: never by themselves, for the machine that runs the tests may be a busy one.
+    pub overload: overload::Config,
     /// Whether Redis runs when the roles start.
     pub redis_at_start: bool,
     /// What the workers sign their uploads with.
@@ -61,6 +64,7 @@ impl Default for Plan {
             queue_tasks: 1000,
             sandbox_latency: Duration::from_millis(5),
             drain_within: LONG,
+            overload: overload::Config::watch_only(),
             redis_at_start: true,
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
@@ -124,6 +128,7 @@ impl House {
             registry: registry::open(&config.registry, &config.worker.pool, &telemetry).expect("a registry"),
             store: Some(Arc::new(store)),
             payloads: config.payloads,
+            overload: config.overload,
             settings: config.settings,
             log_level: Level::fixed(),
         };
@@ -316,6 +321,7 @@ impl Plan {
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue_tasks = self.queue_tasks;
+        config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {
             if let weir::integration::Config::Http(http) = integration {

@@ -17,6 +17,11 @@ use serde_json::Value;
 /// Long enough for anything on a busy machine; nothing waits for it when all is well.
 pub const LONG: Duration = Duration::from_secs(60);
 
+/// On a machine that is busy with tests a worker may lag, and a poll be long that only waits for a core. Tests of what a
+/// worker does then say so with a variable of their own.
+const SHEDS_FOR_NO_LACK_OF_CORES: [(&str, &str); 2] =
+    [("WEIR_OVERLOAD__LAG__ENABLED", "false"), ("WEIR_OVERLOAD__BLOCKED_THREAD__ENABLED", "false")];
+
 /// How often a wait looks again.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -104,7 +109,11 @@ impl Process {
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         // Each notes its end in its own directory: others have the same names.
         command.env("STATE_DIRECTORY", directory);
-        command.envs(variables.iter().copied()).current_dir(directory).process_group(0);
+        command
+            .envs(SHEDS_FOR_NO_LACK_OF_CORES)
+            .envs(variables.iter().copied())
+            .current_dir(directory)
+            .process_group(0);
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log));
         let child = command.spawn().unwrap_or_else(|error| panic!("{} starts: {error}", program.display()));
         Process { name: name.to_owned(), child, out, log, ended: false }

@@ -114,6 +114,12 @@ impl Access {
 }
 
 impl Cache {
+    /// With a token that serves until it is refused, and that somebody has accepted before.
+    pub(super) fn holding(token: SecretString) -> Self {
+        let access = Access { token, issued: Instant::now(), lifetime: None, accepted: AtomicBool::new(true) };
+        Cache { state: Arc::new(Mutex::new(State { access: Some(Arc::new(access)), ..State::default() })) }
+    }
+
     /// A token that serves. Where one is to be asked for, and no other task does so, `start` is handed the flight.
     pub(super) async fn token(&self, start: impl FnOnce(Flight)) -> Result<Arc<Access>, Error> {
         let (found, flight) = self.find();

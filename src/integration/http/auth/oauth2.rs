@@ -27,8 +27,8 @@ use super::super::base::holds_credential;
 use super::cache::{Access, Cache, Denied, Granted};
 use super::config::{ClientAuthentication, Grant, Oauth2Config, RefreshSource};
 use super::refresh::RefreshToken;
-use super::secret::{MAX_SECRET_BYTES, Name, Secret, same};
-use crate::integration::transport::{Answer, Request, Transport};
+use super::secret::{Lookup, MAX_SECRET_BYTES, Name, Secret, same, stand_in};
+use crate::integration::transport::{Answer, Line, Request, Transport};
 use crate::integration::{Context, Error, Invalid, Recorder};
 use crate::task::Remedy;
 
@@ -77,12 +77,12 @@ impl Oauth2 {
         label: &str,
         config: &Oauth2Config,
         transport: Transport,
-        variable: &impl Fn(&str) -> Option<String>,
+        lookup: &impl Lookup,
     ) -> Result<Self, Invalid> {
         let token_url = check_url(&config.token_url)?;
-        let id = Name::find("client_id", &config.client_id, variable)?;
+        let id = Name::find("client_id", &config.client_id, lookup)?;
         let secret = config.client_secret.as_ref();
-        let secret = secret.map(|source| Secret::find("client_secret", source, variable)).transpose()?;
+        let secret = secret.map(|source| Secret::find("client_secret", source, lookup)).transpose()?;
         let in_header = match config.client_authentication {
             Some(ClientAuthentication::Basic) if secret.is_none() => {
                 let problem = "\"basic\" sends a secret, and there is none: set client_secret, or use \"body\"";
@@ -93,6 +93,7 @@ impl Oauth2 {
         };
         let refresh = match (config.grant, &config.refresh_token) {
             (Grant::ClientCredentials, None) => None,
+            (Grant::RefreshToken, Some(_)) if lookup.offline().is_some() => Some(RefreshToken::stand_in()),
             (Grant::RefreshToken, Some(RefreshSource::File(path))) => Some(RefreshToken::find("refresh_token", path)?),
             (Grant::RefreshToken, None) => {
                 let problem = "it is missing: grant = \"refresh_token\" needs { file = … }";
@@ -105,7 +106,9 @@ impl Oauth2 {
             }
         };
         let form = form(config)?;
-        let (cache, metrics) = (Cache::default(), Metrics::new(label));
+        let has_token = lookup.offline().is_some_and(|offline| offline.has_token);
+        let cache = if has_token { Cache::holding(stand_in()) } else { Cache::default() };
+        let metrics = Metrics::new(label);
         Ok(Oauth2 { transport, token_url, form, id, secret, in_header, refresh, cache, metrics })
     }
 
@@ -114,9 +117,9 @@ impl Oauth2 {
         let (asked, starts) = (Instant::now(), AtomicBool::new(false));
         let mut token = pin!(self.cache.token(|flight| {
             starts.store(true, Ordering::Relaxed);
-            let (this, recorder) = (self.clone(), context.recorder().clone());
+            let (this, line) = (self.clone(), context.line());
             context.lifecycle().spawn("token request", async move {
-                let landed = this.fetch(&recorder).await;
+                let landed = this.fetch(&line).await;
                 this.metrics.count(&landed);
                 flight.land(landed);
             });
@@ -137,23 +140,24 @@ impl Oauth2 {
         self.cache.refused(access)
     }
 
-    async fn fetch(&self, recorder: &Recorder) -> Result<Granted, Denied> {
-        let Some(refresh) = &self.refresh else { return self.ask(recorder, None).await };
+    async fn fetch(&self, line: &Line) -> Result<Granted, Denied> {
+        let Some(refresh) = &self.refresh else { return self.ask(line, None).await };
         let used = refresh.read().await?;
-        let denied = match self.ask(recorder, Some(&used)).await {
+        let denied = match self.ask(line, Some(&used)).await {
             Err(denied) if denied.error.remedy == Remedy::UserAction => denied,
             asked => return asked,
         };
         // Somebody else may have written a newer one meanwhile: whoever obtained a new consent, or another worker.
         match refresh.read().await? {
             newer if same(&used, &newer) => Err(denied),
-            newer => self.ask(recorder, Some(&newer)).await,
+            newer => self.ask(line, Some(&newer)).await,
         }
     }
 
-    async fn ask(&self, recorder: &Recorder, used: Option<&SecretString>) -> Result<Granted, Denied> {
+    async fn ask(&self, line: &Line, used: Option<&SecretString>) -> Result<Granted, Denied> {
+        let recorder = &line.recorder;
         let request = self.request(recorder, used).await?;
-        let client = self.transport.client(recorder, Instant::now() + MAX_FETCH);
+        let client = line.client(&self.transport, Instant::now() + MAX_FETCH);
         let answer = client.send(request).await.map_err(Error::from)?;
         if !answer.is_success() {
             return Err(self.denied(&answer));

@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncWriteExt;
 
-use super::secret::{check_file, read_file, same};
+use super::secret::{check_file, read_file, same, stand_in};
 use crate::integration::{Error, Invalid};
 
 pub(super) struct RefreshToken {
-    path: PathBuf,
+    /// None for one that is not kept.
+    path: Option<PathBuf>,
     /// One that could not be written.
     unwritten: Mutex<Option<SecretString>>,
 }
@@ -36,18 +37,24 @@ impl RefreshToken {
         let path = path.canonicalize().map_err(unwritable)?;
         let trial = beside(&path);
         std::fs::write(&trial, "").and_then(|()| std::fs::remove_file(&trial)).map_err(unwritable)?;
-        Ok(RefreshToken { path, unwritten: Mutex::default() })
+        Ok(RefreshToken { path: Some(path), unwritten: Mutex::default() })
+    }
+
+    /// One that stands for another, and is written nowhere.
+    pub(super) fn stand_in() -> Self {
+        RefreshToken { path: None, unwritten: Mutex::default() }
     }
 
     /// The latest one.
     pub(super) async fn read(&self) -> Result<SecretString, Error> {
         let unwritten = self.unwritten.lock().clone();
-        match unwritten {
-            Some(token) => {
+        match (unwritten, &self.path) {
+            (Some(token), _) => {
                 self.replace(token.clone()).await;
                 Ok(token)
             }
-            None => read_file(&self.path).await,
+            (None, Some(path)) => read_file(path).await,
+            (None, None) => Ok(stand_in()),
         }
     }
 
@@ -59,9 +66,10 @@ impl RefreshToken {
     }
 
     async fn replace(&self, token: SecretString) {
-        let written = write(&self.path, token.expose_secret()).await;
+        let Some(path) = &self.path else { return };
+        let written = write(path, token.expose_secret()).await;
         if let Err(error) = &written {
-            let path = self.path.display();
+            let path = path.display();
             tracing::error!(
                 %path,
                 "the new refresh token cannot be written: {error}; it is lost when the worker stops before it can be"

@@ -1,0 +1,476 @@
+//! Whether an integration's tasks are worth starting. Pure: time and chance come in from outside.
+//!
+//! Closed, all tasks start. Over a sliding window it counts those that spoke of the bank's health; when enough did, and
+//! the share of them that failed, or that took long, reaches its threshold, the breaker opens: none starts for a while,
+//! longer each time, with jitter, so that a fleet's workers do not come back as one. Then, half open, a few start as
+//! probes; when what they came to can no longer change the answer, it closes or opens again. The terms and the rules are
+//! those of resilience4j's CircuitBreaker with its time-based window; other than there, a result belongs to the period
+//! in which its task started: what hangs since before the breaker opened does not open it again after it has closed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::config::{duration, share};
+
+/// The parts of the sliding window; it moves by one of them.
+const PARTS: u32 = 10;
+
+/// How much an opening is made longer or shorter by chance.
+const JITTER: f64 = 0.2;
+
+/// How long a task is told to wait while all probes are under way.
+const WHILE_PROBING: Duration = Duration::from_secs(1);
+
+/// When a breaker opens, and for how long.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// How far back it looks.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// The fewest tasks in the window that say anything.
+    pub min_tasks: u32,
+    /// The share of them whose failure opens it, more than 0 and up to 1.
+    pub failing: f64,
+    /// A task that took longer is slow. Zero: none is.
+    #[serde(with = "humantime_serde")]
+    pub slow_after: Duration,
+    /// The share of slow ones that opens it. That is a latency quantile: with 0.5, that the median is above `slow_after`.
+    pub slow: f64,
+    /// The tasks that try it while it is half open.
+    pub probes: u32,
+    /// How long it is open at first.
+    #[serde(with = "humantime_serde")]
+    pub open_for: Duration,
+    /// It is open twice as long each time that it opens again, but not longer than this.
+    #[serde(with = "humantime_serde")]
+    pub max_open_for: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            enabled: true,
+            window: Duration::from_secs(30),
+            min_tasks: 20,
+            failing: 0.8,
+            slow_after: Duration::ZERO,
+            slow: 0.8,
+            probes: 3,
+            open_for: Duration::from_secs(5),
+            max_open_for: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        duration("window", self.window, second / 10, hour)?;
+        duration("slow_after", self.slow_after, Duration::ZERO, hour)?;
+        duration("open_for", self.open_for, second / 100, hour)?;
+        duration("max_open_for", self.max_open_for, self.open_for, hour)?;
+        share("failing", self.failing)?;
+        share("slow", self.slow)?;
+        match (self.min_tasks, self.probes) {
+            (1..=100_000, 1..=100) => Ok(()),
+            (1..=100_000, probes) => Err(format!("probes: {probes} is not 1 to 100")),
+            (tasks, _) => Err(format!("min_tasks: {tasks} is not 1 to 100000")),
+        }
+    }
+}
+
+/// What a task's end says of the bank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It answered.
+    Well,
+    /// It is unwell.
+    Failing,
+}
+
+/// What a breaker has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub all: u32,
+    pub failing: u32,
+    pub slow: u32,
+}
+
+/// The breaker of one integration.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    config: Config,
+    state: State,
+    /// Counts the changes of state: what started in another period decides nothing in this one.
+    period: u32,
+    window: Window,
+    /// How often it has opened without a whole window of good health between.
+    times: u32,
+    closed_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    Open { until: Instant, saw: Counts },
+    HalfOpen { under_way: u32, ended: Counts, saw: Counts },
+}
+
+/// Where a breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Closed,
+    HalfOpen(Counts),
+    /// What it saw when it opened.
+    Open {
+        until: Instant,
+        saw: Counts,
+    },
+}
+
+/// A task that may start; to be given back by [`Breaker::ended`] or [`Breaker::released`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pass {
+    period: u32,
+}
+
+/// Not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spared {
+    pub after: Duration,
+    pub saw: Counts,
+}
+
+/// What a result changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened { open_for: Duration, saw: Counts },
+    Closed,
+}
+
+impl Breaker {
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        let window = Window::new(config.window / PARTS, now);
+        Breaker { config, state: State::Closed, period: 0, window, times: 0, closed_at: None }
+    }
+
+    /// Asks for one task.
+    pub(super) fn ask(&mut self, now: Instant) -> Result<Pass, Spared> {
+        match &mut self.state {
+            _ if !self.config.enabled => {}
+            State::Closed => {}
+            State::Open { until, saw } if now < *until => return Err(Spared { after: *until - now, saw: *saw }),
+            State::Open { saw, .. } => {
+                let saw = *saw;
+                self.enter(State::HalfOpen { under_way: 1, ended: Counts::default(), saw });
+            }
+            State::HalfOpen { under_way, ended, saw } if *under_way + ended.all >= self.config.probes => {
+                return Err(Spared { after: WHILE_PROBING, saw: *saw });
+            }
+            State::HalfOpen { under_way, .. } => *under_way += 1,
+        }
+        Ok(Pass { period: self.period })
+    }
+
+    /// A task that had passed came to an end that says something of the bank. `random` is from 0 to 1.
+    pub(super) fn ended(
+        &mut self,
+        pass: Pass,
+        health: Health,
+        took: Duration,
+        now: Instant,
+        random: impl FnOnce() -> f64,
+    ) -> Option<Change> {
+        if !self.config.enabled || pass.period != self.period {
+            return None;
+        }
+        let is_slow = !self.config.slow_after.is_zero() && took > self.config.slow_after;
+        let one = Counts { all: 1, failing: u32::from(health == Health::Failing), slow: u32::from(is_slow) };
+        match &mut self.state {
+            State::Closed => {
+                self.window.add(one, now);
+                let saw = self.window.sum(now);
+                // Only what speaks against the bank can open it.
+                let may_open = saw.all >= self.config.min_tasks && (one.failing > 0 || is_slow);
+                (may_open && self.config.is_unwell(saw, saw.all)).then(|| self.open(saw, now, random()))
+            }
+            State::HalfOpen { under_way, ended, .. } => {
+                *under_way = under_way.saturating_sub(1);
+                ended.add(one);
+                let (ended, probes) = (*ended, self.config.probes);
+                let well = Counts { all: probes, ..ended };
+                let left = probes - ended.all;
+                let unwell = Counts { all: probes, failing: ended.failing + left, slow: ended.slow + left };
+                if self.config.is_unwell(well, probes) {
+                    // Whatever the others come to.
+                    Some(self.open(ended, now, random()))
+                } else if !self.config.is_unwell(unwell, probes) {
+                    self.close(now);
+                    Some(Change::Closed)
+                } else {
+                    None
+                }
+            }
+            State::Open { .. } => None,
+        }
+    }
+
+    /// A task that had passed ended without saying anything of the bank, or never started.
+    pub(super) fn released(&mut self, pass: Pass) {
+        if let State::HalfOpen { under_way, .. } = &mut self.state
+            && pass.period == self.period
+        {
+            *under_way = under_way.saturating_sub(1);
+        }
+    }
+
+    /// Where it stands. After its time, an open one is half open, though nobody has asked yet.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        match self.state {
+            State::Closed => Standing::Closed,
+            State::Open { until, saw } if now < until => Standing::Open { until, saw },
+            State::Open { saw, .. } | State::HalfOpen { saw, .. } => Standing::HalfOpen(saw),
+        }
+    }
+
+    fn open(&mut self, saw: Counts, now: Instant, random: f64) -> Change {
+        let was_well = self.closed_at.is_some_and(|closed| now.duration_since(closed) > self.config.window);
+        self.times = if was_well { 0 } else { self.times };
+        let longer = 2u32.saturating_pow(self.times.min(30));
+        let open_for = self.config.open_for.saturating_mul(longer).min(self.config.max_open_for);
+        let open_for = open_for.mul_f64(1.0 + JITTER * (2.0 * random - 1.0));
+        (self.times, self.closed_at) = (self.times + 1, None);
+        self.enter(State::Open { until: now + open_for, saw });
+        Change::Opened { open_for, saw }
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.closed_at = Some(now);
+        self.window = Window::new(self.config.window / PARTS, now);
+        self.enter(State::Closed);
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.period = self.period.wrapping_add(1);
+    }
+}
+
+impl Config {
+    /// Whether so many of `all` are too many.
+    fn is_unwell(&self, saw: Counts, all: u32) -> bool {
+        let reaches = |count: u32, share: f64| f64::from(count) >= share * f64::from(all);
+        reaches(saw.failing, self.failing) || (!self.slow_after.is_zero() && reaches(saw.slow, self.slow))
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: Counts) {
+        self.all += other.all;
+        self.failing += other.failing;
+        self.slow += other.slow;
+    }
+}
+
+/// Counts over the last ten parts of time.
+#[derive(Debug)]
+struct Window {
+    parts: [Counts; PARTS as usize],
+    part: Duration,
+    /// The part that counts now, and when it began.
+    at: usize,
+    since: Instant,
+}
+
+impl Window {
+    fn new(part: Duration, now: Instant) -> Self {
+        Window { parts: Default::default(), part, at: 0, since: now }
+    }
+
+    fn add(&mut self, one: Counts, now: Instant) {
+        self.advance(now);
+        self.parts[self.at].add(one);
+    }
+
+    fn sum(&mut self, now: Instant) -> Counts {
+        self.advance(now);
+        self.parts.iter().fold(Counts::default(), |mut sum, part| {
+            sum.add(*part);
+            sum
+        })
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.since);
+        if passed < self.part {
+            return;
+        }
+        let parts = passed.as_nanos() / self.part.as_nanos().max(1);
+        for _ in 0..parts.min(u128::from(PARTS)) {
+            self.at = (self.at + 1) % self.parts.len();
+            self.parts[self.at] = Counts::default();
+        }
+        // After a long silence its whole content is gone, and where a part begins is free.
+        let steps = u32::try_from(parts).ok().and_then(|parts| self.part.checked_mul(parts));
+        self.since = steps.map_or(now, |steps| self.since + steps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn breaker(now: Instant) -> Breaker {
+        Breaker::new(Config::default(), now)
+    }
+
+    fn end(breaker: &mut Breaker, health: Health, now: Instant) -> Option<Change> {
+        let pass = breaker.ask(now).expect("a pass");
+        breaker.ended(pass, health, MS, now, || 0.5)
+    }
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = breaker(now);
+        let changes: Vec<_> = (0..20).filter_map(|_| end(&mut breaker, Health::Failing, now)).collect();
+        let saw = Counts { all: 20, failing: 20, slow: 0 };
+        assert_eq!(changes, [Change::Opened { open_for: Duration::from_secs(5), saw }]);
+        breaker
+    }
+
+    #[test]
+    fn a_share_of_enough_tasks_opens_it_and_not_one_less() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        for health in [Health::Well; 5].into_iter().chain([Health::Failing; 19]) {
+            assert_eq!(end(&mut breaker, health, now), None, "19 of 24 are less than 80%");
+        }
+        assert!(matches!(end(&mut breaker, Health::Failing, now), Some(Change::Opened { .. })), "20 of 25");
+        let spared = breaker.ask(now + Duration::from_secs(2)).expect_err("open");
+        assert_eq!(spared, Spared { after: Duration::from_secs(3), saw: Counts { all: 25, failing: 20, slow: 0 } });
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let mut now = Instant::now();
+        let mut breaker = breaker(now);
+        for _ in 0..200 {
+            assert_eq!(end(&mut breaker, Health::Failing, now), None, "never 20 within 30 s");
+            now += MS * 1_800;
+        }
+        now += Duration::from_secs(1 << 40);
+        (0..19).for_each(|_| assert_eq!(end(&mut breaker, Health::Failing, now), None));
+    }
+
+    #[test]
+    fn a_latency_quantile_opens_it() {
+        let now = Instant::now();
+        let config = Config { slow_after: MS * 100, slow: 0.5, ..Config::default() };
+        let mut breaker = Breaker::new(config, now);
+        let mut took = |milliseconds| {
+            let pass = breaker.ask(now).expect("closed");
+            breaker.ended(pass, Health::Well, MS * milliseconds, now, || 0.5)
+        };
+        (0..11).for_each(|_| assert_eq!(took(100), None));
+        (0..10).for_each(|_| assert_eq!(took(101), None));
+        assert!(matches!(took(101), Some(Change::Opened { saw: Counts { all: 22, failing: 0, slow: 11 }, .. })));
+    }
+
+    #[test]
+    fn probes_decide_as_soon_as_they_can() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(5);
+        let mut breaker = opened(now);
+        assert_eq!(breaker.standing(later), Standing::HalfOpen(Counts { all: 20, failing: 20, slow: 0 }));
+        let passes: Vec<_> = (0..3).map(|_| breaker.ask(later).expect("a probe")).collect();
+        assert!(breaker.ask(later).is_err(), "three are under way");
+        let mut ended = |pass, health| breaker.ended(pass, health, MS, later, || 0.5);
+        assert_eq!(ended(passes[0], Health::Failing), None);
+        assert_eq!(ended(passes[1], Health::Well), Some(Change::Closed), "two of three would not be 80%");
+        assert_eq!(ended(passes[2], Health::Failing), None, "it belongs to the period before");
+        assert_eq!(breaker.standing(later), Standing::Closed);
+    }
+
+    #[test]
+    fn a_probe_that_says_nothing_leaves_room_for_the_next() {
+        let later = Instant::now() + Duration::from_secs(5);
+        let mut breaker = opened(later - Duration::from_secs(5));
+        for _ in 0..100 {
+            let passes: Vec<_> = (0..3).map(|_| breaker.ask(later).expect("a probe")).collect();
+            assert!(breaker.ask(later).is_err());
+            passes.into_iter().for_each(|pass| breaker.released(pass));
+        }
+        assert_eq!(end(&mut breaker, Health::Well, later), Some(Change::Closed));
+    }
+
+    #[test]
+    fn openings_grow_to_a_limit_and_start_anew_after_a_healthy_window() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        let mut seconds = Vec::new();
+        for _ in 0..6 {
+            now += Duration::from_secs(60);
+            let last = (0..3).find_map(|_| end(&mut breaker, Health::Failing, now));
+            let Some(Change::Opened { open_for, .. }) = last else { panic!("{last:?}") };
+            seconds.push(open_for.as_secs());
+        }
+        assert_eq!(seconds, [10, 20, 40, 60, 60, 60]);
+        now += Duration::from_secs(60);
+        assert_eq!(end(&mut breaker, Health::Well, now), Some(Change::Closed));
+        now += Duration::from_secs(31);
+        let opened = (0..20).find_map(|_| end(&mut breaker, Health::Failing, now));
+        assert!(matches!(opened, Some(Change::Opened { open_for, .. }) if open_for == Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_hung_since_before_does_not_open_it_again() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        let hanging: Vec<_> = (0..100).map(|_| breaker.ask(now).expect("closed")).collect();
+        (0..20).for_each(|_| _ = end(&mut breaker, Health::Failing, now));
+        let later = now + Duration::from_secs(5);
+        assert_eq!(end(&mut breaker, Health::Well, later), Some(Change::Closed));
+        for pass in hanging {
+            assert_eq!(breaker.ended(pass, Health::Failing, MS, later, || 0.5), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bank_that_is_well_again_is_always_found(steps in proptest::collection::vec((0u8..5, 0.0f64..1.0), 0..400)) {
+            let config = Config { min_tasks: 3, ..Config::default() };
+            let (mut now, mut passes) = (Instant::now(), Vec::new());
+            let (probes, longest) = (config.probes as usize, config.max_open_for.mul_f64(1.0 + JITTER));
+            let mut breaker = Breaker::new(config, now);
+            for (step, random) in steps {
+                match (step, passes.pop()) {
+                    (0, pass) => { now += MS * 700; passes.extend(pass); }
+                    (1, pass) => { passes.extend(pass); passes.extend(breaker.ask(now)); }
+                    (2, Some(pass)) => breaker.released(pass),
+                    (step, Some(pass)) => {
+                        let health = if step == 3 { Health::Well } else { Health::Failing };
+                        breaker.ended(pass, health, MS, now, || random);
+                    }
+                    (_, None) => {}
+                }
+                if let Standing::Open { until, .. } = breaker.standing(now) {
+                    prop_assert!(until - now <= longest);
+                }
+            }
+            passes.into_iter().for_each(|pass| breaker.released(pass));
+            now += longest;
+            for _ in 0..probes {
+                end(&mut breaker, Health::Well, now);
+            }
+            prop_assert_eq!(breaker.standing(now), Standing::Closed);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A worker that must not take more, though it has room: each signal, in a process of its own, until it has recovered.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures_util::future::select_all;
+use serde_json::json;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+use weir::lifecycle::Lifecycle;
+use weir::overload::Signal;
+use weir::wire::proto::{self, tasks_client::TasksClient};
+use weir::wire::{Reason, Retry, Started, TaskError};
+
+use crate::support::calls::{message, plain_client, typed};
+use crate::support::fleet;
+use crate::support::processes::{LONG, Process, get, metric, wait_for, weir};
+
+/// How long the blocking task of the tests blocks.
+const BLOCK: Duration = Duration::from_secs(2);
+
+/// What is said of it when it has ended.
+const SAYS: &str = "an integration blocked an async thread: work that computes or waits belongs into Context::blocking";
+
+/// One that is answered in a moment, unless it waits for something that it should not wait for.
+const NOOP: &str = r#"{"do": "noop"}"#;
+
+struct Worker {
+    process: Process,
+    admin: std::net::SocketAddr,
+    url: String,
+    _directory: TempDir,
+}
+
+type Submitted = Pin<Box<dyn Future<Output = Result<Response<proto::Outcome>, Status>> + Send>>;
+
+impl Worker {
+    /// With the signal that the test is about, and the others off: the machine that runs the tests may be a busy one.
+    fn start(signal: &str, more: &str, descriptors: u32) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let configuration = format!("{CONFIGURATION}{more}\n");
+        std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
+        let program = weir();
+        let shell = format!("ulimit -n {descriptors} && exec \"$0\" worker");
+        let arguments = ["-c", &shell, &program.to_string_lossy()];
+        let name = |known: Signal| format!("WEIR_OVERLOAD__{}__ENABLED", known.as_str().to_uppercase());
+        let names = Signal::ALL.map(name);
+        let enabled = Signal::ALL.map(|known| if known.as_str() == signal { "true" } else { "false" });
+        let mut variables: Vec<_> = names.iter().map(String::as_str).zip(enabled).collect();
+        // As many threads as on a machine with two cores.
+        variables.push(("TOKIO_WORKER_THREADS", "2"));
+        let mut process = Process::start("worker", directory.path(), Path::new("/bin/sh"), &arguments, &variables);
+        let serves = process.wait_for_log("the worker serves");
+        let address = |field: &str| serves[field].as_str().expect("an address").to_owned();
+        let (admin, url) = (address("admin").parse().expect("an address"), format!("http://{}", address("listen")));
+        Worker { process, admin, url, _directory: directory }
+    }
+
+    async fn client(&self) -> TasksClient<Channel> {
+        plain_client(&self.url).await
+    }
+
+    fn metric(&self, name: &str, label: &str) -> f64 {
+        metric(&get(self.admin, "/metrics"), name, label)
+    }
+
+    /// Waits until it takes tasks again.
+    async fn recovers(&self) {
+        let (mut client, started) = (self.client().await, Instant::now());
+        while let Err(status) = client.submit(message("again", "other", NOOP)).await {
+            assert_eq!(typed(&status).reason, Reason::Overloaded, "{status:?}");
+            assert!(started.elapsed() < LONG, "it never recovers: {status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn submit(client: &TasksClient<Channel>, id: &str, integration: &str, input: &serde_json::Value) -> Submitted {
+    let (mut client, task) = (client.clone(), message(id, integration, &input.to_string()));
+    Box::pin(async move { client.submit(task).await })
+}
+
+/// Checks what each refusal must say, and returns it.
+fn shed(status: &Status) -> TaskError {
+    let error = typed(status);
+    assert_eq!(
+        (error.reason, error.started, error.retry),
+        (Reason::Overloaded, Started::No, Retry::Elsewhere),
+        "{error}"
+    );
+    assert!(error.retry_after.is_some(), "{error}");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocking_integration_is_named_the_worker_sheds_while_it_lasts_and_others_are_unharmed() {
+    let mut worker = Worker::start("blocked_thread", "", 1024);
+    let client = worker.client().await;
+    let callers = Lifecycle::new();
+    // A task of the test's own for each call: what follows here waits for the worker's metrics without being async.
+    let call = |id: &str, integration: &str, input: serde_json::Value| {
+        let (call, started) = (submit(&client, id, integration, &input), Instant::now());
+        callers.spawn("caller", async move { call.await.map(|_| (started.elapsed(), Instant::now())) })
+    };
+    let others: Vec<_> =
+        (0..20).map(|n| call(&format!("o-{n}"), "other", json!({"do": "sleep", "ms": 1_000}))).collect();
+    let in_flight = |tasks: f64| (worker.metric("weir_gate_in_flight", "") == tasks).then_some(());
+    wait_for("the others have their places", LONG, || in_flight(20.0));
+    let blocks = call("blocks", "blocker", json!({"do": "block", "ms": BLOCK.as_millis() as u64}));
+    wait_for("the gauge shows it", LONG, || (worker.metric("weir_blocked_threads", "") == 1.0).then_some(()));
+    let seen = Instant::now();
+    assert_eq!(worker.metric("weir_overload_pressure", "blocked_thread"), 1.0);
+    assert_eq!(worker.metric("weir_gate_open", ""), 0.0);
+    let refused = submit(&client, "refused", "other", &json!({"do": "noop"})).await.expect_err("it sheds");
+    assert!(seen.elapsed() < BLOCK / 2, "the refusal waited for the thread: {:?}", seen.elapsed());
+    let error = shed(&refused);
+    assert!(error.message.contains("integration blocker has blocked an async thread for"), "{error}");
+
+    let joined = |answer: Option<Result<_, Status>>| answer.expect("it did not panic").expect("an outcome");
+    let (_, ended) = joined(blocks.await.expect("it was not aborted"));
+    let line = worker.process.wait_for_log(SAYS);
+    assert!(ended.elapsed() < Duration::from_secs(1), "named only after {:?}", ended.elapsed());
+    for other in others {
+        let (lasted, _) = joined(other.await.expect("it was not aborted"));
+        assert!(lasted < BLOCK, "a task of 1 s ended only with the one that blocked: {lasted:?}");
+    }
+    assert_eq!((line["integration"].as_str(), line["task"].as_str()), (Some("blocker"), Some("blocks")));
+    let seconds = line["seconds"].as_f64().expect("a number");
+    assert!((2.0..4.0).contains(&seconds), "{line}");
+    worker.recovers().await;
+    assert_eq!(worker.process.log().matches(SAYS).count(), 1, "it is said once");
+    assert_eq!(worker.metric("weir_integration_blocked_total", r#"integration="blocker""#), 1.0);
+    assert!(worker.metric("weir_integration_blocked_seconds", r#"integration="blocker""#) >= 2.0);
+    assert_eq!(worker.metric("weir_overload_sheds_total", "blocked_thread"), 1.0);
+    assert_eq!(worker.metric("weir_blocked_threads", ""), 0.0);
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_refused_before_the_limit_and_taken_again_when_it_is_free() {
+    const LIMIT: f64 = (512 << 20) as f64;
+    const EACH: u64 = 32 << 20;
+    const EACH_OF_LIMIT: usize = 16;
+    let mut worker = Worker::start("memory", "memory.limit_bytes = 536870912", 1024);
+    let client = worker.client().await;
+    let used = || worker.metric("weir_overload_memory_bytes", "");
+    assert_eq!(worker.metric("weir_overload_memory_limit_bytes", ""), LIMIT);
+    let (mut held, before) = (Vec::new(), used());
+    let refused = loop {
+        assert!(held.len() < EACH_OF_LIMIT, "more was taken than there is");
+        let input = json!({"do": "allocate", "bytes": EACH, "ms": 600_000});
+        let mut next = submit(&client, &format!("m-{}", held.len()), "other", &input);
+        // Until it has what it wants, or is refused.
+        let expected = before + EACH as f64 * (held.len() as f64 + 0.75);
+        let refused = loop {
+            match tokio::time::timeout(Duration::from_millis(50), &mut next).await {
+                Ok(answer) => break Some(answer.expect_err("it lasts for minutes")),
+                Err(_) if used() >= expected => break None,
+                Err(_) => {}
+            }
+        };
+        match refused {
+            Some(status) => break status,
+            None => held.push(next),
+        }
+    };
+    let error = shed(&refused);
+    assert!(error.message.contains("memory: ") && error.message.contains("of 512 MiB"), "{error}");
+    assert!(held.len() >= 8, "refused too early: {}", held.len());
+    assert!(used() < LIMIT, "{}", used());
+    assert_eq!(worker.metric("weir_overload_sheds_total", "memory"), 1.0);
+    // Their callers go away, and they end.
+    drop(held);
+    worker.recovers().await;
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_lags_sheds_until_it_does_not() {
+    let mut worker = Worker::start("lag", "blocked_thread.after = \"1m\"", 1024);
+    let client = worker.client().await;
+    let block = |id: usize| submit(&client, &format!("b-{id}"), "other", &json!({"do": "block", "ms": 100}));
+    // Each thread has always four of them before it, which is 400 ms.
+    let spinning = (0..8).map(|lane| async move {
+        for turn in 0..200 {
+            if let Err(status) = block(lane * 1_000 + turn).await {
+                return Some(status);
+            }
+        }
+        None
+    });
+    let (refused, _, _) = select_all(spinning.map(Box::pin)).await;
+    let error = shed(&refused.expect("it sheds at some time"));
+    // It may be over when the refusal is written.
+    assert!(error.message.contains("ms late") || error.message.contains("just shed"), "{error}");
+    worker.recovers().await;
+    assert!(worker.metric("weir_overload_sheds_total", r#"signal="lag""#) >= 1.0);
+    assert_eq!(worker.metric("weir_overload_sheds_total", "blocked_thread"), 0.0);
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn descriptors_are_kept_for_what_runs() {
+    let mut worker = Worker::start("descriptors", "", 200);
+    let mut client = worker.client().await;
+    assert_eq!(worker.metric("weir_overload_descriptors_limit", ""), 200.0);
+    let address = worker.url.trim_start_matches("http://").to_owned();
+    let mut sockets = Vec::new();
+    let started = Instant::now();
+    let refused = loop {
+        if sockets.len() < 175 {
+            sockets.push(TcpStream::connect(&address).expect("it listens"));
+        }
+        match client.submit(message("d", "other", NOOP)).await {
+            Err(status) => break status,
+            Ok(_) => {
+                assert!(started.elapsed() < LONG, "{} descriptors", worker.metric("weir_overload_descriptors", ""))
+            }
+        }
+    };
+    let error = shed(&refused);
+    assert!(error.message.contains("of 200 descriptors are open"), "{error}");
+    drop(sockets);
+    worker.recovers().await;
+    assert_eq!(worker.metric("weir_overload_sheds_total", "descriptors"), 1.0);
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_sheds_leaves_the_open_index_and_the_other_takes_its_tasks() {
+    let fleet = fleet::Plan { workers: 2, sheds: true, ..Default::default() }.start();
+    let url = format!("http://{}", fleet.workers[0].listen);
+    let client = plain_client(&url).await;
+    let blocks = submit(&client, "blocks", "synthetic", &json!({"do": "block", "ms": 4_000}));
+    let callers = Lifecycle::new();
+    let blocks = callers.spawn("caller", blocks);
+    let open = |expected: &str| {
+        wait_for(expected, LONG, || (fleet.redis.ask("ZCARD weir:{default}:open") == expected).then_some(()));
+    };
+    open(":1\r\n");
+    let submit = fleet.submit(20, 4, |_| json!({"integration": "synthetic", "input": {"do": "noop"}}));
+    let answers = fleet::Answers::of(submit, LONG);
+    assert_eq!(answers.ok.len(), 20, "{:?}", answers.others);
+    blocks.await.expect("it was not aborted").expect("it did not panic").expect("an outcome");
+    open(":2\r\n");
+    fleet.stop();
+}
+
+const CONFIGURATION: &str = r#"
+log.format = "json"
+
+[settings]
+max_parallelism = 60
+
+[worker]
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+
+[integrations.blocker]
+kind = "synthetic"
+
+[integrations.other]
+kind = "synthetic"
+
+[overload]
+hold = "500ms"
+"#;

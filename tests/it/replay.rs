@@ -1,0 +1,498 @@
+//! `weir payload replay`: what a worker has stored is run again, when the bank and the secrets are gone.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weir::client::{Client, Submission};
+use weir::config;
+use weir::integration::transport::Request;
+use weir::integration::{Context, Error, Integration, Integrations};
+use weir::lifecycle::Lifecycle;
+use weir::payload;
+use weir::registry::memory::MemoryRegistry;
+use weir::replay::{Change, Replay};
+use weir::sandbox::{Behaviour, Errors, Latency, Oversized, Sandbox};
+use weir::task::{Json, Outcome};
+use weir::telemetry::Telemetry;
+use weir::telemetry::logs::Level;
+use weir::worker::{Parts, Worker};
+
+use crate::cli::{run, stderr, stdout, weir};
+use crate::support::house::{LONG, submission};
+
+/// A bank, and a worker that pulls from it with a configuration that lies in a file.
+struct Production {
+    sandbox: Sandbox,
+    upstream: Lifecycle,
+    worker: Worker,
+    client: Client,
+    directory: TempDir,
+    integrations: String,
+}
+
+/// What is left when bank, worker and secrets are gone: the payloads, and the configuration.
+struct Desk {
+    directory: TempDir,
+    payloads: BTreeMap<String, PathBuf>,
+    integrations: String,
+}
+
+const WORKER: &str = r#"
+[worker]
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+[payloads]
+store = "directory"
+"#;
+
+/// All accounts of a customer and all pages of each, two accounts at a time; an access token from the bank's endpoint.
+const PULL: &str = r#"
+[integrations.pull]
+kind = "http"
+base_url = "BANK"
+auth = { kind = "oauth2", token_url = "BANK/oauth/token", client_id = "weir", client_secret = { file = "DIR/secret" } }
+steps = [
+    { name = "accounts", path = "/accounts", query = { customer = "{{ input.customer }}" } },
+    { name = "pages", for_each = "{{ steps.accounts.accounts }}", parallel = 2, path = "/accounts/{{ item.id }}/transactions", query = { limit = 7, pagination = "cursor" }, pagination = { kind = "cursor", items = "{{ body.transactions }}", next = "{{ body.next_cursor }}", parameter = "cursor" }, value = { id = "{{ item.id }}", count = "{{ body | length }}", first = "{{ body[0].amount }}" } },
+]
+"#;
+
+/// One request; each client is a bank of its own.
+fn asking(client: &str, more: &str) -> String {
+    format!(
+        r#"
+        [integrations.{client}]
+        kind = "http"
+        base_url = "BANK"
+        auth = {{ kind = "api_key", header = "x-api-key", key = {{ file = "DIR/{client}.key" }} }}
+        request_timeout = "300ms"
+        max_response_bytes = 100000
+        retries = {{ attempts = 2, first_pause = "1ms", max_pause = "1ms" }}
+        {more}
+        "#
+    )
+}
+
+const ACCOUNTS: &str =
+    r#"steps = [{ name = "accounts", path = "/accounts", query = { customer = "{{ input.customer }}" } }]"#;
+
+impl Production {
+    async fn start(integrations: &str, own: Integrations) -> Self {
+        let (upstream, directory) = (Lifecycle::new(), tempfile::tempdir().expect("a directory"));
+        let latency = Latency::Fixed(Duration::from_millis(1));
+        let bank = weir::sandbox::Config { listen: ([127, 0, 0, 1], 0).into(), latency, ..Default::default() };
+        let sandbox = Sandbox::start(bank, &upstream).await.expect("a bank");
+        let root = directory.path().to_str().expect("a path");
+        let text = integrations.replace("BANK", &format!("http://{}", sandbox.local_addr)).replace("DIR", root);
+        let config = config::from_text(&format!("{text}\n{WORKER}"));
+        for name in text.lines().filter_map(|line| line.trim().strip_prefix("[integrations.")) {
+            let client = name.trim_end_matches(']');
+            std::fs::write(directory.path().join(format!("{client}.key")), format!("sandbox.{client}"))
+                .expect("written");
+        }
+        std::fs::write(directory.path().join("secret"), "CANARY-secret").expect("written");
+        let config = config.expect("a configuration");
+        let telemetry = Telemetry::new().expect("a recorder");
+        let mut payloads = config.payloads;
+        payloads.directory.path = directory.path().join("payloads");
+        let configured = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");
+        let parts = Parts {
+            integrations: configured.merge(own).expect("other names"),
+            registry: Arc::new(MemoryRegistry::new()),
+            store: payload::store::open(&payloads).await.expect("valid settings"),
+            payloads,
+            overload: weir::overload::Config::watch_only(),
+            settings: config.settings,
+            log_level: Level::fixed(),
+        };
+        let worker = Worker::start(config.worker, parts, telemetry).await.expect("a worker");
+        let client = Client::new(&format!("http://{}", worker.address())).expect("an address");
+        Production { sandbox, upstream, worker, client, directory, integrations: text }
+    }
+
+    fn misbehave(&self, client: &str, behaviour: Behaviour) {
+        self.sandbox.set_client_behaviour(client, behaviour).expect("a behaviour");
+    }
+
+    async fn run(&self, integration: &str, id: &str, input: Value) -> Outcome {
+        self.client.submit(&submission(id, integration, input)).await.expect("an outcome")
+    }
+
+    /// Stops the worker and takes the secrets away; the bank goes on.
+    async fn close(self) -> (Desk, Sandbox, Lifecycle) {
+        let ended = self.worker.drain().await;
+        assert!(ended.payloads.expect("they are kept").balanced());
+        let mut payloads = BTreeMap::new();
+        collect(&self.directory.path().join("payloads"), &mut payloads);
+        for entry in std::fs::read_dir(self.directory.path()).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+        let desk = Desk { directory: self.directory, payloads, integrations: self.integrations };
+        (desk, self.sandbox, self.upstream)
+    }
+
+    /// Stops all of it.
+    async fn end(self) -> Desk {
+        let (desk, _, upstream) = self.close().await;
+        upstream.stop(LONG).await.expect("the bank ends");
+        desk
+    }
+}
+
+fn collect(folder: &Path, found: &mut BTreeMap<String, PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else {
+            let name = path.file_name().expect("a name").to_str().expect("text");
+            found.insert(name.split('.').next().expect("an id").to_owned(), path);
+        }
+    }
+}
+
+impl Desk {
+    /// Runs `weir payload replay` with these integrations: its exit code, what it prints, and its errors.
+    async fn replay_with(&self, integrations: &str, id: &str, flags: &[&str]) -> (Option<i32>, String, String) {
+        let file = self.directory.path().join("replay.toml");
+        std::fs::write(&file, integrations).expect("written");
+        let output =
+            run(weir().arg("-c").arg(&file).args(["payload", "replay"]).arg(&self.payloads[id]).args(flags), "").await;
+        (output.status.code(), stdout(&output), stderr(&output))
+    }
+
+    async fn replay(&self, id: &str, flags: &[&str]) -> (Option<i32>, String, String) {
+        self.replay_with(&self.integrations, id, flags).await
+    }
+
+    /// Replays a task whose outcome and requests must be the same; returns the comparison.
+    async fn assert_same(&self, id: &str) -> Value {
+        let (code, out, errors) = self.replay(id, &["--json"]).await;
+        let replayed: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{id}: {out}{errors}"));
+        assert_eq!((code, &replayed["same"]), (Some(0), &json!(true)), "{id}: {replayed:#}");
+        assert_eq!(replayed["then"]["result"], replayed["now"]["result"], "{id}");
+        for request in replayed["requests"].as_array().expect("a list") {
+            assert_eq!(request["change"], "same", "{id}: {replayed:#}");
+        }
+        replayed
+    }
+
+    /// Changes a payload's document.
+    fn edit(&self, id: &str, change: impl FnOnce(&mut Value)) {
+        let path = &self.payloads[id];
+        let text = payload::decode(&std::fs::read(path).expect("readable"), Default::default()).expect("a payload");
+        let mut document: Value = serde_json::from_str(&text).expect("JSON");
+        change(&mut document);
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(document.to_string().as_bytes()).expect("into memory");
+        std::fs::write(path, encoder.finish().expect("into memory")).expect("written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_loops_and_a_token_replay_to_the_same_output_without_bank_and_secret() {
+    let production = Production::start(PULL, Integrations::new()).await;
+    for id in ["first", "second"] {
+        production.run("pull", id, json!({ "customer": "c1" })).await.result.expect("an output");
+    }
+    let desk = production.end().await;
+    let first = desk.assert_same("first").await;
+    let requests = first["requests"].as_array().expect("a list");
+    assert!(requests.len() > 6, "{first:#}");
+    assert_eq!((&requests[0]["method"], &requests[0]["then"]), (&json!("POST"), &json!({ "status": 200 })));
+    // The first task's token served this one: no request for one is in its recording.
+    let second = desk.assert_same("second").await;
+    assert_eq!(second["requests"].as_array().expect("a list").len(), requests.len() - 1, "{second:#}");
+
+    let (code, text, _) = desk.replay("first", &[]).await;
+    let says =
+        ["task first of pull", "then  ok after ", "now   the same, after ", "all alike", "    POST /oauth/token"];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    assert_eq!(code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_replays_to_the_same_failure() {
+    let clients = ["errors", "resets", "truncated", "oversized", "hangs", "consent", "slow"];
+    let integrations: String = clients.map(|client| asking(client, ACCOUNTS)).concat();
+    let production = Production::start(&integrations, Integrations::new()).await;
+    let all = Behaviour::default();
+    for (client, behaviour) in [
+        ("errors", Behaviour { errors: Some(Errors { share: 1.0, status: 503 }), ..all }),
+        ("resets", Behaviour { resets: Some(1.0), ..all }),
+        ("truncated", Behaviour { truncated: Some(1.0), ..all }),
+        ("oversized", Behaviour { oversized: Some(Oversized { share: 1.0, bytes: 1 << 20 }), ..all }),
+        ("hangs", Behaviour { hangs: Some(1.0), ..all }),
+        ("slow", Behaviour { latency: Some(Latency::Fixed(LONG)), ..all }),
+    ] {
+        production.misbehave(client, behaviour);
+    }
+    let mut expected = BTreeMap::new();
+    for client in &clients[..6] {
+        let customer = if *client == "consent" { "expired-c1" } else { "c1" };
+        let outcome = production.run(client, client, json!({ "customer": customer })).await;
+        expected.insert(*client, outcome.result.expect_err(client));
+    }
+    let timeout = Duration::from_millis(100);
+    let slow = Submission { timeout, ..submission("slow", "slow", json!({ "customer": "c1" })) };
+    let outcome = production.client.submit(&slow).await.expect("an outcome");
+    expected.insert("slow", outcome.result.expect_err("too slow"));
+    let desk = production.end().await;
+    for (client, failure) in expected {
+        let replayed = desk.assert_same(client).await;
+        let now = &replayed["now"]["result"]["failure"];
+        assert_eq!((&now["code"], &now["message"]), (&json!(failure.code.as_str()), &json!(failure.message)));
+        let attempts = replayed["requests"].as_array().expect("a list").len();
+        let twice = ["errors", "resets", "truncated", "hangs"].contains(&client);
+        assert_eq!(attempts, if twice { 2 } else { 1 }, "{replayed:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_that_fail_at_the_same_time_the_first_is_the_first() {
+    let steps =
+        r#"steps = [{ name = "each", for_each = "{{ input.ids }}", parallel = 4, path = "/accounts/{{ item }}" }]"#;
+    let production = Production::start(&asking("race", steps), Integrations::new()).await;
+    let ids: Vec<String> = (0..4).map(|id| format!("nobody-{id}")).collect();
+    for task in 0..5 {
+        let outcome = production.run("race", &format!("t{task}"), json!({ "ids": ids })).await;
+        assert!(outcome.result.expect_err("no such account").message.contains("status 404"));
+    }
+    let desk = production.end().await;
+    for task in 0..5 {
+        let (code, out, errors) = desk.replay(&format!("t{task}"), &["--json"]).await;
+        let replayed: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{errors}"));
+        assert_eq!((code, &replayed["same"]), (Some(0), &json!(true)), "{replayed:#}");
+        // How many of the others were asked before the first answer is chance.
+        for request in replayed["requests"].as_array().expect("a list") {
+            let is_given_up = [&request["then"], &request["now"]].iter().any(|said| said["error"] == "cancelled");
+            assert!(request["change"] == "same" || is_given_up, "{replayed:#}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn card_numbers_in_urls_and_bodies_are_placeholders_on_both_sides() {
+    const CARDS: [&str; 2] = ["4929123412341232", "4111 1111 1111 1111"];
+    let steps = r#"steps = [
+        { name = "owner", path = "/accounts", query = { customer = "{{ input.cards[0] }}" } },
+        { name = "each", for_each = "{{ input.cards }}", parallel = 2, path = "/accounts", query = { customer = "{{ item }}", note = "card {{ item }}" }, value = { card = "{{ item }}" } },
+        { name = "order", method = "POST", path = "/cards/{{ input.cards[1] }}", body = { card = "{{ input.cards[0] }}", pin = "{{ input.pin }}" } },
+    ]"#;
+    let production = Production::start(&asking("cards", steps), Integrations::new()).await;
+    let input = json!({ "cards": CARDS, "pin": "1234" });
+    let failure = production.run("cards", "cards", input).await.result.expect_err("the bank takes no orders");
+    assert!(failure.message.contains("status 404"), "{failure}");
+    let desk = production.end().await;
+    let replayed = desk.assert_same("cards").await;
+    let text = replayed.to_string();
+    for secret in CARDS.into_iter().chain(["1234", "4111"]) {
+        assert!(!text.contains(secret), "{secret} is in {replayed:#}");
+    }
+    assert!(text.contains("/cards/[card-") && text.contains("&note=[redacted-"), "{replayed:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_configuration_shows_in_the_outcome_and_in_the_requests() {
+    let production = Production::start(PULL, Integrations::new()).await;
+    production.run("pull", "t", json!({ "customer": "c1" })).await.result.expect("an output");
+    let desk = production.end().await;
+
+    // Another output from the same answers.
+    let other = desk.integrations.replace("{{ body | length }}", "{{ body | length + 1 }}");
+    let (code, text, _) = desk.replay_with(&other, "t", &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    let says = ["what is different, then → now", "  output[0].count  ", "all alike"];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    let (_, out, _) = desk.replay_with(&other, "t", &["--json"]).await;
+    let replayed: Value = serde_json::from_str(&out).expect("JSON");
+    let difference = &replayed["differences"][0];
+    let count = |side: &str| difference[side].as_str().expect("a number").parse::<u64>().expect("a number");
+    assert_eq!((&difference["path"], count("now")), (&json!("output[0].count"), count("then") + 1), "{replayed:#}");
+
+    // Another request, for which there is no answer.
+    let other = desk.integrations.replace("limit = 7", "limit = 8");
+    let (code, text, _) = desk.replay_with(&other, "t", &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    let says = [
+        "now   integration_error (remedy none)",
+        ": the recording has GET /accounts/",
+        "not ?limit=8&pagination=[redacted-",
+        "+ GET /accounts/",
+        "not in the recording",
+        "- GET /accounts/",
+        "(- then only, + now only)",
+    ];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    // The nearest there is serves on request, and that is told.
+    let (_, text, _) = desk.replay_with(&other, "t", &["--nearest"]).await;
+    assert!(text.contains("was answered with what was recorded for GET /accounts/"), "{text}");
+
+    // Another host is the same bank.
+    let bank = desk.integrations.split('"').find(|part| part.starts_with("http://")).expect("a URL").to_owned();
+    let other = desk.integrations.replace(&bank, "https://bank.example");
+    let (code, text, _) = desk.replay_with(&other, "t", &[]).await;
+    let says = ["note: https://bank.example is asked here, and was http://127.0.0.1:", "all alike"];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    assert_eq!(code, Some(0));
+
+    // No integration of that name, and one that is wrong.
+    let (code, _, errors) = desk.replay_with("", "t", &[]).await;
+    assert!(code == Some(2) && errors.contains("the payload is one of pull, which is not configured"), "{errors}");
+    let other = desk.integrations.replace("for_each = \"{{ steps.accounts", "for_each = \"{{ steps.nothing");
+    let (code, _, errors) = desk.replay_with(&other, "t", &[]).await;
+    assert!(code == Some(2) && errors.contains("integrations.pull.steps[1]"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_asks_the_bank_with_the_configured_credentials() {
+    let production = Production::start(&asking("live", ACCOUNTS), Integrations::new()).await;
+    production.misbehave("live", Behaviour { errors: Some(Errors { share: 1.0, status: 500 }), ..Default::default() });
+    production.run("live", "t", json!({ "customer": "c1" })).await.result.expect_err("a bad day");
+    production.misbehave("live", Behaviour { errors: Some(Errors { share: 0.0, status: 500 }), ..Default::default() });
+    let (desk, sandbox, upstream) = production.close().await;
+
+    let (code, _, errors) = desk.replay("t", &["--live"]).await;
+    assert!(code == Some(2) && errors.contains("integrations.live.auth.key.file"), "a secret is needed: {errors}");
+    std::fs::write(desk.directory.path().join("live.key"), "sandbox.live").expect("written");
+    let before = sandbox.stats().clients["live"].total;
+    desk.assert_same("t").await;
+    assert_eq!(sandbox.stats().clients["live"].total, before, "a replay asks nobody");
+
+    let here = format!("http://{}", sandbox.local_addr);
+    let elsewhere = desk.integrations.replace(&here, "http://127.0.0.1:9");
+    let (code, text, errors) = desk.replay_with(&elsewhere, "t", &["--live", &here]).await;
+    assert_eq!(code, Some(1), "{text}{errors}");
+    for part in
+        ["now   ok after", "~ GET /accounts?customer=[redacted-1]", "500 → 200", "- GET /accounts", "(~ changed"]
+    {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert_eq!(sandbox.stats().clients["live"].total, before + 1);
+    let (code, _, errors) = desk.replay("t", &["--live", "bank"]).await;
+    assert!(code == Some(2) && errors.contains("--live bank: this is no http URL"), "{errors}");
+    upstream.stop(LONG).await.expect("the bank ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_recording_does_not_have_is_said() {
+    let more = format!("{ACCOUNTS}\n[worker.environment.recorder]\nmax_body_bytes = 100");
+    let text = asking("cut", &more);
+    // The table of the worker is opened by the recorder's; the rest of it follows.
+    let production = Production::start(&text, Integrations::new()).await;
+    for id in ["cut", "bare", "older"] {
+        production.run("cut", id, json!({ "customer": "c1" })).await.result.expect("an output");
+    }
+    let desk = production.end().await;
+    let (code, text, _) = desk.replay("cut", &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    let says =
+        ["note: GET /accounts?customer=", "the recording has the first ", "answered with a body that is not JSON"];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+
+    desk.edit("bare", |document| document["_redaction"] = json!("only metadata was kept: for a test"));
+    let (code, out, errors) = desk.replay("bare", &[]).await;
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(errors.contains("there is nothing to replay: only metadata was kept: for a test"), "{errors}");
+
+    desk.edit("older", |document| {
+        document["transcript"]["log"]["entries"] = json!([]);
+        document["transcript"]["log"]["_exchangesLeftOut"] = json!(3);
+    });
+    let (code, text, _) = desk.replay("older", &[]).await;
+    assert!(code == Some(1) && text.contains("3 exchanges of the run had no room in the recording"), "{text}");
+    assert!(text.contains("the recording has no request, and so not GET /accounts?customer="), "{text}");
+}
+
+/// Reads accounts and their transactions side by side, as a team's own code does.
+struct Own {
+    bank: String,
+}
+
+#[async_trait]
+impl Integration for Own {
+    async fn run(&self, context: &Context) -> Result<Json, Error> {
+        let input: Value = context.input()?;
+        let token = "sandbox.own";
+        context.secret(token);
+        let get = async |path: String| -> Result<Value, Error> {
+            let request =
+                Request::get(format!("{}{path}", self.bank)).header("authorization", format!("Bearer {token}"));
+            let answer = context.http().send(request).await?;
+            let read = move || serde_json::from_slice(&answer.body).map_err(|_| Error::permanent("no JSON"));
+            context.blocking(read).await?
+        };
+        let accounts = get(format!("/accounts?customer={}", input["customer"].as_str().unwrap_or_default())).await?;
+        let ids: Vec<String> = accounts["accounts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|account| account["id"].as_str().map(str::to_owned))
+            .collect();
+        let all = ids.iter().map(|id| get(format!("/accounts/{id}/transactions")));
+        let counts: Vec<usize> = futures_util::future::try_join_all(all)
+            .await?
+            .iter()
+            .map(|page| page["transactions"].as_array().map_or(0, Vec::len))
+            .collect();
+        if input["fail"] == true {
+            return Err(Error::user_action(format!("{counts:?} transactions, and no consent")));
+        }
+        Json::of(&counts).map_err(|error| Error::permanent(error.to_string()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_teams_own_test_replays_a_stored_payload() {
+    let upstream = Lifecycle::new();
+    let bank = weir::sandbox::Config { listen: ([127, 0, 0, 1], 0).into(), ..Default::default() };
+    let sandbox = Sandbox::start(bank, &upstream).await.expect("a bank");
+    let own = || Own { bank: format!("http://{}", sandbox.local_addr) };
+    let name = "own".parse().expect("a name");
+    let production = Production::start("", Integrations::new().with(name, own())).await;
+    production.run("own", "fine", json!({ "customer": "c1" })).await.result.expect("an output");
+    production.run("own", "fails", json!({ "customer": "c1", "fail": true })).await.result.expect_err("on purpose");
+    let desk = production.end().await;
+    upstream.stop(LONG).await.expect("the bank ends");
+
+    for id in ["fine", "fails"] {
+        let replay = Replay::from_file(&desk.payloads[id]).expect("a payload");
+        let replayed = replay.run(own()).await.expect("it runs");
+        assert!(replayed.is_same() && replayed.requests.len() > 1, "{replayed}");
+        assert!(replayed.requests.iter().all(|request| request.change == Change::Same), "{replayed}");
+    }
+    // Mended code: the same requests, and another outcome.
+    let replay = Replay::from_file(&desk.payloads["fails"]).expect("a payload");
+    let input = Json::of(&json!({ "customer": "c1" })).expect("JSON");
+    let replayed = replay.with_input(input).run(own()).await.expect("it runs");
+    assert!(!replayed.is_same() && replayed.now.outcome.result.is_ok(), "{replayed}");
+    assert!(replayed.to_string().contains("then  integration_error (remedy user_action) after "), "{replayed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_replayed_live_alone() {
+    let script = r#"echo '{"type":"ready","protocol":1}'; while read -r line; do run=${line#*\"run\":\"}; run=${run%%\"*}; echo "{\"type\":\"outcome\",\"run\":\"$run\",\"output\":7}"; done"#;
+    let text =
+        format!("[integrations.program]\nkind = \"exec\"\nprocesses = 1\ncommand = [\"sh\", \"-c\", '''{script}''']\n");
+    let production = Production::start(&text, Integrations::new()).await;
+    production.run("program", "t", json!({})).await.result.expect("an output");
+    let desk = production.end().await;
+    let (code, out, errors) = desk.replay("t", &[]).await;
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(errors.contains("speaks to the network itself") && errors.contains("--live"), "{errors}");
+    let (code, text, errors) = desk.replay("t", &["--live"]).await;
+    assert!(code == Some(0) && text.contains("no requests, then or now"), "{text}{errors}");
+    let (code, _, errors) = desk.replay("t", &["--live", "http://127.0.0.1:9"]).await;
+    assert!(code == Some(2) && errors.contains("has no base URL"), "{errors}");
+}
