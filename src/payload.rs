@@ -260,8 +260,9 @@ impl Payloads {
         self.inner.as_ref().map(|inner| inner.queue.ledger()).unwrap_or_default()
     }
 
-    /// Waits until nothing is pending. Where there is a spool, what is not uploaded in the first half of the time goes
-    /// there in the second. At the deadline, counts the rest as lost. Takes nothing more from then on.
+    /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is not
+    /// uploaded in the first half of the time goes there in the second. At the deadline, counts the rest as lost. Takes
+    /// nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
         let Some(inner) = self.inner.as_deref() else { return Ledger::default() };
         let Inner { queue, uploader, .. } = inner;
