@@ -47,7 +47,7 @@ use self::feed::Feed;
 pub use self::key::Key;
 pub use self::ledger::{Ledger, Reason};
 use self::metrics::Metrics;
-use self::queue::Queue;
+use self::queue::{Crew, Queue};
 pub use self::record::{Record, Redacted};
 pub use self::recorded::{Recorded, RecordedExchange};
 use self::sample::Sampler;
@@ -55,7 +55,7 @@ pub use self::sample::Value;
 use self::spool::Spool;
 pub use self::store::{Listed, Object, Page, Store, StoreError, Stored};
 use self::upload::{Offered, PayloadQueue, Uploader};
-use self::work::EncoderThread;
+use self::work::Encoders;
 use crate::lifecycle::Lifecycle;
 use crate::task::{IntegrationName, Outcome};
 use crate::telemetry::Telemetry;
@@ -198,6 +198,8 @@ struct Inner {
     sampler: Sampler,
     queue: Arc<PayloadQueue>,
     uploader: Arc<Uploader>,
+    encoders: Arc<Encoders>,
+    lifecycle: Lifecycle,
 }
 
 impl Payloads {
@@ -223,19 +225,18 @@ impl Payloads {
         let feed = Feed { uploader: uploader.clone(), lifecycle: lifecycle.clone() };
         lifecycle.spawn("payload feed", feed.run(lifecycle.token()));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        for _ in 0..config.encoder_threads.min(cores) {
-            let thread = EncoderThread {
-                uploader: uploader.clone(),
-                redactor: redactor.clone(),
-                prefix: config.prefix.clone(),
-                encoding: config.encoding(),
-                lag: lag.clone(),
-                runtime: Handle::current(),
-            };
-            lifecycle.thread("payload encoder", move |_token| thread.run())?;
-        }
-        let sampler = Sampler::new(config.slow_quantile);
-        Ok(Payloads { inner: Some(Arc::new(Inner { sampler, queue, uploader })) })
+        let encoders = Arc::new(Encoders {
+            uploader: uploader.clone(),
+            redactor,
+            prefix: config.prefix.clone(),
+            encoding: config.encoding(),
+            lag,
+            runtime: Handle::current(),
+            threads: config.encoder_threads.min(cores),
+        });
+        encoders.start(Crew::Background, lifecycle)?;
+        let (sampler, lifecycle) = (Sampler::new(config.slow_quantile), lifecycle.clone());
+        Ok(Payloads { inner: Some(Arc::new(Inner { sampler, queue, uploader, encoders, lifecycle })) })
     }
 
     /// Takes records and forgets them, uncounted: what is not to be kept is not offered.
@@ -261,12 +262,15 @@ impl Payloads {
         self.inner.as_ref().map(|inner| inner.queue.ledger()).unwrap_or_default()
     }
 
-    /// Waits until nothing is pending. Where there is a spool, what is not uploaded in the first half of the time goes
-    /// there in the second. At the deadline, counts the rest as lost. Takes nothing more from then on.
+    /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is not
+    /// uploaded in the first half of the time goes there in the second. At the deadline, counts the rest as lost. Takes
+    /// nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
-        let Some(Inner { queue, uploader, .. }) = self.inner.as_deref() else { return Ledger::default() };
+        let Some(inner) = self.inner.as_deref() else { return Ledger::default() };
+        let Inner { queue, uploader, .. } = inner;
         let ends = async |within| tokio::time::timeout(within, queue.close_when_idle()).await.is_ok();
         queue.drain();
+        inner.relieve_encoders();
         let is_done = match &uploader.spool {
             None => ends(within).await,
             Some(_) => {
@@ -285,6 +289,19 @@ impl Payloads {
         }
         uploader.close_spool();
         queue.ledger()
+    }
+}
+
+impl Inner {
+    /// Encodes what waits at the normal priority from now on, if anything does.
+    fn relieve_encoders(&self) {
+        if self.queue.ledger().pending == 0 {
+            return;
+        }
+        match self.encoders.start(Crew::Flush, &self.lifecycle) {
+            Ok(()) => self.queue.relieve(),
+            Err(error) => tracing::warn!("the flush goes on with encoders of low priority: {error}"),
+        }
     }
 }
 

@@ -39,6 +39,15 @@ pub(super) struct Limits {
     pub uploads: usize,
 }
 
+/// Whose turn it is to encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crew {
+    /// Those that work beside the tasks, until others relieve them.
+    Background,
+    /// Those that relieve them when the tasks have ended.
+    Flush,
+}
+
 /// What an encoded payload is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -77,13 +86,16 @@ impl<T> Queue<T> {
         drop(refused);
     }
 
-    /// Waits for an item; none once the queue is closed. For encoder threads, which look for work by themselves: nobody
-    /// wakes them for it.
-    pub fn next(self: &Arc<Self>) -> Option<(T, Pending<T>)> {
+    /// Waits for an item; none once the queue is closed, or another crew has taken over. For encoder threads, which look
+    /// for work by themselves: nobody wakes them for it.
+    pub fn next(self: &Arc<Self>, crew: Crew) -> Option<(T, Pending<T>)> {
         let mut state = self.state.lock();
         let mut looks = 0;
         loop {
             free_discarded(&mut state);
+            if state.relieved && crew == Crew::Background {
+                return None;
+            }
             if let Some((item, bytes)) = state.next() {
                 return Some((item, Pending::new(self, bytes, Origin::Fresh)));
             }
@@ -156,6 +168,12 @@ impl<T> Queue<T> {
     /// From now on nothing comes out of the spool, and encoders do not pause.
     pub fn drain(&self) {
         self.state.lock().draining = true;
+        self.wake_all();
+    }
+
+    /// From now on only the flush's crew encodes.
+    pub fn relieve(&self) {
+        self.state.lock().relieved = true;
         self.wake_all();
     }
 
@@ -322,7 +340,7 @@ mod tests {
     fn what_is_taken_out_counts_until_it_is_settled() {
         let queue = Queue::new(LIMITS);
         queue.offer("first", 90, Value::Ordinary);
-        let (_, mut pending) = queue.next().expect("one waits");
+        let (_, mut pending) = queue.next(Crew::Background).expect("one waits");
         queue.offer("second", 20, Value::Ordinary);
         assert_eq!(queue.ledger().dropped(Reason::QueueBytes), 1);
         assert!(pending.resize(10, Value::Ordinary));
@@ -336,7 +354,7 @@ mod tests {
     fn an_item_let_go_of_is_counted_as_lost() {
         let queue = Queue::new(LIMITS);
         queue.offer("it", 1, Value::Ordinary);
-        drop(queue.next());
+        drop(queue.next(Crew::Background));
         assert_eq!(queue.ledger().dropped(Reason::Shutdown), 1);
         assert!(queue.ledger().balanced());
     }
@@ -347,13 +365,13 @@ mod tests {
         for _ in 0..3 {
             queue.offer("it", 1, Value::Ordinary);
         }
-        let (_, pending) = queue.next().expect("one waits");
+        let (_, pending) = queue.next(Crew::Background).expect("one waits");
         queue.abandon();
         pending.end(End::Stored);
         queue.offer("late", 1, Value::Failure);
         let ledger = queue.ledger();
         assert_eq!((ledger.stored, ledger.pending, ledger.dropped(Reason::Shutdown)), (0, 0, 4));
-        assert!(queue.next().is_none());
+        assert!(queue.next(Crew::Background).is_none());
     }
 
     #[test]
@@ -362,7 +380,7 @@ mod tests {
         let (encoder, taken) = (queue.clone(), Arc::new(Mutex::new(0)));
         let count = taken.clone();
         let work = move |_| {
-            while let Some((_, pending)) = encoder.next() {
+            while let Some((_, pending)) = encoder.next(Crew::Background) {
                 pending.end(End::Stored);
                 *count.lock() += 1;
             }
@@ -384,6 +402,17 @@ mod tests {
     }
 
     #[test]
+    fn once_relieved_only_the_other_crew_gets_work() {
+        let queue = Queue::new(LIMITS);
+        queue.offer("it", 1, Value::Ordinary);
+        queue.relieve();
+        assert!(queue.next(Crew::Background).is_none());
+        queue.next(Crew::Flush).expect("one waits").1.end(End::Stored);
+        queue.abandon();
+        assert!(queue.next(Crew::Flush).is_none());
+    }
+
+    #[test]
     fn an_encoder_looks_often_for_a_second_and_then_now_and_then() {
         let often: Duration = (0..LOOKS_IN_A_SECOND).map(pause_before_look).sum();
         assert_eq!(often, Duration::from_secs(1));
@@ -397,7 +426,7 @@ mod tests {
         for _ in 0..3 {
             queue.offer("it", 1, Value::Ordinary);
         }
-        let mut out: Vec<_> = (0..3).map(|_| queue.next().expect("one waits").1).collect();
+        let mut out: Vec<_> = (0..3).map(|_| queue.next(Crew::Background).expect("one waits").1).collect();
         assert_eq!(out[0].wait_for_slot(true), Next::Upload);
         assert_eq!(out[1].wait_for_slot(true), Next::Spool);
         out.remove(0).end(End::Stored);
@@ -416,7 +445,7 @@ mod tests {
         let unspooling = tokio::time::timeout(Duration::from_millis(20), queue.unspool(10));
         assert!(unspooling.await.is_err(), "there is no room");
         assert_eq!(queue.slots(), (0, 0), "whoever has given up does not wait");
-        queue.next().expect("one waits").1.end(End::Stored);
+        queue.next(Crew::Background).expect("one waits").1.end(End::Stored);
         let pending = queue.unspool(10).await.expect("there is room");
         assert_eq!((queue.ledger().spooled, queue.ledger().pending, queue.slots()), (1, 1, (1, 0)));
         drop(pending);

@@ -1,9 +1,11 @@
 //! An encoder thread: takes payloads out of the queue, redacts and encodes them, and sees them off.
 //!
 //! Encoders run at a low priority and step aside while the runtime lags, so that they get the processor when the tasks
-//! leave some. An encoded payload waits for its upload slot *here*, and its encoder meanwhile takes no further one: what
+//! leave some. At a flush the tasks have ended and the time is short: as many encoders at the normal priority relieve
+//! them, for a thread cannot raise its own, and on a busy machine a low one would hardly get the processor at all. An encoded payload waits for its upload slot *here*, and its encoder meanwhile takes no further one: what
 //! a slow store cannot take stays in the queue's bounds.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,11 +18,12 @@ use super::encoding::{Encoding, metadata};
 use super::key::key;
 use super::ledger::Reason;
 use super::pace::Pace;
-use super::queue::Next;
+use super::queue::{Crew, Next};
 use super::record::SCHEMA;
 use super::redact::Redactor;
 use super::store::Object;
 use super::upload::{Offered, PendingPayload, Uploader};
+use crate::lifecycle::Lifecycle;
 
 /// How much an encoder thread steps back behind the tasks' threads (0 not at all, 19 most).
 const NICENESS: i32 = 10;
@@ -28,14 +31,16 @@ const NICENESS: i32 = 10;
 /// A wait for a slot that is worth a warning.
 const LONG_WAIT: Duration = Duration::from_millis(100);
 
-/// One encoder thread's work.
-pub(super) struct EncoderThread {
+/// What the encoder threads share.
+pub(super) struct Encoders {
     pub uploader: Arc<Uploader>,
     pub redactor: Arc<Redactor>,
     pub prefix: String,
     pub encoding: Encoding,
     pub lag: Lag,
     pub runtime: Handle,
+    /// How many threads a crew has.
+    pub threads: usize,
 }
 
 /// When an encoder was at work last, and what it may pause.
@@ -44,14 +49,24 @@ struct Shift {
     since: Instant,
 }
 
-impl EncoderThread {
-    /// Until the queue is closed.
-    pub fn run(self) {
-        lower_priority();
+impl Encoders {
+    /// Starts a crew. Its threads inherit the priority of the thread that calls this.
+    pub fn start(self: &Arc<Self>, crew: Crew, lifecycle: &Lifecycle) -> io::Result<()> {
+        (0..self.threads).try_for_each(|_| {
+            let encoders = self.clone();
+            lifecycle.thread("payload encoder", move |_token| encoders.run(crew))
+        })
+    }
+
+    /// Until the queue is closed, or another crew has taken over.
+    fn run(&self, crew: Crew) {
+        if crew == Crew::Background {
+            lower_priority();
+        }
         let _uploads_go_here = self.runtime.enter();
         let mut encoder = Encoder::new(self.encoding);
         let mut shift = Shift { pace: Pace::default(), since: Instant::now() };
-        while let Some((offered, pending)) = self.uploader.queue.next() {
+        while let Some((offered, pending)) = self.uploader.queue.next(crew) {
             shift.since = Instant::now();
             self.encode(*offered, pending, &mut encoder, &mut shift);
         }

@@ -58,7 +58,7 @@ fn a_worker_that_is_killed_at_any_time_loses_only_what_was_in_memory() {
     let mut s3 = None;
     // How far each life comes, in payloads spooled, or, where the store is there, stored.
     for (life, (is_there, most)) in
-        [(false, 1), (false, 150), (true, 30), (false, 280), (false, 40), (true, 200), (false, 90)]
+        [(false, 1), (false, 60), (true, 30), (false, 100), (false, 40), (true, 60), (false, 40)]
             .into_iter()
             .enumerate()
     {
@@ -68,7 +68,7 @@ fn a_worker_that_is_killed_at_any_time_loses_only_what_was_in_memory() {
         let left = site.spooled();
         let mut worker = site.worker();
         assert_eq!(worker.count("weir_payloads_recovered_total"), left, "life {life}");
-        let submit = site.submit(&worker, &format!("life{life}"), 300);
+        let submit = site.submit(&worker, &format!("life{life}"), 150);
         let (name, most) = match is_there {
             true => ("weir_payloads_stored_total", most),
             false => ("weir_payloads_spooled", left + most),
@@ -142,25 +142,25 @@ fn a_spool_that_cannot_be_written_for_a_while_costs_payloads_and_keeps_what_it_h
     let mut site = Site::new();
     let mut worker = site.worker();
     let watch = worker.watch();
-    assert_eq!(site.submit(&worker, "before", 30).exit_code(LONG), Some(0));
-    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 30).then_some(()));
+    assert_eq!(site.submit(&worker, "before", 10).exit_code(LONG), Some(0));
+    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 10).then_some(()));
     let (berth, aside) = (site.spool.join("berth-0"), site.spool.join("aside"));
     std::fs::rename(&berth, &aside).expect("moved");
     std::fs::write(&berth, "no directory").expect("written");
 
-    assert_eq!(site.submit(&worker, "meanwhile", 40).exit_code(LONG), Some(0), "tasks do not notice");
+    assert_eq!(site.submit(&worker, "meanwhile", 15).exit_code(LONG), Some(0), "tasks do not notice");
     let lost = || metric(&get(worker.admin, "/metrics"), "weir_payloads_dropped_total", "spool_disk") as usize;
-    wait_for("each of it is lost", LONG, || (lost() == 40).then_some(()));
+    wait_for("each of it is lost", LONG, || (lost() == 15).then_some(()));
     assert_eq!(worker.count("weir_payload_spool_writable"), 0);
 
     std::fs::remove_file(&berth).expect("removed");
     std::fs::rename(&aside, &berth).expect("moved back");
-    assert_eq!(site.submit(&worker, "after", 20).exit_code(LONG), Some(0));
-    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 50).then_some(()));
+    assert_eq!(site.submit(&worker, "after", 10).exit_code(LONG), Some(0));
+    wait_for("all of it is spooled", LONG, || (worker.count("weir_payloads_spooled") == 20).then_some(()));
     assert_eq!(worker.count("weir_payload_spool_writable"), 1);
     let mut s3 = site.s3();
     worker.until_delivered();
-    assert_eq!((site.stored(), watch.end().unbalanced), (50, vec![]));
+    assert_eq!((site.stored(), watch.end().unbalanced), (20, vec![]));
     worker.process.stop();
     s3.stop();
 }

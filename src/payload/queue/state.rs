@@ -44,6 +44,8 @@ pub(super) struct State<T> {
     pub slots: Slots,
     /// Nothing comes out of the spool any more, for the process is about to end.
     pub draining: bool,
+    /// The encoders of the background take nothing more: others encode what is left.
+    pub relieved: bool,
     /// What has not been uploaded goes to the spool, now.
     pub hurried: bool,
     pub closed: bool,
@@ -61,6 +63,7 @@ impl<T> State<T> {
             from_spool: 0,
             slots: Slots::new(limits.uploads),
             draining: false,
+            relieved: false,
             hurried: false,
             closed: false,
         }

@@ -45,6 +45,34 @@ async fn what_a_flush_cannot_store_is_delivered_by_the_next_life() {
     lifecycle.stop(LONG).await.expect("all of it ends");
 }
 
+/// Beside the tasks encoders hold back; at a stop nothing is left to hold back for, and payloads are lost at its deadline.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_flush_encodes_at_the_normal_priority() {
+    let priority = || rustix::process::getpriority_process(Some(rustix::thread::gettid())).expect("a priority");
+    let (flushing, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new([Vec::new(), Vec::new()])));
+    let (phase, priorities) = (flushing.clone(), seen.clone());
+    // Encoders ask for the lag while they encode.
+    let lag: Lag = Arc::new(move || {
+        priorities.lock()[phase.load(Ordering::SeqCst) as usize].push(priority());
+        Duration::from_secs(1)
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let (payloads, _telemetry, lifecycle) = start_under(with_spool(directory.path()), Faulty::new(|_| Deed::Fail), lag);
+    offer(&payloads, 0..200);
+    eventually("some are encoded", || payloads.ledger().spooled > 0).await;
+    assert!(payloads.ledger().pending > 100, "most still wait, for encoders pause");
+    flushing.store(1, Ordering::SeqCst);
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.spooled, ledger.pending, ledger.dropped_in_all()), (200, 0, 0), "{ledger}");
+    lifecycle.stop(LONG).await.expect("both crews end");
+    let [before, at_the_flush] = &*seen.lock();
+    let normal = priority();
+    assert!(normal >= 10 || before.iter().all(|priority| *priority == 10), "{before:?}");
+    let lowered = at_the_flush.iter().filter(|priority| **priority != normal).count();
+    assert!(lowered < 20 && at_the_flush.len() > 200, "only what was in hand: {lowered} of {}", at_the_flush.len());
+}
+
 #[tokio::test]
 async fn a_store_that_is_too_slow_is_relieved_by_the_spool() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -3,6 +3,7 @@
 //!
 //! They belong to the full lane (`tests/run --full`). Each prints its numbers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -221,53 +222,94 @@ fn a_stop_in_the_middle_of_an_outage() {
     }
 }
 
+/// How a life of the worker goes before it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// The store is away all the time: until so many more lie in the spool.
+    Away(usize),
+    /// It comes back when so many more lie in the spool: until so many are stored.
+    Back(usize, usize),
+    /// It is there all the time: until so many are stored, those that an earlier life has left among them.
+    There(usize),
+    /// It is away: until so many payloads have come in, wherever they then are.
+    Early(usize),
+}
+
 #[test]
 #[ignore = "twenty lives: the full lane, tests/run --full"]
 fn sudden_deaths_at_any_point() {
     const LIVES: usize = 20;
+    const TASKS: usize = 400;
     let mut site = Site::with_payloads("queue_items = 100");
-    site.start_s3();
-    let (mut random, mut frozen, mut dead) = (0x9e37_79b9_7f4a_7c15_u64, false, Vec::new());
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |most: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % most
+        1 + (random >> 33) as usize % most
     };
-    for life in 0..LIVES {
-        match next(3) {
-            0 if !frozen => site.signal_s3(Signal::STOP),
-            1 if frozen => site.signal_s3(Signal::CONT),
-            _ => {}
+    let (mut left, mut ever_spooled, mut deaths, mut in_spool) = (0, BTreeSet::new(), Vec::new(), 0);
+    for number in 0..LIVES {
+        let life = match number % 5 {
+            0 | 3 => Life::Away(next(40)),
+            1 => Life::Back(20 + next(20), next(15)),
+            2 => Life::There(next(15)),
+            _ => Life::Early(next(350)),
+        };
+        // A store that is away refuses, or hangs.
+        let hangs = number % 2 == 1;
+        let is_there = matches!(life, Life::There(_));
+        if hangs || is_there {
+            site.start_s3();
         }
-        frozen = site.is_s3_frozen();
-        let left = site.spooled();
+        if hangs && !is_there {
+            site.signal_s3(Signal::STOP);
+        }
         let mut worker = site.worker();
         let watch = worker.watch();
-        assert_eq!(worker.count("weir_payloads_recovered_total"), left, "life {life}");
-        let submit = site.submit(&worker, &format!("life{life}"), 400);
-        let point = 1 + next(350);
-        wait_for("it is in the middle of it", LONG, || {
-            (worker.count("weir_payloads_offered_total") >= point).then_some(())
-        });
+        let submit = site.submit(&worker, &format!("life{number}"), TASKS);
+        let until = |name: &str, least: usize| {
+            wait_for("it is in the middle of it", LONG, || (worker.count(name) >= least).then_some(()));
+        };
+        match life {
+            Life::Away(more) => until("weir_payloads_spooled", left + more),
+            Life::Back(more, stored) => {
+                until("weir_payloads_spooled", left + more);
+                if hangs {
+                    site.signal_s3(Signal::CONT)
+                } else {
+                    site.start_s3()
+                }
+                until("weir_payloads_stored_total", stored);
+            }
+            Life::There(stored) => until("weir_payloads_stored_total", stored),
+            Life::Early(offered) => until("weir_payloads_offered_total", offered),
+        }
         worker.process.signal(Signal::KILL);
         worker.process.exit_code(LONG);
         drop(submit);
         let seen = watch.end();
         assert!(seen.unbalanced.is_empty(), "{seen:?}");
-        dead.push((point, site.spooled()));
+        assert_eq!(seen.last.recovered, left, "life {number} finds all that the one before has left");
+        site.kill_s3_if_there();
+        ever_spooled.extend(site.spooled_tasks());
+        left = site.spooled();
+        in_spool += usize::from(left > 0);
+        deaths.push((life, left));
     }
-    if frozen {
-        site.signal_s3(Signal::CONT);
-    }
-    let left = site.spooled();
+    site.start_s3();
     let mut worker = site.worker();
     worker.until_delivered();
     let last = worker.stop();
-    let stored = site.stored();
+    let stored = site.stored_tasks();
     println!(
-        "{LIVES} sudden deaths, at (offered, then in the spool) {dead:?}; at the end {last:?}, in the store: {stored}"
+        "{LIVES} sudden deaths, each with what then lay in the spool: {deaths:?}; {in_spool} left something; at the \
+         end {last:?}, in the store: {}, of {} that ever were in the spool at a death",
+        stored.len(),
+        ever_spooled.len(),
     );
+    assert!(in_spool >= LIVES * 3 / 4, "the deaths come in the middle of it");
     assert_eq!((last.recovered, last.stored, last.dropped), (left, left, 0), "none is corrupt");
-    assert!(stored >= left && stored > LIVES && stored <= LIVES * 400, "{stored}");
+    let lost: Vec<_> = ever_spooled.difference(&stored).collect();
+    assert!(lost.is_empty() && stored.len() <= LIVES * TASKS, "what has been in the spool arrives: {lost:?}");
     let rest: Vec<_> = files(&site.spool).into_iter().filter(|path| !path.ends_with("lock")).collect();
     assert!(rest.is_empty(), "{rest:?}");
     site.stop_s3();

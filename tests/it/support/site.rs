@@ -20,10 +20,8 @@ kind = "synthetic"
 store = "s3"
 uploads = 8
 flush_within = "5s"
+spool.path = "$spool"
 $payloads
-
-[payloads.spool]
-path = "$spool"
 
 [payloads.s3]
 bucket = "weir"
@@ -45,13 +43,15 @@ pub struct Site {
     pub spool: PathBuf,
     address: String,
     lives: usize,
-    s3: Option<S3>,
+    /// The site's own S3 server.
+    s3: Option<Process>,
 }
 
-/// The site's own S3 server.
-struct S3 {
-    process: Process,
-    is_frozen: bool,
+/// Tasks for `weir submit`.
+pub struct Batch {
+    pub count: usize,
+    pub concurrency: usize,
+    pub transcript_bytes: usize,
 }
 
 pub struct Worker {
@@ -95,29 +95,29 @@ impl Site {
 
     /// Starts the site's own S3 server.
     pub fn start_s3(&mut self) {
-        self.s3 = Some(S3 { process: self.s3(), is_frozen: false });
+        self.s3 = Some(self.s3());
     }
 
     /// Connections are refused from now on.
     pub fn kill_s3(&mut self) {
         let mut s3 = self.s3.take().expect("it runs");
-        s3.process.signal(Signal::KILL);
-        s3.process.exit_code(LONG);
+        s3.signal(Signal::KILL);
+        s3.exit_code(LONG);
     }
 
     /// Freezes it with STOP, so that connections hang, and goes on with CONT.
     pub fn signal_s3(&mut self, signal: Signal) {
-        let s3 = self.s3.as_mut().expect("it runs");
-        s3.process.signal(signal);
-        s3.is_frozen = signal == Signal::STOP;
+        self.s3.as_ref().expect("it runs").signal(signal);
     }
 
-    pub fn is_s3_frozen(&self) -> bool {
-        self.s3.as_ref().is_some_and(|s3| s3.is_frozen)
+    pub fn kill_s3_if_there(&mut self) {
+        if self.s3.is_some() {
+            self.kill_s3();
+        }
     }
 
     pub fn stop_s3(&mut self) {
-        self.s3.take().expect("it runs").process.stop();
+        self.s3.take().expect("it runs").stop();
     }
 
     pub fn worker(&mut self) -> Worker {
@@ -131,19 +131,29 @@ impl Site {
         Worker { process, listen: text("listen"), admin: text("admin").parse().expect("an address") }
     }
 
-    /// Starts `weir submit` on so many tasks, each with a transcript of 20 KB.
+    /// Starts `weir submit` on so many tasks, 20 at a time, each with a transcript of 20 KB.
     pub fn submit(&self, worker: &Worker, prefix: &str, count: usize) -> Process {
-        let input = r#"{"do":"sleep","ms":5,"transcript_bytes":20000}"#;
+        self.submit_batch(worker, prefix, Batch { count, concurrency: 20, transcript_bytes: 20_000 })
+    }
+
+    pub fn submit_batch(&self, worker: &Worker, prefix: &str, batch: Batch) -> Process {
+        let Batch { count, concurrency, transcript_bytes } = batch;
+        let input = format!(r#"{{"do":"sleep","ms":5,"transcript_bytes":{transcript_bytes}}}"#);
         let line = |n| format!(r#"{{"id":"{prefix}-{n}","integration":"synthetic","input":{input}}}"#) + "\n";
         let tasks = format!("{prefix}.jsonl");
         std::fs::write(self.directory.path().join(&tasks), (0..count).map(line).collect::<String>()).expect("written");
         let to = format!("http://{}", worker.listen);
-        let flags = ["submit", &tasks, "--to", &to, "--concurrency", "20"];
+        let flags = ["submit", &tasks, "--to", &to, "--concurrency", &concurrency.to_string()];
         Process::start(&format!("submit-{prefix}"), self.directory.path(), &weir(), &flags, &[])
     }
 
-    /// The tasks of what is stored; each payload must be whole, and each task and each run must be there once.
+    /// How many tasks' payloads are stored; as [`Site::stored_tasks`].
     pub fn stored(&self) -> usize {
+        self.stored_tasks().len()
+    }
+
+    /// The tasks of what is stored; each payload must be whole, and each task and each run must be there once.
+    pub fn stored_tasks(&self) -> BTreeSet<String> {
         let (mut tasks, mut runs) = (BTreeSet::new(), BTreeSet::new());
         for path in files(&self.directory.path().join("s3/weir")) {
             let name = path.file_name().expect("a file").to_string_lossy().into_owned();
@@ -157,17 +167,45 @@ impl Site {
             let (task, run) = (parts.next().expect("the task's id"), parts.next().expect("the run's id"));
             assert!(tasks.insert(task) && runs.insert(run), "{name} is stored under two keys");
         }
-        tasks.len()
+        tasks
     }
 
+    /// How many payloads lie in the spool.
     pub fn spooled(&self) -> usize {
-        files(&self.spool).iter().filter(|path| path.to_string_lossy().ends_with(".payload")).count()
+        self.spool_files().len()
+    }
+
+    /// The tasks of what lies in the spool, while nobody writes there.
+    pub fn spooled_tasks(&self) -> BTreeSet<String> {
+        let task = |path: PathBuf| {
+            let content = std::fs::read(&path).expect("readable");
+            let head = content.split(|byte| *byte == b'\n').nth(1).expect("a head");
+            let head: serde_json::Value = serde_json::from_slice(head).expect("JSON");
+            let name = head["key"].as_str().and_then(|key| key.rsplit('/').next()).expect("a key").to_owned();
+            name.split('.').next().expect("the task's id").to_owned()
+        };
+        self.spool_files().into_iter().map(task).collect()
+    }
+
+    fn spool_files(&self) -> Vec<PathBuf> {
+        let is_payload = |path: &PathBuf| path.to_string_lossy().ends_with(".payload");
+        files(&self.spool).into_iter().filter(is_payload).collect()
     }
 }
 
 impl Worker {
     pub fn count(&self, name: &str) -> usize {
         metric(&get(self.admin, "/metrics"), name, "") as usize
+    }
+
+    /// How many payloads were lost for a reason.
+    pub fn dropped(&self, reason: &str) -> usize {
+        metric(&get(self.admin, "/metrics"), "weir_payloads_dropped_total", reason) as usize
+    }
+
+    /// Waits until no payload is in memory.
+    pub fn until_settled(&self) {
+        wait_for("it is settled", LONG, || (self.count("weir_payloads_pending") == 0).then_some(()));
     }
 
     /// Waits until nothing waits for the store any more, in memory or on disk.

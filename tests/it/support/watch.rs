@@ -10,7 +10,7 @@ use weir::lifecycle::Lifecycle;
 use super::processes::{LONG, metric, try_get};
 
 /// How often each of them reads.
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(40);
 
 /// The ledger as a scraper, or a reader of the log, sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
