@@ -5,13 +5,15 @@
 //! `overload.blocked_thread.after` counts as blocking. The poll itself finds that out when it ends, so it is counted and
 //! logged with its whole length even when the watchdog had no processor to look from.
 //!
-//! Time is what the wall clock says. On a machine without a free processor a poll may look long that only waited for one.
+//! A thread that waits for a processor blocks nobody. When the watchdog first sees a poll it notes how long its thread has
+//! waited so far (`schedstat`, <https://docs.kernel.org/scheduler/sched-stats.html>), and what is added to that until the
+//! poll ends does not count. Where the kernel does not say it, time is what the clock says.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ use crate::telemetry::notice::Notice;
 
 /// Threads with a slot of their own. What a thread beyond them polls is counted when it ends, and not seen before.
 const SLOTS: usize = 256;
+
+/// A poll that lasts for so long is looked at more closely.
+const NOTED_AFTER_NANOSECONDS: u64 = 5_000_000;
 
 /// One line for each integration in this time; what it leaves out is counted in the next one.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -46,6 +51,39 @@ struct Slot {
     run: AtomicU64,
     /// Nanoseconds after the start; 0 while there is none.
     since: AtomicU64,
+    /// The kernel's id of the thread; 0 before its first poll.
+    thread: AtomicI32,
+    /// The poll, by its `since`, of which the watchdog knows how long its thread had waited for a processor when it began.
+    noted: AtomicU64,
+    /// So long, in nanoseconds.
+    waited: AtomicU64,
+}
+
+impl Slot {
+    /// How much of a poll, as far as it is known, its thread has waited for a processor.
+    fn waited_since(&self, since: u64) -> u64 {
+        if self.noted.load(Ordering::Acquire) != since {
+            return 0;
+        }
+        let before = self.waited.load(Ordering::Acquire);
+        waited(self.thread.load(Ordering::Relaxed)).map_or(0, |now| now.saturating_sub(before))
+    }
+
+    /// Notes it, once for each poll.
+    fn note_waited(&self, since: u64) {
+        if self.noted.load(Ordering::Acquire) != since
+            && let Some(waited) = waited(self.thread.load(Ordering::Relaxed))
+        {
+            self.waited.store(waited, Ordering::Release);
+            self.noted.store(since, Ordering::Release);
+        }
+    }
+}
+
+/// How long a thread of this process has waited for a processor so far, in nanoseconds.
+fn waited(thread: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whose polls they are.
@@ -115,7 +153,12 @@ impl Polls {
     fn in_slot(&self, slot: &Slot, now: u64, after: u64) -> Option<Blocking> {
         let since = slot.since.load(Ordering::Acquire);
         let lasts = now.saturating_sub(since);
-        if since == 0 || lasts < after {
+        if since == 0 || lasts < NOTED_AFTER_NANOSECONDS {
+            return None;
+        }
+        slot.note_waited(since);
+        let lasts = lasts.saturating_sub(slot.waited_since(since));
+        if lasts < after {
             return None;
         }
         let key = slot.run.load(Ordering::Acquire);
@@ -135,6 +178,9 @@ impl Polls {
         let since = self.nanoseconds();
         let slot = is_free.then_some(slot);
         if let Some(slot) = slot {
+            if slot.thread.load(Ordering::Relaxed) == 0 {
+                slot.thread.store(rustix::thread::gettid().as_raw_pid(), Ordering::Relaxed);
+            }
             slot.since.store(since, Ordering::Release);
         }
         Polling { polls: self, run, slot, since }
@@ -188,11 +234,14 @@ struct Polling<'a> {
 
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
+        let lasted = Duration::from_nanos(self.polls.nanoseconds() - self.since);
+        let is_long = lasted >= self.polls.after;
+        let waited = self.slot.filter(|_| is_long).map_or(0, |slot| slot.waited_since(self.since));
         if let Some(slot) = self.slot {
             slot.since.store(0, Ordering::Release);
             slot.run.store(0, Ordering::Release);
         }
-        let lasted = Duration::from_nanos(self.polls.nanoseconds() - self.since);
+        let lasted = lasted.saturating_sub(Duration::from_nanos(waited));
         if lasted >= self.polls.after {
             self.polls.ended(self.run, lasted);
         }
