@@ -342,6 +342,7 @@ async fn what_is_no_payload_is_named_for_what_it_is() {
     }
     let path = bucket.path().join(&large).display().to_string();
     assert_failed(&s3.run(&["get", &path]).await, &[&path, "more than the 268435456 bytes"]);
+    // What the worker wrote beside the payload finds it.
     assert_failed(&s3.run(&["get", &damaged]).await, &[&damaged, "is damaged: its SHA-256 is ", " was stored"]);
     bucket.server.stop().await;
 }

@@ -152,11 +152,9 @@ fn retries(operation_timeout: Duration) -> RetryConfig {
     RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(operation_timeout / (2 * ATTEMPTS))
 }
 
-/// The causes of a request that got no answer, outermost first.
+/// Why a request got no answer.
 fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes: Vec<String> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    let reason: String = causes.join(": ").chars().take(MAX_REASON_CHARS).collect();
+    let reason = with_causes(error);
     // The second: an authority of the same name is trusted, with another key.
     if ["UnknownIssuer", "BadSignature"].iter().any(|it| reason.contains(it)) {
         const UNTRUSTED: &str = "its certificate comes from an authority that is not trusted; name a file with that \
@@ -167,6 +165,13 @@ fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
         return format!("no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({reason})");
     }
     reason
+}
+
+/// An error and its causes, outermost first.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    causes.join(": ").chars().take(MAX_REASON_CHARS).collect()
 }
 
 #[async_trait]
@@ -216,12 +221,11 @@ impl Store for S3 {
         let mut body = Vec::new();
         let mut stream = object.body;
         while let Some(chunk) = stream.next().await {
-            let failed = |error: &dyn std::fmt::Display| StoreError::Failed {
+            let chunk = chunk.map_err(|error| StoreError::Failed {
                 action: "read",
                 location: self.location(key),
-                reason: error.to_string(),
-            };
-            let chunk = chunk.map_err(|error| failed(&error))?;
+                reason: with_causes(&error),
+            })?;
             if (body.len() + chunk.len()) as u64 > limit_bytes {
                 return Err(too_large());
             }
