@@ -264,6 +264,14 @@ impl Gate {
         self.inner.slots.lock().full_tenants(at_most)
     }
 
+    /// Who would be admitted now.
+    ///
+    /// A value and not a borrowed one: whoever holds a borrow of the channel's value and asks the gate for anything else
+    /// stands in the way of a change that has the gate's lock and waits for the borrow to end.
+    pub fn stands(&self) -> Standing {
+        self.inner.standing.borrow().clone()
+    }
+
     /// Follows who would be admitted.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.inner.standing.subscribe()

@@ -98,7 +98,8 @@ impl Announcer {
     }
 
     fn presence(&self) -> Presence {
-        let load = self.gate.load();
+        let (load, full) = (self.gate.load(), self.gate.stands().full.to_vec());
+        let broken = self.broken.borrow().to_vec();
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
             worker,
@@ -115,8 +116,8 @@ impl Announcer {
                 gate::State::Draining => State::Draining,
             },
             integrations,
-            full: self.gate.standing().borrow().full.to_vec(),
-            broken: self.broken.borrow().to_vec(),
+            full,
+            broken,
             settings_version: self.settings.borrow().version.clone(),
         }
     }

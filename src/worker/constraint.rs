@@ -178,16 +178,13 @@ impl Look {
 
     /// What limits the worker now.
     pub(super) fn now(&self) -> Constraint {
-        let seen = Seen {
-            standing: self.gate.standing().borrow().clone(),
-            load: self.gate.load(),
-            pressure: *self.overload.pressure().borrow(),
-            processor: self.processor.lock().share(),
-            integrations: self.gate.by_integration(),
-            full_tenant: self.gate.full_tenants(1).pop(),
-            broken: self.upstreams.broken().borrow().first().cloned(),
-        };
-        seen.constraint()
+        // One after the other: what one part lends is given back before the next is asked.
+        let pressure = *self.overload.pressure().borrow();
+        let broken = self.upstreams.broken().borrow().first().cloned();
+        let processor = self.processor.lock().share();
+        let (standing, load) = (self.gate.stands(), self.gate.load());
+        let (integrations, full_tenant) = (self.gate.by_integration(), self.gate.full_tenants(1).pop());
+        Seen { standing, load, pressure, processor, integrations, full_tenant, broken }.constraint()
     }
 }
 

@@ -78,7 +78,7 @@ impl Inner {
 
     fn load(&self, integration: &str) -> LoadReport {
         let load = self.gate.load();
-        let keeps_out = self.gate.standing().borrow().keeps_out(integration);
+        let keeps_out = self.gate.stands().keeps_out(integration);
         LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
     }
 }
