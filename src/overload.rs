@@ -1,7 +1,7 @@
 //! Whether the worker must shed load, whatever room its gate has; and which integration blocked an async thread.
 //!
 //! Five signals, each with a threshold to enter, a lower one to leave, and a time that it must stay below
-//! ([`hysteresis`]). While one of them is high the worker takes nothing new; what runs goes on. It recovers by itself.
+//! (`hysteresis`). While one of them is high the worker takes nothing new; what runs goes on. It recovers by itself.
 //!
 //! | signal | what is measured |
 //! |---|---|

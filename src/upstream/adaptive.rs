@@ -14,7 +14,7 @@
 //!
 //! A baseline that was learned beyond the knee would hide it, and one that follows latency would be poisoned by it; a
 //! minimum would drag the limit down wherever latency varies. So when no window has been quiet for
-//! [`REMEASURE_AFTER`] windows, or the limit has shrunk to half of what it was at the last baseline, half of the limit
+//! `REMEASURE_AFTER` windows, or the limit has shrunk to half of what it was at the last baseline, half of the limit
 //! is put in force until one is. Where latency is proportional to n beyond the knee, a baseline that was measured too high
 //! gets nearer to the true one with each measurement: the limit that it allows is half × tolerance times the one before.
 //!

@@ -1,7 +1,7 @@
 //! Which tasks have no chance to end in time. Pure: the time comes in from outside.
 //!
 //! A task is refused when less time remains to it than a low quantile of the integration's successful runs took: even a
-//! fast one would not make it. What is known counts half as much after each [`HALF_LIFE`], and one in [`LET_THROUGH`] of
+//! fast one would not make it. What is known counts half as much after each `HALF_LIFE`, and one in `LET_THROUGH` of
 //! those that would be refused starts all the same, so that a bank that has become fast is found out though all others
 //! are refused.
 
