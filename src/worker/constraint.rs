@@ -5,6 +5,7 @@
 //! That something binds does not say that anybody waits for it; the refusals and the router's queue say that.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::gauge;
@@ -152,12 +153,7 @@ pub(super) struct Look {
 
 impl Look {
     /// At each scrape, too.
-    pub(super) fn new(
-        gate: Gate,
-        overload: Overload,
-        upstreams: Upstreams,
-        telemetry: &Telemetry,
-    ) -> std::sync::Arc<Self> {
+    pub(super) fn new(gate: Gate, overload: Overload, upstreams: Upstreams, telemetry: &Telemetry) -> Arc<Self> {
         const NAME: &str = "weir_binding_constraint";
         telemetry.register(|| {
             metrics::describe_gauge!(
@@ -165,7 +161,7 @@ impl Look {
                 "What limits the worker now: 1 at one label, what would have to change first."
             );
         });
-        let look = std::sync::Arc::new(Look { gate, overload, upstreams, processor: Mutex::new(Processor::now()) });
+        let look = Arc::new(Look { gate, overload, upstreams, processor: Mutex::new(Processor::now()) });
         let at_scrape = look.clone();
         telemetry.before_scrape(move || {
             let binding = at_scrape.now().label();
