@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -75,6 +76,26 @@ async fn a_file_of_tasks_comes_back_as_outcomes() {
     }
     assert!(outcomes[0]["output"]["transactions"].is_array());
     assert!(stderr(&output).contains("2 tasks in") && stderr(&output).contains("2 ok"), "{}", stderr(&output));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_with_a_name_is_read_as_a_file_is() {
+    let house = House::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("tasks");
+    let (kind, mode) = (FileType::Fifo, Mode::RUSR | Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).expect("a pipe");
+    let task = json!({"integration": "synthetic", "input": {"do": "noop"}});
+    let write = r#"printf '%s\n' "$1" "$1" "$1" > "$0""#;
+    let mut writer = Command::new("sh").args(["-c", write]).arg(&pipe).arg(task.to_string()).spawn().expect("a shell");
+    let output = run(weir().args(["submit", "--to", &house.router_url()]).arg(&pipe), "").await;
+    assert_ok(&output);
+    assert_eq!(lines(&output).len(), 3);
+    assert!(stderr(&output).contains("3 tasks in"), "{}", stderr(&output));
+    assert!(writer.wait().await.expect("it ends").success());
+    let output = run(weir().args(["submit", "--to", &house.router_url()]).arg(directory.path()), "").await;
+    assert_failed(&output, &[&format!("cannot read {}: it is a directory", directory.path().display())]);
     house.close().await;
 }
 
