@@ -16,6 +16,7 @@ use crate::gate::{self, Gate};
 use crate::registry::{COALESCE, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, RegistryError, State};
 use crate::settings::Settings;
 use crate::task::{IntegrationName, PoolName, WorkerId};
+use crate::upstream::Spares;
 
 /// Announced changes per second, on average.
 const CHANGES_PER_SECOND: f64 = 2.0;
@@ -42,7 +43,7 @@ pub(super) struct Announcer {
     pub(super) registry: Arc<dyn Registry>,
     pub(super) gate: Gate,
     /// The integrations that the worker spares.
-    pub(super) broken: watch::Receiver<Arc<[IntegrationName]>>,
+    pub(super) spared: watch::Receiver<Spares>,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
 }
 
@@ -58,13 +59,13 @@ impl Announcer {
 
     async fn announce(&mut self) {
         let mut standing = self.gate.standing();
-        let (mut broken, mut settings) = (self.broken.clone(), self.settings.clone());
+        let (mut spared, mut settings) = (self.spared.clone(), self.settings.clone());
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
         let mut failures = 0u32;
         loop {
             standing.mark_unchanged();
-            broken.mark_unchanged();
+            spared.mark_unchanged();
             settings.mark_unchanged();
             let presence = self.presence();
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
@@ -88,7 +89,7 @@ impl Announcer {
             let now_or_later = async {
                 tokio::select! {
                     _ = standing.changed() => {}
-                    _ = broken.changed() => {}
+                    _ = spared.changed() => {}
                     _ = settings.changed() => {}
                 }
                 sleep_until(budget.take(Instant::now()) + COALESCE).await;
@@ -99,7 +100,7 @@ impl Announcer {
 
     fn presence(&self) -> Presence {
         let (load, full) = (self.gate.load(), self.gate.stands().full.to_vec());
-        let broken = self.broken.borrow().to_vec();
+        let Spares { open, half_open } = self.spared.borrow().clone();
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
             worker,
@@ -117,7 +118,8 @@ impl Announcer {
             },
             integrations,
             full,
-            broken,
+            broken: open,
+            half_open,
             settings_version: self.settings.borrow().version.clone(),
         }
     }
@@ -126,7 +128,10 @@ impl Announcer {
 /// Whether routers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
     let standing = |presence: &Presence| (presence.state, presence.target, presence.takes_batch());
-    let kept_out = |presence: &Presence| (presence.full.clone(), presence.broken.clone());
+    let kept_out = |presence: &Presence| {
+        let Presence { full, broken, half_open, .. } = presence.clone();
+        (full, broken, half_open)
+    };
     standing(announced) != standing(now)
         || kept_out(announced) != kept_out(now)
         || announced.settings_version != now.settings_version
