@@ -62,24 +62,37 @@ impl Announcer {
         let (mut spared, mut settings) = (self.spared.clone(), self.settings.clone());
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
-        let mut failures = 0u32;
+        let (mut failures, mut silent): (u32, Option<Silent>) = (0, None);
         loop {
             standing.mark_unchanged();
             spared.mark_unchanged();
             settings.mark_unchanged();
             let presence = self.presence();
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
+            let before = if announced.is_none() { self.another().await } else { None };
             let next = match self.registry.announce(&presence, changed).await {
                 Ok(()) => {
-                    if failures > 0 {
-                        tracing::info!("the registry answers again");
+                    if let Some(address) = before {
+                        let worker = &presence.worker;
+                        tracing::warn!(
+                            "another worker of the id {worker} lives at {address}: routers see this one alone from now on, \
+                             and that one gets no tasks; give each worker an id of its own"
+                        );
+                    }
+                    match silent.take() {
+                        Some(Silent::Superseded) => {
+                            tracing::info!("the other worker of this id is gone: routers see this one")
+                        }
+                        Some(Silent::Away) => tracing::info!("the registry answers again"),
+                        None => {}
                     }
                     (announced, failures) = (Some(presence), 0);
                     jittered(HEARTBEAT)
                 }
                 Err(error) => {
-                    if failures == 0 {
-                        report(&error);
+                    let why = Silent::of(&error);
+                    if silent.replace(why) != Some(why) {
+                        self.report(&error).await;
                     }
                     failures += 1;
                     jittered((RETRY_FIRST * 2u32.saturating_pow(failures.min(10))).min(HEARTBEAT))
@@ -96,6 +109,30 @@ impl Announcer {
             };
             let _ = tokio::time::timeout_at(next, now_or_later).await;
         }
+    }
+
+    /// Says once why the worker is not announced.
+    async fn report(&self, error: &RegistryError) {
+        let other = match Silent::of(error) {
+            Silent::Superseded => self.another().await,
+            Silent::Away => return tracing::warn!("the worker serves on without being announced: {error}"),
+        };
+        let worker = &self.identity.worker;
+        match other {
+            Some(address) => tracing::error!(
+                "this worker is not announced and gets no tasks: another one of the id {worker} lives at {address}, and \
+                 routers see that one alone; give each worker an id of its own"
+            ),
+            None => tracing::error!("this worker is not announced: {error}"),
+        }
+    }
+
+    /// Where another worker of this id was at its last heartbeat, as far as the registry says it. One at the same address is
+    /// the life before this one: it is gone, or this one could not listen there.
+    async fn another(&self) -> Option<String> {
+        let Identity { worker, address, incarnation, .. } = &self.identity;
+        let known = self.registry.look(std::slice::from_ref(worker)).await.ok()?.pop()?;
+        (known.incarnation != *incarnation && known.address != *address).then_some(known.address)
     }
 
     fn presence(&self) -> Presence {
@@ -137,10 +174,21 @@ fn differs(announced: &Presence, now: &Presence) -> bool {
         || announced.settings_version != now.settings_version
 }
 
-fn report(error: &RegistryError) {
-    match error {
-        RegistryError::Superseded { .. } => tracing::error!("this worker is not announced: {error}"),
-        error => tracing::warn!("the worker serves on without being announced: {error}"),
+/// Why the worker is not announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silent {
+    /// The registry does not take it.
+    Away,
+    /// Another process has its id.
+    Superseded,
+}
+
+impl Silent {
+    fn of(error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Superseded { .. } => Silent::Superseded,
+            _ => Silent::Away,
+        }
     }
 }
 
