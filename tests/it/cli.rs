@@ -159,6 +159,18 @@ async fn flags_that_cannot_be_are_refused_in_the_words_of_the_flag() {
     assert!(text.contains("invalid value '-5s' for '--timeout <DURATION>'"), "{text}");
 }
 
+#[tokio::test]
+async fn a_variable_that_names_the_configuration_makes_its_flag_no_part_of_the_usage() {
+    let output = run(weir().args(["payload", "replay"]).env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("Usage: weir payload replay <KEY|FILE>"), "{}", stderr(&output));
+    let output = run(weir().arg("check").env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    assert!(stdout(&output).contains("/no/such.toml"), "it is read all the same: {}", stdout(&output));
+    let output = run(weir().arg("--help").env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    let help = stdout(&output);
+    assert!(help.starts_with("Runs slow, network-bound integrations") && help.contains("[env: WEIR_CONFIG]"), "{help}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_task_can_be_given_in_flags() {
     let house = House::start().await;
