@@ -34,13 +34,29 @@ const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
 
+/// The flag that names the configuration file. Its variable is not clap's to read: the usage in clap's errors would show the
+/// flag as one that must be there, wherever the variable is set.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file [env: WEIR_CONFIG] [default: weir.toml, where there is one].
+    #[arg(long = "config", short = 'c', global = true, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file that was named, by the flag or else by the variable.
+    fn named(self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
+        self.file.or_else(|| variable().map(PathBuf::from))
+    }
+}
+
 /// Runs slow, network-bound integrations many at a time, without letting the parallelism hurt them.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true, after_help = "Start here:\n  weir demo")]
 pub struct Cli {
-    /// The configuration file [default: weir.toml, where there is one].
-    #[arg(long, short, global = true, value_name = "FILE", env = FILE_VARIABLE)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -77,7 +93,8 @@ enum Command {
 impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = || config::load(self.config.as_deref(), std::env::vars());
+        let file = self.config.named();
+        let config = || config::load(file.as_deref(), std::env::vars());
         match self.command {
             Command::Demo(args) => demo::run(args),
             Command::Worker(args) => worker::run(args, config()?, Integrations::new()),
@@ -86,7 +103,7 @@ impl Cli {
             Command::Fleet(args) => fleet::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Drain(args) => drain::run(args),
-            Command::Check(args) => check::run(&args, self.config.as_deref()),
+            Command::Check(args) => check::run(&args, file.as_deref()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),

@@ -25,6 +25,7 @@ mod metrics;
 pub mod polls;
 mod throttle;
 mod watchdog;
+mod why;
 
 use std::fmt;
 use std::io;
@@ -45,6 +46,7 @@ pub use self::meters::Sources;
 use self::metrics::Metrics;
 pub use self::polls::Polls;
 use self::watchdog::{Seen, Watchdog};
+use self::why::Why;
 
 /// How late the runtime is now.
 pub type Lag = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -151,42 +153,6 @@ pub struct Readings {
     pub descriptors: Option<Usage>,
 }
 
-impl Readings {
-    /// Why a signal is high, in words.
-    fn say(&self, signal: Signal) -> String {
-        match signal {
-            Signal::Memory => match self.memory {
-                Some((usage, whose)) => format!("memory: {}", memory_text(usage, whose)),
-                None => "memory: just now nearly all was used".into(),
-            },
-            Signal::Descriptors => match self.descriptors {
-                Some(Usage { used, limit }) => format!("{used} of {limit} descriptors are open"),
-                None => "nearly all descriptors were open just now".into(),
-            },
-            Signal::BlockedThread => match &self.blocked_by {
-                Some((integration, time)) => {
-                    format!("integration {integration} has blocked an async thread for {:.1} s", time.as_secs_f64())
-                }
-                None => "an integration blocked an async thread just now".into(),
-            },
-            Signal::CpuQuota => {
-                let percent = self.throttled.unwrap_or_default() * 100.0;
-                format!("the CPU quota was used up in {percent:.0}% of the last periods")
-            }
-            Signal::Lag => format!("its tasks wake up {} ms late", self.lag.as_millis()),
-        }
-    }
-}
-
-fn memory_text(Usage { used, limit }: Usage, whose: Whose) -> String {
-    let whose = match whose {
-        Whose::Configuration => "overload.memory.limit_bytes",
-        Whose::Cgroup => "the cgroup's limit",
-        Whose::Machine => "the machine's memory",
-    };
-    format!("{} of {} ({whose})", bytes_text(used), bytes_text(limit))
-}
-
 /// A size as people say it: `912 MiB`, `1.5 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
@@ -210,6 +176,7 @@ struct Shared {
 struct Found {
     readings: Readings,
     high: Vec<Signal>,
+    why: Option<Why>,
 }
 
 impl Overload {
@@ -256,8 +223,7 @@ impl Overload {
 
     /// Why load is shed, in words; none while it is not.
     pub fn why(&self) -> Option<String> {
-        let Pressure::Shedding(signal) = *self.shared.pressure.borrow() else { return None };
-        Some(self.shared.found.lock().readings.say(signal))
+        self.shared.found.lock().why.as_ref().map(ToString::to_string)
     }
 
     /// Where integrations' futures are watched as they are polled.

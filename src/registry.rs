@@ -115,6 +115,9 @@ pub struct Presence {
     /// Those that it spares, because they fail; in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub broken: Vec<IntegrationName>,
+    /// Those that were spared and that a few tasks may try; in order. Routers send tasks of them as of all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub half_open: Vec<IntegrationName>,
     /// The version of the settings that it runs with.
     pub settings_version: String,
 }
@@ -338,6 +341,7 @@ mod tests {
             integrations: vec!["bank".parse().expect("an integration")],
             full: vec![],
             broken: vec![],
+            half_open: vec![],
             settings_version: "start".into(),
         }
     }

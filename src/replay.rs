@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::integration::{Context, Environment, Integration, Invalid, environment};
 use crate::lifecycle::Lifecycle;
-use crate::payload::redact::{self, Placeholders, Redactor, placeholders};
+use crate::payload::redact::{self, Redactor, placeholders};
 use crate::payload::{self, DecodeError, Limits, Record, Recorded};
 use crate::task::{FailureCode, Json, Outcome, RunId, Task, Timings};
 use crate::telemetry::Telemetry;
@@ -177,21 +177,20 @@ impl Replay {
         let lifecycle = Lifecycle::new();
         let telemetry = Telemetry::new().map_err(|error| Error::Metrics(error.to_string()))?;
         let environment = Environment::new(&self.environment, "worker.environment", &lifecycle, &telemetry)?;
-        let tape = Tape::new(self.recorded.clone(), Redactor::new(&self.redaction)?, self.takes_similar);
+        let tape = Arc::new(Tape::new(self.recorded.clone(), Redactor::new(&self.redaction)?, self.takes_similar));
         integration.start(&lifecycle);
-        let record = self.record(integration, &environment, Arc::new(tape)).await;
+        let record = self.record(integration, &environment, tape.clone()).await;
         if let Err(stragglers) = lifecycle.stop(STOP_WITHIN).await {
             tracing::warn!("left behind: {stragglers}");
         }
         let (record, mut remarks) = record?;
-        let last = self.recorded.last_placeholder();
-        let redacted = Redactor::new(&self.redaction)?.redact_with(record, Placeholders::after(last));
+        let redacted = Redactor::new(&self.redaction)?.redact_with(record, tape.placeholders());
         let now = Recorded::of(&redacted).map_err(|error| Error::Now(error.to_string()))?;
         match &now.withheld {
             Some(why) => Err(Error::Now(why.clone())),
             None => {
                 remarks.splice(0..0, self.remarks());
-                Ok(Replayed::new(self.recorded.clone(), now, self.is_live, remarks))
+                Ok(Replayed::new(self.recorded.clone(), now, self.is_live, self.takes_similar, remarks))
             }
         }
     }

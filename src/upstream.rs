@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::task::{FailureCode, FailureReason, IntegrationName, Outcome, Remedy};
 use crate::telemetry::Telemetry;
 use adaptive::{Adaptive, Mode, Sample};
-use breaker::{Breaker, Change, Counts, Health, Pass, Standing};
+use breaker::{Breaker, Change, Counts, Health, Pass, Saw, Spared, Standing};
 pub use config::{Config, Rules};
 use door::{Door, Needs};
 use metrics::Metrics;
@@ -37,7 +37,7 @@ pub struct Upstreams {
 
 struct Inner {
     by_name: BTreeMap<IntegrationName, Arc<Upstream>>,
-    broken: watch::Sender<Arc<[IntegrationName]>>,
+    spared: watch::Sender<Spares>,
     /// Held from reading the breakers until what they say is published, so that the last word is the newest.
     publishing: Mutex<()>,
     changed: Notify,
@@ -80,12 +80,14 @@ impl fmt::Display for Failed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The integration is spared.
-    #[error("{integration} is spared: {saw}")]
+    #[error("{integration} is spared{}: {saw}", while_tried(.is_tried))]
     BreakerOpen {
         /// Which.
         integration: IntegrationName,
         /// What opened its breaker.
         saw: String,
+        /// Whether that is half open: as many tasks as may try the integration are under way.
+        is_tried: bool,
         /// Until it is tried again.
         after: Duration,
     },
@@ -125,6 +127,15 @@ pub struct Known {
     pub limit: Option<Limit>,
 }
 
+/// Which integrations are spared; both sorted. One that may be tried again is not among `open`, or nobody would.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spares {
+    /// Those of which no task starts.
+    pub open: Vec<IntegrationName>,
+    /// Those of which a few may start, to try them.
+    pub half_open: Vec<IntegrationName>,
+}
+
 /// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerIs {
@@ -154,16 +165,19 @@ impl Upstreams {
         integrations: impl Iterator<Item = &'a IntegrationName>,
         telemetry: &Telemetry,
     ) -> Result<Self, String> {
-        let now = Instant::now();
+        let (now, integrations): (_, Vec<_>) = (Instant::now(), integrations.collect());
+        if let Some(unknown) = config.unknown(&integrations).first() {
+            return Err(unknown.to_string());
+        }
         let upstream = |name: &IntegrationName| {
             let rules = config.rules(name)?;
             let metrics = Metrics::new(name, rules.adaptive.mode, telemetry);
             let state = Mutex::new(State::new(&rules, now));
             Ok((name.clone(), Arc::new(Upstream { name: name.clone(), rules, state, metrics })))
         };
-        let by_name = integrations.map(upstream).collect::<Result<_, String>>()?;
-        let (broken, _) = watch::channel(Arc::from([]));
-        let inner = Arc::new(Inner { by_name, broken, publishing: Mutex::new(()), changed: Notify::new() });
+        let by_name = integrations.into_iter().map(upstream).collect::<Result<_, String>>()?;
+        let spared = watch::Sender::new(Spares::default());
+        let inner = Arc::new(Inner { by_name, spared, publishing: Mutex::new(()), changed: Notify::new() });
         let read = Arc::downgrade(&inner);
         telemetry.before_scrape(move || {
             let Some(inner) = read.upgrade() else { return };
@@ -188,11 +202,11 @@ impl Upstreams {
         }
         let pass = match state.breaker.ask(now) {
             Ok(pass) => pass,
-            Err(spared) => {
-                let saw = state.saw(&upstream.rules, spared.saw);
+            Err(Spared { after, saw, is_tried }) => {
+                let saw = state.saw(&upstream.rules, saw);
                 drop(state);
                 upstream.metrics.spared.increment(1);
-                return Err(Refused::BreakerOpen { integration: integration.clone(), saw, after: spared.after });
+                return Err(Refused::BreakerOpen { integration: integration.clone(), saw, is_tried, after });
             }
         };
         let task_seconds_before = state.advance(now);
@@ -202,9 +216,9 @@ impl Upstreams {
         Ok(Asked { upstream, inner, pass, started: now, task_seconds_before })
     }
 
-    /// Follows which integrations are spared; sorted. One that may be tried again is not among them, or nobody would.
-    pub fn broken(&self) -> watch::Receiver<Arc<[IntegrationName]>> {
-        self.inner.broken.subscribe()
+    /// Follows which integrations are spared.
+    pub fn spared(&self) -> watch::Receiver<Spares> {
+        self.inner.spared.subscribe()
     }
 
     /// What is known of each integration, by name.
@@ -237,19 +251,23 @@ impl Upstreams {
 impl Inner {
     fn publish(&self, now: Instant) -> Option<Instant> {
         let _publishing = self.publishing.lock();
-        let open = |upstream: &Arc<Upstream>| match upstream.state.lock().breaker.standing(now) {
-            Standing::Open { until, .. } => Some((upstream.name.clone(), until)),
-            Standing::Closed | Standing::HalfOpen(_) => None,
-        };
-        let (names, until): (Vec<_>, Vec<_>) = self.by_name.values().filter_map(open).unzip();
-        self.broken.send_if_modified(|broken| {
-            let differs = **broken != names[..];
-            if differs {
-                *broken = names.into();
+        let (mut spared, mut next) = (Spares::default(), None);
+        for upstream in self.by_name.values() {
+            match upstream.state.lock().breaker.standing(now) {
+                Standing::Closed => {}
+                Standing::HalfOpen(_) => spared.half_open.push(upstream.name.clone()),
+                Standing::Open { until, .. } => {
+                    spared.open.push(upstream.name.clone());
+                    next = Some(next.map_or(until, |next: Instant| next.min(until)));
+                }
             }
+        }
+        self.spared.send_if_modified(|known| {
+            let differs = *known != spared;
+            *known = spared;
             differs
         });
-        until.into_iter().min()
+        next
     }
 }
 
@@ -380,16 +398,25 @@ impl State {
         }
     }
 
-    fn saw(&self, rules: &Rules, saw: Counts) -> String {
-        let window = humantime::format_duration(rules.breaker.window);
-        let Counts { all, failing, slow } = saw;
+    /// What opened the breaker, in words.
+    fn saw(&self, rules: &Rules, saw: Saw) -> String {
+        let (Counts { all, failing, slow }, of, within) = match saw {
+            Saw::Window(counts) => {
+                (counts, "tasks", format!(" within {}", humantime::format_duration(rules.breaker.window)))
+            }
+            Saw::Probes(counts) => (counts, if counts.all == 1 { "probe" } else { "probes" }, String::new()),
+        };
         let slow = match slow {
             0 => String::new(),
             slow => format!(", {slow} took longer than {}", humantime::format_duration(rules.breaker.slow_after)),
         };
         let last = self.last_failure.as_ref().map(|last| format!(", last: {last}")).unwrap_or_default();
-        format!("{failing} of {all} tasks failed within {window}{slow}{last}")
+        format!("{failing} of {all} {of} failed{within}{slow}{last}")
     }
+}
+
+fn while_tried(is_tried: &bool) -> &'static str {
+    if *is_tried { " until the tasks that try it have ended" } else { "" }
 }
 
 fn text(needs: Needs) -> String {

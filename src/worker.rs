@@ -228,7 +228,7 @@ impl Worker {
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
-        let broken = upstreams.broken();
+        let spared = upstreams.spared();
         let look = constraint::Look::new(gate.clone(), overload.clone(), upstreams.clone(), &telemetry);
         let operated = WorkerOperations {
             identity: identity.clone(),
@@ -243,7 +243,7 @@ impl Worker {
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
-        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), broken, settings };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
             config,

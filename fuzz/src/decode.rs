@@ -38,8 +38,11 @@ pub fn check(input: &[u8]) {
 fn stored(stored: &[u8]) {
     let Ok(json) = decode(stored, LIMITS) else { return };
     assert!(json.len() as u64 <= LIMITS.json_bytes, "{} bytes", json.len());
-    let document: serde_json::Value = serde_json::from_str(&json).expect("what decodes is JSON");
-    assert_eq!(document["schema"], "weir.payload.v1");
+    // As a text, for there is JSON that no tree can hold.
+    let _: &serde_json::value::RawValue = serde_json::from_str(&json).expect("what decodes is JSON");
+    if let Ok(document) = serde_json::from_str::<serde_json::Value>(&json) {
+        assert_eq!(document["schema"], "weir.payload.v1");
+    }
     for form in [Form::Zlib, Form::Gzip, Form::Zstd] {
         for base64 in [false, true] {
             let again = decode(&pack(json.as_bytes(), form, base64), LIMITS);

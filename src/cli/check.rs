@@ -67,10 +67,8 @@ pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> 
             ConfigError::File { .. } => report.wrong("configuration", problem)?,
         }
     }
-    // A broken one is left out of the configuration: then that none is left is no second mistake.
-    let has_broken = problems.iter().any(|problem| problem.is_of("integrations"));
     if let Some(config) = &config {
-        let parts = check(args, config, has_broken, &mut report)?;
+        let parts = check(args, config, &problems, &mut report)?;
         if args.connect {
             block_on(connect::check(args.role, config, &parts, &mut report))?;
         }
@@ -84,11 +82,20 @@ struct Parts {
     settings: Settings,
 }
 
-fn check(args: &Args, config: &Config, has_broken: bool, report: &mut Report) -> anyhow::Result<Parts> {
+fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Report) -> anyhow::Result<Parts> {
     let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
+    // A broken one is left out of the configuration: that it is not there is no second mistake.
+    let is_broken = |key: &str| problems.iter().any(|problem| problem.is_of(key));
     if args.role.is(Role::Worker) {
+        let has_broken = is_broken("integrations");
         if !(config.integrations.is_empty() && has_broken) {
             check_integrations(config, &mut parts, report)?;
+        }
+        let upstream = &config.worker.upstream;
+        for unknown in upstream.unknown(&config.integrations.keys().collect::<Vec<_>>()) {
+            if !is_broken(&format!("integrations.{}", unknown.name)) {
+                report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
+            }
         }
         check_settings(config, &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {

@@ -40,9 +40,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
     after_help = "On a terminal the table is live: q or Ctrl-C ends it. Numbers in flight are those of each worker's last \
 heartbeat, at most 2 s old; off the screen, those of its last change of state.
 
-With --json, each line is a worker: worker, address, incarnation, pool, target, in_flight, state, integrations, \
-settings_version. With --follow too, each has \"change\": \"present\" (new, or changed) or \"gone\" (worker and \
-incarnation alone).
+RESERVED is how many of the free slots only interactive tasks may take. KEPT OUT names integrations of which a worker takes \
+nothing although it may have room: spared, because they fail; half open, of which a few tasks try whether they still do; \
+full, of which as many run as may.
+
+With --json, each line is a worker: worker, address, incarnation, pool, target, in_flight, reserved, state, integrations, \
+settings_version, and where there are any, full, broken (spared) and half_open, lists of integrations. With --follow too, \
+each has \"change\": \"present\" (new, or changed) or \"gone\" (worker and incarnation alone).
 
 Examples:
   weir fleet

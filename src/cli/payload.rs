@@ -6,9 +6,8 @@ mod moment;
 mod near;
 mod replay;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -65,22 +64,26 @@ struct Loaded {
 /// `s3://BUCKET/KEY` of one. The configuration is only looked at where there is no such file.
 fn load(which: &str, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<Loaded> {
     let limits = Limits::default();
-    let stored = match which {
-        STANDARD_STREAM => read_all(io::stdin().lock(), "standard input", limits.stored_bytes)?,
-        path if is_file(path) => {
+    let stored = match (which, fs::metadata(which)) {
+        (STANDARD_STREAM, _) => read_all(io::stdin().lock(), "standard input", limits.stored_bytes)?,
+        (path, Ok(metadata)) if metadata.is_dir() => {
+            bail!("{path} is a directory: name a file in it, or the key of a payload in the store")
+        }
+        (path, Ok(metadata)) => {
+            fits(metadata.len(), path, limits.stored_bytes)?;
             let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
-            fits(file.metadata().map_or(0, |metadata| metadata.len()), path, limits.stored_bytes)?;
             read_all(file, path, limits.stored_bytes)?
         }
-        key => from_store(key, &config()?, limits)?,
+        (path, Err(error)) if is_path(path) => return Err(error).with_context(|| format!("cannot read {path}")),
+        (key, Err(_)) => from_store(key, &config()?, limits)?,
     };
     let json = payload::decode(&stored, limits).with_context(|| format!("cannot read {which}"))?;
     Ok(Loaded { json })
 }
 
-/// Whether that names something to read from, be it a pipe.
-fn is_file(path: &str) -> bool {
-    Path::new(path).metadata().is_ok_and(|metadata| !metadata.is_dir())
+/// Whether that can only be meant as a path: no key begins so.
+fn is_path(text: &str) -> bool {
+    text.starts_with(['.', '/'])
 }
 
 fn read_all(from: impl Read, name: &str, limit_bytes: u64) -> anyhow::Result<Vec<u8>> {

@@ -4,7 +4,7 @@ mod line;
 mod summary;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::stream::{self, Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::fs::File;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncSeekExt, BufReader};
 
 use super::block_on;
 use crate::client::{Client, Submission};
@@ -36,7 +37,7 @@ Examples:
   weir submit --integration bank --input '{"customer":"c1"}' --priority interactive"#
 )]
 pub(super) struct Args {
-    /// The file with the tasks; - for standard input.
+    /// The file with the tasks, or a pipe; - for standard input.
     #[arg(value_name = "FILE.jsonl", required_unless_present = "input")]
     file: Option<PathBuf>,
     /// The router, or a worker, to submit to.
@@ -155,10 +156,9 @@ async fn open(file: Option<PathBuf>, input: Option<String>) -> anyhow::Result<(L
     }
     match file {
         Some(path) if path.as_os_str() != "-" => {
-            let text = |error: io::Error| anyhow::anyhow!("cannot read {}: {error}", path.display());
-            let total = count_lines(&path).await.map_err(text)?;
-            let file = tokio::fs::File::open(&path).await.map_err(text)?;
-            Ok((lines(BufReader::new(file)), Some(total)))
+            let opened = open_file(&path).await;
+            let (file, total) = opened.map_err(|error| anyhow::anyhow!("cannot read {}: {error}", path.display()))?;
+            Ok((lines(BufReader::new(file)), total))
         }
         _ => {
             if io::stdin().is_terminal() {
@@ -169,12 +169,27 @@ async fn open(file: Option<PathBuf>, input: Option<String>) -> anyhow::Result<(L
     }
 }
 
+/// Opened once: what a pipe has said, it does not say again. Only the lines of a file can be counted beforehand.
+async fn open_file(path: &Path) -> io::Result<(File, Option<u64>)> {
+    let mut file = File::open(path).await?;
+    let kind = file.metadata().await?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    if !kind.is_file() {
+        return Ok((file, None));
+    }
+    let total = count_lines(&mut file).await?;
+    file.rewind().await?;
+    Ok((file, Some(total)))
+}
+
 /// Counted in pieces, for a file may be larger than memory.
-async fn count_lines(path: &std::path::Path) -> io::Result<u64> {
-    let mut lines = lines(BufReader::new(tokio::fs::File::open(path).await?));
+async fn count_lines(file: &mut File) -> io::Result<u64> {
+    let mut reader = BufReader::new(file);
     let mut count = 0;
-    while let Some(line) = lines.next().await {
-        count += u64::from(!is_blank(&line?));
+    while let Some(line) = read_line(&mut reader).await? {
+        count += u64::from(!is_blank(&line));
     }
     Ok(count)
 }

@@ -3,7 +3,6 @@
 mod last_exit;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -11,8 +10,8 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
 use self::last_exit::{EndedBy, Life};
-use super::{Signals, block_on, fail, payload, start_logs};
-use crate::config::{self, Config, FILE_VARIABLE};
+use super::{ConfigFile, Signals, block_on, fail, payload, start_logs};
+use crate::config::{self, Config};
 use crate::integration::Integrations;
 use crate::payload::store;
 use crate::registry;
@@ -61,9 +60,8 @@ impl Args {
 #[derive(Debug, Parser)]
 #[command(about = "Serves integrations: admits up to N tasks at a time and refuses the rest early")]
 struct Program {
-    /// The configuration file [default: weir.toml, where there is one].
-    #[arg(long, short, global = true, value_name = "FILE", env = FILE_VARIABLE)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
     #[command(flatten)]
     args: Args,
     #[command(subcommand)]
@@ -106,7 +104,8 @@ pub fn serve_worker(own: Integrations) -> ExitCode {
     let Program { config, args, command } = Program::parse();
     // Fails only where the program has chosen a provider already, and then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let load = || config::load(config.as_deref(), std::env::vars());
+    let file = config.named();
+    let load = || config::load(file.as_deref(), std::env::vars());
     let ended = match command {
         None => load().map_err(anyhow::Error::from).and_then(|config| run(args, config, own)),
         Some(OwnCommand::Payload(args)) => payload::run(args, load, &own),

@@ -1,7 +1,18 @@
 //! Artificial work for tests and benches; served only where it is configured.
 //!
-//! The input says what to do, such as `{"do": "sleep", "ms": 100}`. Some of it misbehaves on purpose: `block` stops an
-//! async thread, `ignore_cancellation` runs on after its task has ended, `panic` panics.
+//! The input is an object that says what to do, such as `{"do": "sleep", "ms": 100}`:
+//!
+//! | key | type, unit | default | what it is |
+//! |---|---|---|---|
+//! | `do` | `noop`, `sleep`, `spin`, `block`, `panic`, `ignore_cancellation`, `allocate`, `fail` | none | what to do |
+//! | `ms` | integer, milliseconds, at most 600,000 | 0 | for how long |
+//! | `bytes` | integer, bytes, at most 1 GiB | 0 | the memory that `allocate` holds |
+//! | `transcript_bytes` | integer, bytes, at most 1 GiB | 0 | the length of a note in the transcript |
+//! | `output_bytes` | integer, bytes, at most 1 GiB | 0 | the length of `filler` in the output, which is `{}` without it |
+//!
+//! An input that does not fit is a permanent error, and so is `fail`. Some of it misbehaves on purpose: `block` stops an
+//! async thread, `ignore_cancellation` runs on after its task has ended, `panic` panics. docs/sandbox.md has the whole of
+//! it for whoever submits such tasks.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -205,6 +216,19 @@ mod tests {
         }
         assert_eq!(run(r#"{"do": "noop", "output_bytes": 3}"#).await.expect("output").as_str(), r#"{"filler":"xxx"}"#);
         assert_eq!(run(r#"{"do": "fail"}"#).await.expect_err("told to").remedy, Remedy::None);
+    }
+
+    #[test]
+    fn each_key_and_each_kind_of_work_is_documented() {
+        let page = include_str!("../../docs/sandbox.md");
+        let unknown = serde_json::from_str::<Input>(r#"{"": 1}"#).expect_err("no such key").to_string();
+        let what = serde_json::from_str::<What>(r#""""#).expect_err("no such work").to_string();
+        let texts = [unknown, what];
+        let named: Vec<_> = texts.iter().flat_map(|text| text.split('`').skip(1).step_by(2)).collect();
+        assert!(named.contains(&"ignore_cancellation") && named.contains(&"transcript_bytes"), "{named:?}");
+        for name in named.into_iter().filter(|name| !name.is_empty()) {
+            assert!(page.contains(&format!("| `{name}` |")), "{name}");
+        }
     }
 
     #[tokio::test]

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes_text;
+
 /// Less would flap with every task, and each change is announced.
 const HOLD: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 /// The watchdog looks every 20 ms.
 const SHORTEST: Duration = Duration::from_millis(20);
+
+/// A worker without tasks has some 20 MiB of resident memory, and 40 in a debug build.
+const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 
 /// When the worker takes no tasks although it has room. Attribution and metrics go on where a signal is not `enabled`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,7 +65,7 @@ pub struct BlockedThread {
 pub struct Memory {
     /// Whether it sheds load.
     pub enabled: bool,
-    /// A limit on the resident memory of this process, beside the cgroup's.
+    /// A limit on the resident memory of this process, beside the cgroup's; at least 64 MiB.
     pub limit_bytes: Option<u64>,
     /// Sheds from this share of the limit on.
     pub enter: f64,
@@ -170,8 +175,13 @@ impl Config {
             let problem = format!("{exit} must be more than 0s and at most lag.enter, which is {enter}");
             return Err(wrong("lag.exit", problem));
         }
-        if memory.limit_bytes == Some(0) {
-            return Err(wrong("memory.limit_bytes", "0 would refuse every task: use a size in bytes".into()));
+        if let Some(limit) = memory.limit_bytes.filter(|limit| *limit < LEAST_MEMORY_BYTES) {
+            let problem = format!(
+                "{limit} leaves no room beside what a worker itself takes, so that it would refuse every task: use at least \
+                 {LEAST_MEMORY_BYTES} ({})",
+                bytes_text(LEAST_MEMORY_BYTES)
+            );
+            return Err(wrong("memory.limit_bytes", problem));
         }
         for (section, enter, exit) in [
             ("memory", memory.enter, memory.exit),
@@ -216,7 +226,8 @@ mod tests {
             (problem(|config| config.hold = Duration::ZERO), "hold: 0s is out of range: use 100ms to 1m"),
             (problem(|config| config.blocked_thread.after = Duration::from_millis(1)), "use at least 20ms"),
             (problem(|config| config.lag.exit = Duration::from_secs(1)), "lag.exit: 1s must be more than 0s"),
-            (problem(|config| config.memory.limit_bytes = Some(0)), "memory.limit_bytes: 0 would refuse every task"),
+            (problem(|config| config.memory.limit_bytes = Some(1_000)), "memory.limit_bytes: 1000 leaves no room"),
+            (problem(|config| config.memory.limit_bytes = Some((64 << 20) - 1)), "use at least 67108864 (64 MiB)"),
             (problem(|config| config.memory.enter = 90.0), "memory.enter: 90 is not a share"),
             (problem(|config| config.cpu_quota.enter = f64::NAN), "cpu_quota.enter: NaN is not a share"),
             (problem(|config| config.descriptors.exit = 0.95), "at most descriptors.enter, which is 0.9"),

@@ -30,9 +30,14 @@ impl Hysteresis {
         Hysteresis { enter, exit, hold, high: None }
     }
 
+    /// Whether the value alone makes the signal high.
+    pub(super) fn reaches(&self, value: f64) -> bool {
+        value >= self.enter
+    }
+
     /// Takes the value in; returns whether the signal is high.
     pub(super) fn feed(&mut self, value: f64, now: Instant) -> bool {
-        if value >= self.enter {
+        if self.reaches(value) {
             self.high = Some(High::default());
             return true;
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::hysteresis::Hysteresis;
 use super::throttle::{Periods, Throttle};
+use super::why::Why;
 use super::{Pressure, Readings, Signal, Usage, Whose};
 use crate::task::IntegrationName;
 
@@ -30,17 +31,28 @@ pub(super) struct Sample {
 pub(super) struct Verdict {
     pub(super) readings: Readings,
     pub(super) pressure: Pressure,
+    /// Why it is more than calm.
+    pub(super) why: Option<Why>,
     /// All that are high, causes before effects.
     pub(super) high: Vec<Signal>,
     /// Those that have become high just now.
     pub(super) risen: Vec<Signal>,
 }
 
+/// One signal that sheds load.
+#[derive(Debug)]
+struct Watched {
+    signal: Signal,
+    hysteresis: Hysteresis,
+    /// What was read when its value reached the threshold last.
+    judged: Readings,
+}
+
 /// The signals' memory.
 #[derive(Debug)]
 pub(super) struct Judge {
-    /// Those that shed load.
-    signals: Vec<(Signal, Hysteresis)>,
+    /// Those that shed load, causes before effects.
+    signals: Vec<Watched>,
     lag: Smooth,
     throttle: Throttle,
     high: Vec<Signal>,
@@ -58,7 +70,12 @@ impl Judge {
             (Signal::Lag, lag.enabled, lag.enter.as_secs_f64(), lag.exit.as_secs_f64()),
         ];
         let enabled = all.into_iter().filter(|(_, enabled, ..)| *enabled);
-        let signals = enabled.map(|(signal, _, enter, exit)| (signal, Hysteresis::new(enter, exit, *hold))).collect();
+        let watched = |(signal, _, enter, exit)| Watched {
+            signal,
+            hysteresis: Hysteresis::new(enter, exit, *hold),
+            judged: Readings::default(),
+        };
+        let signals = enabled.map(watched).collect();
         // A stop of all of it counts for twice the threshold at most, so that it is over soon.
         let lag = Smooth { most: lag.enter.as_secs_f64() * 2.0, value: 0.0, at: None };
         Judge { signals, lag, throttle: Throttle::default(), high: Vec::new() }
@@ -68,26 +85,30 @@ impl Judge {
         let lag = self.lag.feed(sample.lag.as_secs_f64(), now);
         let throttled = sample.periods.map(|periods| self.throttle.feed(periods, now));
         let Sample { blocked_threads, blocked_by, memory, descriptors, .. } = sample;
-        let blocked = blocked_by.as_ref().map_or(0.0, |(_, time)| time.as_secs_f64());
-        let mut high = Vec::new();
-        for (signal, hysteresis) in &mut self.signals {
+        let seconds = Duration::from_secs_f64(lag);
+        let readings = Readings { lag: seconds, blocked_threads, blocked_by, memory, throttled, descriptors };
+        let (mut high, mut why) = (Vec::new(), None);
+        for Watched { signal, hysteresis, judged } in &mut self.signals {
             let value = match signal {
                 Signal::Memory => memory.map_or(0.0, |(usage, _)| usage.share()),
                 Signal::Descriptors => descriptors.map_or(0.0, Usage::share),
-                Signal::BlockedThread => blocked,
+                Signal::BlockedThread => readings.blocked_by.as_ref().map_or(0.0, |(_, time)| time.as_secs_f64()),
                 Signal::CpuQuota => throttled.unwrap_or_default(),
                 Signal::Lag => lag,
             };
+            let is_now = hysteresis.reaches(value);
+            if is_now {
+                judged.clone_from(&readings);
+            }
             if hysteresis.feed(value, now) {
                 high.push(*signal);
+                why.get_or_insert_with(|| Why { signal: *signal, judged: judged.clone(), is_now });
             }
         }
         let risen = high.iter().copied().filter(|signal| !self.high.contains(signal)).collect();
         self.high.clone_from(&high);
-        let lag = Duration::from_secs_f64(lag);
-        let readings = Readings { lag, blocked_threads, blocked_by, memory, throttled, descriptors };
-        let pressure = high.first().map_or(Pressure::Calm, |signal| Pressure::Shedding(*signal));
-        Verdict { readings, pressure, high, risen }
+        let pressure = why.as_ref().map_or(Pressure::Calm, |why| Pressure::Shedding(why.signal));
+        Verdict { readings, pressure, why, high, risen }
     }
 }
 
@@ -144,6 +165,10 @@ mod tests {
         Sample { lag: Duration::from_millis(milliseconds), ..Sample::default() }
     }
 
+    fn said(verdict: &Verdict) -> String {
+        verdict.why.as_ref().expect("load is shed").to_string()
+    }
+
     fn blocked(milliseconds: u64) -> Sample {
         let by = ("slow".parse().expect("a name"), Duration::from_millis(milliseconds));
         Sample { blocked_threads: 1, blocked_by: Some(by), ..Sample::default() }
@@ -164,6 +189,32 @@ mod tests {
     }
 
     #[test]
+    fn the_number_that_is_said_is_the_one_that_was_judged() {
+        let mut bench = Bench::new(&Config::default());
+        bench.until(&lagging(2_000), Pressure::Shedding(Signal::Lag));
+        let late = |verdict: &Verdict| -> u128 {
+            let said = said(verdict);
+            let words: Vec<_> = said.split(' ').collect();
+            words.iter().find_map(|word| word.parse().ok()).expect("a number")
+        };
+        let verdict = bench.tick(&lagging(2_000));
+        assert_eq!(said(&verdict), format!("its tasks wake up {} ms late", verdict.readings.lag.as_millis()));
+        let mut is_past = 0;
+        loop {
+            let verdict = bench.tick(&lagging(0));
+            if verdict.pressure == Pressure::Calm {
+                break;
+            }
+            assert!(late(&verdict) >= 200, "{}", said(&verdict));
+            if verdict.readings.lag < Duration::from_millis(200) {
+                assert!(said(&verdict).ends_with(" ms late just now"), "{}", said(&verdict));
+                is_past += 1;
+            }
+        }
+        assert!(is_past > 50, "{is_past}");
+    }
+
+    #[test]
     fn a_process_that_was_stopped_as_a_whole_does_not_shed_for_it() {
         let mut bench = Bench::new(&Config::default());
         bench.tick(&lagging(0));
@@ -180,11 +231,12 @@ mod tests {
             (verdict.pressure, verdict.risen.as_slice()),
             (Pressure::Shedding(Signal::BlockedThread), &verdict.high[..])
         );
-        let said = verdict.readings.say(Signal::BlockedThread);
-        assert_eq!(said, "integration slow has blocked an async thread for 0.2 s");
+        assert_eq!(said(&verdict), "integration slow has blocked an async thread for 0.2 s");
         assert!(bench.tick(&blocked(220)).risen.is_empty());
+        let verdict = bench.tick(&Sample::default());
+        assert_eq!(said(&verdict), "integration slow has blocked an async thread for 0.2 s, until just now");
         let left = bench.until(&Sample::default(), Pressure::Calm);
-        assert_eq!(left, Duration::from_secs(1) + TICK);
+        assert_eq!(left, Duration::from_secs(1));
     }
 
     #[test]
@@ -197,7 +249,7 @@ mod tests {
         assert_eq!(verdict.high, [Signal::Memory, Signal::Lag]);
         assert_eq!(verdict.risen, [Signal::Memory]);
         assert_eq!(verdict.pressure, Pressure::Shedding(Signal::Memory));
-        assert_eq!(verdict.readings.say(Signal::Memory), "memory: 950 MiB of 1.0 GiB (the cgroup's limit)");
+        assert_eq!(said(&verdict), "950 MiB of 1.0 GiB of memory are used (the cgroup's limit)");
         bench.until(&lagging(1_000), Pressure::Shedding(Signal::Lag));
     }
 

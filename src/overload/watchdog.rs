@@ -80,28 +80,28 @@ impl Watchdog {
 
     /// Tells of a change, first those who act on it.
     fn publish(&self, verdict: Verdict, shedding: &mut Option<Shedding>, now: Instant) {
-        let Verdict { readings, pressure, high, .. } = verdict;
+        let Verdict { readings, pressure, why, high, .. } = verdict;
         let before = *self.shared.pressure.borrow();
-        *self.shared.found.lock() = Found { readings: readings.clone(), high };
+        *self.shared.found.lock() = Found { readings, high, why: why.clone() };
         if before != pressure {
             (self.tell)(pressure);
             self.shared.pressure.send_replace(pressure);
         }
-        match pressure {
-            Pressure::Shedding(signal) => {
+        match why {
+            Some(why) => {
+                let signal = why.signal;
                 let known = shedding.get_or_insert(Shedding { since: now, said: now });
-                let why = || readings.say(signal);
                 if before != pressure {
-                    tracing::warn!(%signal, "shedding load: {}", why());
+                    tracing::warn!(%signal, "shedding load: {why}");
                 } else if now.saturating_duration_since(known.said) >= STILL_SHEDDING_EVERY {
                     let seconds = (now - known.since).as_secs_f64();
-                    tracing::warn!(%signal, seconds, "still shedding load: {}", why());
+                    tracing::warn!(%signal, seconds, "still shedding load: {why}");
                 } else {
                     return;
                 }
                 known.said = now;
             }
-            Pressure::Calm => {
+            None => {
                 if let Some(Shedding { since, .. }) = shedding.take() {
                     let seconds = (now - since).as_secs_f64();
                     tracing::info!(seconds, "no longer shedding load");

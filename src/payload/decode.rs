@@ -1,4 +1,5 @@
-//! Reads the stored form back, within bounds. The form is told by its first bytes, whatever the name says.
+//! Reads the stored form back, within bounds, and the JSON itself, as a person has it who has read one back before. The
+//! form is told by its first bytes, whatever the name says.
 
 use std::io::{self, Read};
 
@@ -51,7 +52,7 @@ pub enum DecodeError {
     #[error("the payload is cut short: {0}")]
     Truncated(&'static str),
     /// It is not base64.
-    #[error("the payload is neither zlib, gzip, zstd, nor one of them as base64, for it is not base64: {0}")]
+    #[error("the payload is neither JSON, zlib, gzip, zstd, nor one of these as base64, for it is not base64: {0}")]
     Base64(base64::DecodeError),
     /// It is base64 of something else.
     #[error("the payload is base64 of something that is not zlib, gzip or zstd")]
@@ -75,13 +76,14 @@ pub enum DecodeError {
     },
 }
 
-/// The JSON text of a stored payload. White space around a text form is ignored.
+/// The JSON text of a stored payload, or of one that is JSON already. White space around a text form is ignored.
 pub fn decode(stored: &[u8], limits: Limits) -> Result<String, DecodeError> {
     if stored.len() as u64 > limits.stored_bytes {
         return Err(DecodeError::TooLarge { bytes: stored.len() as u64, limit: limits.stored_bytes });
     }
     let json = match Form::of(stored) {
         Some(form) => form.unfold(stored, limits.json_bytes)?,
+        None if stored.trim_ascii_start().starts_with(b"{") => plain(stored.trim_ascii(), limits.json_bytes)?,
         None => {
             let compressed = from_base64(stored.trim_ascii())?;
             Form::of(&compressed).ok_or(DecodeError::Unknown)?.unfold(&compressed, limits.json_bytes)?
@@ -97,6 +99,13 @@ pub fn decode(stored: &[u8], limits: Limits) -> Result<String, DecodeError> {
         return Err(DecodeError::Foreign { found: head.schema.chars().take(80).collect() });
     }
     String::from_utf8(json).map_err(|error| DecodeError::Json(serde::de::Error::custom(error)))
+}
+
+fn plain(json: &[u8], limit: u64) -> Result<Vec<u8>, DecodeError> {
+    match json.len() as u64 {
+        bytes if bytes > limit => Err(DecodeError::TooLarge { bytes, limit }),
+        _ => Ok(json.to_owned()),
+    }
 }
 
 fn from_base64(stored: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -212,6 +221,7 @@ mod tests {
         for stored in packed(plain.as_bytes()) {
             assert_eq!(decode(&stored, Limits::default()).expect("decodes"), plain);
         }
+        assert_eq!(decode(format!("\n{plain}\n").as_bytes(), Limits::default()).expect("decodes"), plain);
         let text = [b"\n ", &STANDARD.encode(gzip(plain.as_bytes())).into_bytes()[..], b"\r\n"].concat();
         assert_eq!(decode(&text, Limits::default()).expect("decodes"), plain);
     }
@@ -230,7 +240,9 @@ mod tests {
     #[test]
     fn foreign_bytes_are_named_for_what_they_are() {
         assert_eq!(error(b" \n"), "the payload is empty");
-        assert!(error(b"{\"schema\": 1}").contains("not base64"));
+        assert!(error(b"[1]").contains("not base64"));
+        assert!(error(b"{\"schema\": 1}").contains("not JSON"));
+        assert!(error(b"{\"log\": {}}").contains("its schema is \"\""));
         assert!(error(STANDARD.encode("hello, this is not zlib").as_bytes()).contains("not zlib"));
         assert!(error(b"\x1f\x8b\x08\0\0\0\0\0\0\0 this is not gzip").contains("not gzip, or damaged"));
         for stored in packed(b"hello") {
@@ -248,6 +260,9 @@ mod tests {
             let bomb = decode(&bomb, limits).expect_err("a bomb").to_string();
             assert_eq!(bomb, "the payload unfolds to more than the limit of 1048576 bytes");
         }
+        let long = format!("{{{}}}", " ".repeat(600 << 10)).into_bytes();
+        let limits_of_json = Limits { json_bytes: 512 << 10, ..limits };
+        assert!(matches!(decode(&long, limits_of_json), Err(DecodeError::TooLarge { limit: 524_288, .. })));
         let big = decode(&vec![b'A'; 2 << 20], limits).expect_err("too big").to_string();
         assert_eq!(big, "the payload has 2097152 bytes, more than the limit of 1048576");
     }

@@ -116,8 +116,8 @@ pub(super) fn is_outcome(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
-/// When a run started. A run id that was not minted here may carry no time; then it is 1970.
-fn started(run: RunId) -> Timestamp {
+/// When a run started, to the millisecond. A run id that was not minted here may carry no time; then it is 1970.
+pub fn started(run: RunId) -> Timestamp {
     let time = || {
         let (seconds, nanoseconds) = run.0.get_timestamp()?.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()

@@ -44,7 +44,8 @@ pub struct Request {
     /// What was answered now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub now: Option<Said>,
-    /// How the bodies differ; the path begins with `request` or `response`.
+    /// How the bodies differ; the path begins with `request` or `response`. It is `url` for the request itself, where it was
+    /// answered with what was recorded for another one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
 }
@@ -75,17 +76,24 @@ pub struct Said {
 }
 
 impl Replayed {
-    pub(super) fn new(then: Arc<Recorded>, now: Recorded, is_live: bool, remarks: Vec<String>) -> Self {
+    /// `takes_similar` says whether the nearest exchange answered a request that is not in the recording.
+    pub(super) fn new(
+        then: Arc<Recorded>,
+        mut now: Recorded,
+        is_live: bool,
+        takes_similar: bool,
+        remarks: Vec<String>,
+    ) -> Self {
         let mut names = Names::after(then.last_placeholder());
-        let pairs = pairs(&then.exchanges, &now.exchanges, &mut names);
-        let mut remarks = remarks;
+        let mut entries: Vec<_> = then.exchanges.iter().map(|recorded| Entry { recorded, is_used: false }).collect();
+        let pairs = pairs(&mut entries, &now.exchanges, &mut names, takes_similar);
+        // What stands for what is known from here on.
+        let mut remarks: Vec<_> = remarks.iter().map(|remark| names.as_then(remark).into_owned()).collect();
         if !is_live {
             remarks.extend(hosts(&pairs));
         }
-        let request = |(then, now): (Option<&RecordedExchange>, Option<&RecordedExchange>)| {
-            Request::of(&names, then, now, is_live)
-        };
-        let requests = pairs.into_iter().filter_map(request).collect();
+        let requests = pairs.iter().filter_map(|pair| Request::of(&entries, &names, pair, is_live)).collect();
+        now.outcome.result = as_then(&names, now.outcome.result);
         let outcome = outcomes(&names, &then.outcome.result, &now.outcome.result);
         Replayed { then, now, is_live, outcome, requests, remarks }
     }
@@ -96,54 +104,74 @@ impl Replayed {
     }
 }
 
-type Pair<'e> = (Option<&'e RecordedExchange>, Option<&'e RecordedExchange>);
+/// The result with the recording's placeholders, as far as they are known.
+fn as_then(names: &Names, result: Result<Json, Failure>) -> Result<Json, Failure> {
+    match result {
+        // In place of one placeholder there is another one, and so the text is JSON still.
+        Ok(output) => Ok(Json::parse(names.as_then(output.as_str()).into_owned()).unwrap_or(output)),
+        Err(failure) => Err(Failure { message: names.as_then(&failure.message).into_owned(), ..failure }),
+    }
+}
+
+/// An exchange of one run or of both.
+struct Pair<'e> {
+    then: Option<&'e RecordedExchange>,
+    now: Option<&'e RecordedExchange>,
+    /// Whether these are two requests, of which one was answered with what the other was.
+    is_nearest: bool,
+}
 
 /// Each exchange of both runs once: in the recorded order, and what is new after what came before it.
-fn pairs<'e>(then: &'e [RecordedExchange], now: &'e [RecordedExchange], names: &mut Names) -> Vec<Pair<'e>> {
-    let mut entries: Vec<Entry<'e>> = then.iter().map(|recorded| Entry { recorded, is_used: false }).collect();
-    let mut partners: Vec<Option<&RecordedExchange>> = vec![None; then.len()];
+fn pairs<'e>(
+    entries: &mut [Entry<'e>],
+    now: &'e [RecordedExchange],
+    names: &mut Names,
+    takes_similar: bool,
+) -> Vec<Pair<'e>> {
+    let mut pairs: Vec<Pair<'e>> =
+        entries.iter().map(|it| Pair { then: Some(it.recorded), now: None, is_nearest: false }).collect();
     // New ones, by the position after which they are shown; 0 is the beginning.
-    let mut new: Vec<Vec<&RecordedExchange>> = vec![Vec::new(); then.len() + 1];
+    let mut new: Vec<Vec<Pair<'e>>> = std::iter::repeat_with(Vec::new).take(entries.len() + 1).collect();
     let mut last = 0;
     for exchange in now {
-        match matching::find(&entries, names, exchange) {
-            Some(Found { position, learned }) => {
+        match matching::answer(entries, names, exchange, takes_similar) {
+            Some(Found { position, learned, is_nearest }) => {
                 entries[position].is_used = true;
                 names.learn(learned);
-                partners[position] = Some(exchange);
+                pairs[position] = Pair { now: Some(exchange), is_nearest, ..pairs[position] };
                 last = position + 1;
             }
-            None => new[last].push(exchange),
+            None => new[last].push(Pair { then: None, now: Some(exchange), is_nearest: false }),
         }
     }
-    let mut pairs: Vec<Pair<'e>> = new[0].iter().map(|now| (None, Some(*now))).collect();
-    for (position, (then, partner)) in then.iter().zip(partners).enumerate() {
-        pairs.push((Some(then), partner));
-        pairs.extend(new[position + 1].iter().map(|now| (None, Some(*now))));
+    let mut new = new.into_iter();
+    let mut all = new.next().unwrap_or_default();
+    for (pair, after) in pairs.into_iter().zip(new) {
+        all.push(pair);
+        all.extend(after);
     }
-    pairs
+    all
 }
 
 /// What is asked somewhere else than it was, each host once.
 fn hosts(pairs: &[Pair<'_>]) -> BTreeSet<String> {
-    let both = pairs.iter().filter_map(|(then, now)| Some((&(*then)?.exchange.url, &(*now)?.exchange.url)));
+    let both = pairs.iter().filter_map(|pair| Some((&pair.then?.exchange.url, &pair.now?.exchange.url)));
     let moved = both.map(|(then, now)| (origin(then), origin(now))).filter(|(then, now)| then != now);
     moved.map(|(then, now)| format!("{now} is asked here, and was {then} then: hosts are not compared")).collect()
 }
 
 impl Request {
-    fn of(
-        names: &Names,
-        then: Option<&RecordedExchange>,
-        now: Option<&RecordedExchange>,
-        is_live: bool,
-    ) -> Option<Request> {
-        let shown = then.or(now)?;
-        let Exchange { method, url, .. } = &shown.exchange;
+    fn of(entries: &[Entry<'_>], names: &Names, pair: &Pair<'_>, is_live: bool) -> Option<Request> {
+        let Pair { then, now, is_nearest } = *pair;
+        let method = &then.or(now)?.exchange.method;
+        let url_now = now.map(|now| matching::shown(entries, names, now)).unwrap_or_default();
         let (mut differences, mut change) = (Vec::new(), Change::Same);
         match (then, now) {
             (Some(then), Some(now)) => {
                 let (was, is) = (&then.exchange, &now.exchange);
+                if is_nearest {
+                    differences.push(texts("url", after_origin(&was.url), after_origin(&url_now)));
+                }
                 if !matching::same_body(names, then, now) {
                     differences.extend(bodies("request", names, &was.request, &is.request));
                 }
@@ -164,7 +192,7 @@ impl Request {
         Some(Request {
             change,
             method: method.clone(),
-            url: names.as_then(url).into_owned(),
+            url: then.map_or(url_now, |then| then.exchange.url.clone()),
             then: then.map(|then| Said::of(names, &then.exchange)),
             now: now.map(|now| Said::of(names, &now.exchange)),
             differences,

@@ -22,29 +22,42 @@ pub(super) struct Entry<'e> {
 pub(super) struct Found {
     pub(super) position: usize,
     pub(super) learned: Learned,
+    /// Whether it is another request, the nearest one.
+    pub(super) is_nearest: bool,
 }
 
-/// Finds the recorded exchange for the request `now`, which is redacted.
-pub(super) fn find(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> Option<Found> {
+/// The recorded exchange that answers the request `now`, which is redacted: its own, or else, where that is wanted, the
+/// nearest.
+pub(super) fn answer(
+    entries: &[Entry<'_>],
+    names: &Names,
+    now: &RecordedExchange,
+    takes_similar: bool,
+) -> Option<Found> {
+    find(entries, names, now).or_else(|| similar(entries, names, now).filter(|_| takes_similar))
+}
+
+/// The recorded exchange of the request `now`.
+fn find(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> Option<Found> {
     let unused = entries.iter().enumerate().filter(|(_, entry)| !entry.is_used);
     let found = unused.filter_map(|(position, entry)| {
         let then = &entry.recorded.exchange;
         let (learned, elsewhere) = fits(names, then, &now.exchange)?;
         let rank = (elsewhere, !same_body(names, entry.recorded, now));
-        Some((rank, Found { position, learned }))
+        Some((rank, Found { position, learned, is_nearest: false }))
     });
     // The first of those that fit best.
     found.min_by_key(|(rank, _)| *rank).map(|(_, found)| found)
 }
 
 /// The first that is left with the method and the path of the request `now`, whatever else is different.
-pub(super) fn similar(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> Option<Found> {
+fn similar(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> Option<Found> {
     let fits = |entry: &Entry<'_>| {
         let (then, now) = (&entry.recorded.exchange, &now.exchange);
         !entry.is_used && then.method == now.method && names.url(path(&then.url), path(&now.url)).is_some()
     };
     let position = entries.iter().position(fits)?;
-    Some(Found { position, learned: Learned::new() })
+    Some(Found { position, learned: Learned::new(), is_nearest: true })
 }
 
 /// What follows when the request is the recorded one, and whether it goes to another host.
@@ -76,16 +89,14 @@ pub(super) fn text(message: &Message) -> std::borrow::Cow<'_, str> {
 
 /// Why there is nothing for the request `now`: what the recording has instead.
 pub(super) fn missing(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> String {
-    let (method, url) = (&now.exchange.method, names.as_then(&now.exchange.url).into_owned());
+    let (method, url) = (&now.exchange.method, shown(entries, names, now));
     let asked = format!("{method} {}", after_origin(&url));
     let times = entries.iter().filter(|entry| fits(names, &entry.recorded.exchange, &now.exchange).is_some()).count();
     if times > 0 {
         let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
         return format!("the recording has {asked} {times}, and this is one more");
     }
-    // The most alike first, and of equals the last: what is missing mostly comes after what there is.
-    let mut nearest: Vec<&Exchange> = entries.iter().rev().map(|entry| &entry.recorded.exchange).collect();
-    nearest.sort_by_key(|then| std::cmp::Reverse(likeness(then, method, &url)));
+    let mut nearest = nearest(entries, method, &url);
     let mut shown: Vec<String> = Vec::new();
     for Exchange { method, url, .. } in nearest.iter().copied().filter(|then| is_of_path(then, method, &url)) {
         let one = format!("{method} {}", after_origin(url));
@@ -95,7 +106,7 @@ pub(super) fn missing(entries: &[Entry<'_>], names: &Names, now: &RecordedExchan
     }
     if let [first, others @ ..] = &shown[..] {
         let query = match url.split_once('?') {
-            Some((_, query)) => format!("?{}", towards(names, first, query)),
+            Some((_, query)) => format!("?{query}"),
             None => "without a query".to_owned(),
         };
         let more = match others.len() {
@@ -116,6 +127,24 @@ pub(super) fn missing(entries: &[Entry<'_>], names: &Names, now: &RecordedExchan
         true => format!("the recording has no request, and so not {asked}"),
         false => format!("the recording has {}{more}, not {asked}", shown.join(", ")),
     }
+}
+
+/// The URL of a request that is not in the recording, with the recording's placeholders: where it is known what they stand
+/// for, and where the nearest one of the same path has one for the same value of the query.
+pub(super) fn shown(entries: &[Entry<'_>], names: &Names, now: &RecordedExchange) -> String {
+    let (method, url) = (&now.exchange.method, names.as_then(&now.exchange.url).into_owned());
+    let nearest = nearest(entries, method, &url).into_iter().find(|then| is_of_path(then, method, &url));
+    match (nearest, url.split_once('?')) {
+        (Some(then), Some((path, query))) => format!("{path}?{}", towards(names, &then.url, query)),
+        _ => url,
+    }
+}
+
+/// The recorded requests, the most alike first, and of equals the last: what is missing mostly comes after what there is.
+fn nearest<'e>(entries: &[Entry<'e>], method: &str, url: &str) -> Vec<&'e Exchange> {
+    let mut nearest: Vec<&Exchange> = entries.iter().rev().map(|entry| &entry.recorded.exchange).collect();
+    nearest.sort_by_key(|then| std::cmp::Reverse(likeness(then, method, url)));
+    nearest
 }
 
 /// A query with the placeholders of a recorded request where they may be the same.
@@ -190,7 +219,7 @@ mod tests {
     fn replay(recorded: &[RecordedExchange], asked: &[RecordedExchange]) -> Vec<Option<usize>> {
         let (mut entries, mut names) = (entries(recorded), Names::after(9));
         let mut one = |now: &RecordedExchange| {
-            let Found { position, learned } = find(&entries, &names, now)?;
+            let Found { position, learned, .. } = find(&entries, &names, now)?;
             entries[position].is_used = true;
             names.learn(learned);
             Some(position)

@@ -82,6 +82,12 @@ impl Tape {
         self.cut_off.cancelled().await;
     }
 
+    /// The numbers that secrets have in what was said of requests. Whatever is redacted after the run goes on with them, so
+    /// that a secret has one number in all that is shown.
+    pub(super) fn placeholders(&self) -> Placeholders {
+        std::mem::take(&mut self.state.lock().placeholders)
+    }
+
     /// What a person should know of the answers that were given.
     pub(super) fn remarks(&self) -> Vec<String> {
         self.state.lock().remarks.clone()
@@ -95,22 +101,20 @@ impl Tape {
         let now = now.ok_or("the request could not be redacted, and so not be compared with the recorded ones")?;
         let pair = |(recorded, is_used): (_, &bool)| Entry { recorded, is_used: *is_used };
         let entries: Vec<Entry<'_>> = self.recorded.exchanges.iter().zip(&*used).map(pair).collect();
-        let mut found = matching::find(&entries, names, &now);
-        if found.is_none() && self.takes_similar {
-            found = matching::similar(&entries, names, &now);
-            if let Some(found) = &found {
-                let Exchange { method, url, .. } = &self.recorded.exchanges[found.position].exchange;
-                let answered = format!("{method} {}", matching::after_origin(url));
-                let asked = matching::after_origin(&now.exchange.url);
-                remarks.push(format!("{asked} was answered with what was recorded for {answered}, the nearest"));
-            }
-        }
-        let Some(Found { position, learned }) = found else {
+        let Some(Found { position, learned, is_nearest }) = matching::answer(&entries, names, &now, self.takes_similar)
+        else {
             let missing = matching::missing(&entries, names, &now);
             let left_out = self.recorded.exchanges_left_out;
             let more = (left_out > 0).then(|| format!("; {left_out} more exchanges had no room in it"));
             return Err(missing + &more.unwrap_or_default());
         };
+        if is_nearest {
+            let Exchange { method, url, .. } = &self.recorded.exchanges[position].exchange;
+            let answered = format!("{method} {}", matching::after_origin(url));
+            let asked = matching::shown(&entries, names, &now);
+            let asked = matching::after_origin(&asked);
+            remarks.push(format!("{asked} was answered with what was recorded for {answered}, the nearest"));
+        }
         used[position] = true;
         names.learn(learned);
         let recorded = &self.recorded.exchanges[position];

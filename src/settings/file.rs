@@ -7,6 +7,7 @@
 //! A document that does not parse, or a file that is away, counts only when it is still so at the next look: a writer
 //! may be half-way.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::flagd::Evaluated;
 use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief, flagd};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
@@ -126,14 +128,19 @@ impl Follower {
             tracing::warn!(version = next.version, "setting rejected: {rejection}");
             self.metrics.reject(rejection);
         }
-        if *last != next {
+        let (took_effect, changes) = (takes_effect(&flags, &rejections), changes(&last, &next));
+        if changes.is_empty() && !took_effect && !rejections.is_empty() {
+            // The values are still those of the document before, and so is the version.
+            let version = next.version;
+            tracing::warn!(version, "settings stay as they are: no value of this document took effect");
+        } else if *last != next {
             tracing::info!(
                 version = next.version,
                 max_parallelism = next.max_parallelism,
                 payload_sampling = next.payload_sampling,
                 log_level = next.log_level,
-                "settings applied{}",
-                changes(&last, &next)
+                rejected = rejections.len(),
+                "settings applied{changes}",
             );
             self.metrics.apply(&next);
             self.sender.send_replace(Arc::new(next));
@@ -157,6 +164,13 @@ impl Follower {
             self.metrics.rejected_documents.increment(1);
         }
     }
+}
+
+/// Whether a document has a value for a setting, and that is a good one.
+fn takes_effect(flags: &BTreeMap<String, Evaluated>, rejections: &[Rejection]) -> bool {
+    TABLE.iter().any(|Spec { key, .. }| {
+        matches!(flags.get(*key), Some(Ok(Some(_)))) && !rejections.iter().any(|rejection| rejection.key == *key)
+    })
 }
 
 /// The values that a document changed, in words.
@@ -336,6 +350,29 @@ mod tests {
         assert_eq!(bench.settings.borrow().payload_sampling, 0.5);
         assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
         assert!(bench.metric("weir_settings_rejected_total{key=\"unknown\"} 1"));
+        bench.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_document_without_a_good_value_is_not_applied() {
+        let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
+        let version = bench.settings.borrow_and_update().version.clone();
+        for bad in [&[("max_parallelism", json!(-1))][..], &[("max_parallelism", json!("2")), ("x", json!(1))]] {
+            write_file(&bench.file, &flagd::document(bad)).expect("written");
+            bench.stays(2).await;
+            assert!(!bench.settings.has_changed().expect("watched"), "{bad:?}");
+        }
+        assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 2"));
+        assert!(bench.metric("weir_settings_applied_total 1"));
+        // What it says nothing of goes back to the start: that is an effect.
+        let sampled = [("max_parallelism", json!(2)), ("payload_sampling", json!(0.5))];
+        write_file(&bench.file, &flagd::document(&sampled)).expect("written");
+        bench.stays(2).await;
+        write_file(&bench.file, &flagd::document(&[("max_parallelism", json!(-1))])).expect("written");
+        bench.stays(2).await;
+        assert_eq!(bench.settings.borrow().payload_sampling, 1.0);
+        assert_ne!(bench.settings.borrow().version, version);
+        assert!(bench.metric("weir_settings_applied_total 3"));
         bench.stop().await;
     }
 

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use super::{adaptive, breaker, door};
 use crate::task::IntegrationName;
 
+/// The integrations that are named where one is unknown.
+const MOST_NAMES: usize = 10;
+
 /// `[worker.upstream]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -55,11 +58,39 @@ impl Config {
         Ok(rules)
     }
 
+    /// The integrations that have rules of their own and are not among those that there are.
+    pub fn unknown(&self, known: &[&IntegrationName]) -> Vec<Unknown> {
+        let names = self.integrations.keys().filter(|name| !known.contains(name));
+        names.map(|name| Unknown { name: name.clone(), known: nearest(name, known) }).collect()
+    }
+
     /// Whether all values are ones that can be meant.
     pub fn check(&self) -> Result<(), String> {
         let Config { breaker, deadline, adaptive, .. } = self.clone();
         Rules { breaker, deadline, adaptive }.check()?;
         self.integrations.keys().try_for_each(|name| self.rules(name).map(drop))
+    }
+}
+
+/// Rules for an integration that there is not: nobody would ever be held to them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("integrations.{name}: there is no integration of this name{}", meant(.known))]
+pub struct Unknown {
+    /// What stands in the configuration.
+    pub name: IntegrationName,
+    /// The one that is nearest to it, or else all that there are.
+    known: Result<IntegrationName, Vec<IntegrationName>>,
+}
+
+fn meant(known: &Result<IntegrationName, Vec<IntegrationName>>) -> String {
+    match known {
+        Ok(near) => format!("; {:?} is near", near.as_str()),
+        Err(all) if all.is_empty() => String::new(),
+        Err(all) => {
+            let shown: Vec<_> = all.iter().take(MOST_NAMES).map(IntegrationName::as_str).collect();
+            let more = if all.len() > shown.len() { ", …" } else { "" };
+            format!("; there are {}{more}", shown.join(", "))
+        }
     }
 }
 
@@ -69,6 +100,14 @@ impl Rules {
         self.deadline.check().map_err(|problem| format!("deadline.{problem}"))?;
         self.adaptive.check().map_err(|problem| format!("adaptive.{problem}"))
     }
+}
+
+/// The name that is nearest by the changes of letters from one to the other: at most one in three.
+fn nearest(name: &IntegrationName, known: &[&IntegrationName]) -> Result<IntegrationName, Vec<IntegrationName>> {
+    let changes = |other: &IntegrationName| strsim::damerau_levenshtein(name.as_str(), other.as_str());
+    let near = known.iter().map(|other| (changes(other), *other)).min();
+    let near = near.filter(|(changes, _)| changes * 3 <= name.as_str().len());
+    near.map(|(_, other)| other.clone()).ok_or_else(|| known.iter().copied().cloned().collect())
 }
 
 fn lay_over(value: &mut Value, over: &Value) {
@@ -140,5 +179,20 @@ mod tests {
             let error = config(value).check().expect_err(expected);
             assert!(error.starts_with(expected), "{error} is not {expected}");
         }
+    }
+    #[test]
+    fn an_integration_that_there_is_not_is_named_with_the_one_that_may_be_meant() {
+        let config = config(json!({"integrations": {"bnak": {}, "bank": {}, "fund": {}}}));
+        let names = ["bank", "broker"].map(|name| name.parse().expect("a name"));
+        let unknown =
+            |known: &[&IntegrationName]| -> Vec<_> { config.unknown(known).iter().map(ToString::to_string).collect() };
+        assert_eq!(
+            unknown(&names.each_ref()),
+            [
+                "integrations.bnak: there is no integration of this name; \"bank\" is near",
+                "integrations.fund: there is no integration of this name; there are bank, broker",
+            ]
+        );
+        assert_eq!(unknown(&[])[2], "integrations.fund: there is no integration of this name");
     }
 }

@@ -45,9 +45,9 @@ fn fail(upstreams: &Upstreams, times: usize) {
 #[tokio::test(start_paused = true)]
 async fn only_the_integration_that_fails_is_spared_and_the_refusal_says_why() {
     let upstreams = upstreams(serde_json::json!({}));
-    let mut broken = upstreams.broken();
+    let mut spared = upstreams.spared();
     fail(&upstreams, 20);
-    assert_eq!(broken.borrow_and_update()[..], [name("bank")]);
+    assert_eq!(*spared.borrow_and_update(), Spares { open: vec![name("bank")], half_open: vec![] });
     let refused = upstreams.ask(&name("bank"), SECOND).err().expect("open");
     let expected = "bank is spared: 20 of 20 tasks failed within 30s, last: integration_error (bank_down)";
     assert_eq!(refused.to_string(), expected);
@@ -58,13 +58,31 @@ async fn only_the_integration_that_fails_is_spared_and_the_refusal_says_why() {
     let until = upstreams.refresh().expect("it will be tried again");
     tokio::time::advance(until - Instant::now()).await;
     assert_eq!(upstreams.refresh(), None);
-    assert!(broken.borrow_and_update().is_empty(), "routers must send the probe");
+    let tried = Spares { open: vec![], half_open: vec![name("bank")] };
+    assert_eq!(*spared.borrow_and_update(), tried, "routers must send the probe");
     let probes: Vec<_> = (0..3).map(|_| upstreams.ask(&name("bank"), SECOND).expect("a probe")).collect();
-    assert!(upstreams.ask(&name("bank"), SECOND).is_err());
+    let refused = upstreams.ask(&name("bank"), SECOND).err().expect("all probes are under way");
+    let expected = "bank is spared until the tasks that try it have ended: 20 of 20 tasks failed within 30s, last: \
+                    integration_error (bank_down)";
+    assert_eq!(refused.to_string(), expected);
     drop(probes);
     let probe = upstreams.ask(&name("bank"), SECOND).expect("they were given back");
     probe.ended(&outcome(Ok(Json::null()), SECOND));
     assert_eq!(upstreams.known()[0].breaker, Some(BreakerIs::Closed));
+    assert_eq!(*spared.borrow_and_update(), Spares::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_that_failed_are_not_said_to_be_the_windows_tasks() {
+    let upstreams = upstreams(serde_json::json!({}));
+    fail(&upstreams, 20);
+    let until = upstreams.refresh().expect("it will be tried again");
+    // As long after as nobody asks: the window has nothing to do with it.
+    tokio::time::advance(until - Instant::now() + SECOND * 300).await;
+    fail(&upstreams, 3);
+    let refused = upstreams.ask(&name("bank"), SECOND).err().expect("open again");
+    assert_eq!(refused.to_string(), "bank is spared: 3 of 3 probes failed, last: integration_error (bank_down)");
+    assert_eq!(upstreams.known()[0].saw.as_deref(), Some("3 of 3 probes failed, last: integration_error (bank_down)"));
 }
 
 #[tokio::test(start_paused = true)]

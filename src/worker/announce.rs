@@ -16,6 +16,7 @@ use crate::gate::{self, Gate};
 use crate::registry::{COALESCE, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, RegistryError, State};
 use crate::settings::Settings;
 use crate::task::{IntegrationName, PoolName, WorkerId};
+use crate::upstream::Spares;
 
 /// Announced changes per second, on average.
 const CHANGES_PER_SECOND: f64 = 2.0;
@@ -42,7 +43,7 @@ pub(super) struct Announcer {
     pub(super) registry: Arc<dyn Registry>,
     pub(super) gate: Gate,
     /// The integrations that the worker spares.
-    pub(super) broken: watch::Receiver<Arc<[IntegrationName]>>,
+    pub(super) spared: watch::Receiver<Spares>,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
 }
 
@@ -58,27 +59,40 @@ impl Announcer {
 
     async fn announce(&mut self) {
         let mut standing = self.gate.standing();
-        let (mut broken, mut settings) = (self.broken.clone(), self.settings.clone());
+        let (mut spared, mut settings) = (self.spared.clone(), self.settings.clone());
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
-        let mut failures = 0u32;
+        let (mut failures, mut silent): (u32, Option<Silent>) = (0, None);
         loop {
             standing.mark_unchanged();
-            broken.mark_unchanged();
+            spared.mark_unchanged();
             settings.mark_unchanged();
             let presence = self.presence();
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
+            let before = if announced.is_none() { self.another().await } else { None };
             let next = match self.registry.announce(&presence, changed).await {
                 Ok(()) => {
-                    if failures > 0 {
-                        tracing::info!("the registry answers again");
+                    if let Some(address) = before {
+                        let worker = &presence.worker;
+                        tracing::warn!(
+                            "another worker of the id {worker} lives at {address}: routers see this one alone from now on, \
+                             and that one gets no tasks; give each worker an id of its own"
+                        );
+                    }
+                    match silent.take() {
+                        Some(Silent::Superseded) => {
+                            tracing::info!("the other worker of this id is gone: routers see this one")
+                        }
+                        Some(Silent::Away) => tracing::info!("the registry answers again"),
+                        None => {}
                     }
                     (announced, failures) = (Some(presence), 0);
                     jittered(HEARTBEAT)
                 }
                 Err(error) => {
-                    if failures == 0 {
-                        report(&error);
+                    let why = Silent::of(&error);
+                    if silent.replace(why) != Some(why) {
+                        self.report(&error).await;
                     }
                     failures += 1;
                     jittered((RETRY_FIRST * 2u32.saturating_pow(failures.min(10))).min(HEARTBEAT))
@@ -88,7 +102,7 @@ impl Announcer {
             let now_or_later = async {
                 tokio::select! {
                     _ = standing.changed() => {}
-                    _ = broken.changed() => {}
+                    _ = spared.changed() => {}
                     _ = settings.changed() => {}
                 }
                 sleep_until(budget.take(Instant::now()) + COALESCE).await;
@@ -97,9 +111,33 @@ impl Announcer {
         }
     }
 
+    /// Says once why the worker is not announced.
+    async fn report(&self, error: &RegistryError) {
+        let other = match Silent::of(error) {
+            Silent::Superseded => self.another().await,
+            Silent::Away => return tracing::warn!("the worker serves on without being announced: {error}"),
+        };
+        let worker = &self.identity.worker;
+        match other {
+            Some(address) => tracing::error!(
+                "this worker is not announced and gets no tasks: another one of the id {worker} lives at {address}, and \
+                 routers see that one alone; give each worker an id of its own"
+            ),
+            None => tracing::error!("this worker is not announced: {error}"),
+        }
+    }
+
+    /// Where another worker of this id was at its last heartbeat, as far as the registry says it. One at the same address is
+    /// the life before this one: it is gone, or this one could not listen there.
+    async fn another(&self) -> Option<String> {
+        let Identity { worker, address, incarnation, .. } = &self.identity;
+        let known = self.registry.look(std::slice::from_ref(worker)).await.ok()?.pop()?;
+        (known.incarnation != *incarnation && known.address != *address).then_some(known.address)
+    }
+
     fn presence(&self) -> Presence {
         let (load, full) = (self.gate.load(), self.gate.stands().full.to_vec());
-        let broken = self.broken.borrow().to_vec();
+        let Spares { open, half_open } = self.spared.borrow().clone();
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
             worker,
@@ -117,7 +155,8 @@ impl Announcer {
             },
             integrations,
             full,
-            broken,
+            broken: open,
+            half_open,
             settings_version: self.settings.borrow().version.clone(),
         }
     }
@@ -126,16 +165,30 @@ impl Announcer {
 /// Whether routers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
     let standing = |presence: &Presence| (presence.state, presence.target, presence.takes_batch());
-    let kept_out = |presence: &Presence| (presence.full.clone(), presence.broken.clone());
+    let kept_out = |presence: &Presence| {
+        let Presence { full, broken, half_open, .. } = presence.clone();
+        (full, broken, half_open)
+    };
     standing(announced) != standing(now)
         || kept_out(announced) != kept_out(now)
         || announced.settings_version != now.settings_version
 }
 
-fn report(error: &RegistryError) {
-    match error {
-        RegistryError::Superseded { .. } => tracing::error!("this worker is not announced: {error}"),
-        error => tracing::warn!("the worker serves on without being announced: {error}"),
+/// Why the worker is not announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silent {
+    /// The registry does not take it.
+    Away,
+    /// Another process has its id.
+    Superseded,
+}
+
+impl Silent {
+    fn of(error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Superseded { .. } => Silent::Superseded,
+            _ => Silent::Away,
+        }
     }
 }
 

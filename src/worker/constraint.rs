@@ -176,7 +176,7 @@ impl Look {
     pub(super) fn now(&self) -> Constraint {
         // One after the other: what one part lends is given back before the next is asked.
         let pressure = *self.overload.pressure().borrow();
-        let broken = self.upstreams.broken().borrow().first().cloned();
+        let broken = self.upstreams.spared().borrow().open.first().cloned();
         let processor = self.processor.lock().share();
         let (standing, load) = (self.gate.stands(), self.gate.load());
         let (integrations, full_tenant) = (self.gate.by_integration(), self.gate.full_tenants(1).pop());

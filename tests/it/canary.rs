@@ -12,19 +12,16 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
-use weir::client::Client;
 use weir::config;
 use weir::integration::transport::Request;
 use weir::integration::{Context, Error, Integration, Integrations};
 use weir::payload::{self, Limits, decode};
-use weir::registry::memory::MemoryRegistry;
 use weir::task::Json;
 use weir::task::transcript::{Exchange, Message, Phases, Response};
 use weir::telemetry::Telemetry;
-use weir::telemetry::logs::Level;
-use weir::worker::{Parts, Worker};
 
 use crate::support::house::submission;
+use crate::support::lone;
 
 /// Known by their form, by a name before them, and because the run names it.
 const SECRETS: [&str; 7] = [
@@ -123,17 +120,9 @@ async fn run(payloads: &payload::Config) -> payload::Ledger {
     config.worker.listen = "127.0.0.1:0".parse().expect("an address");
     config.worker.admin.listen = config.worker.listen;
     let telemetry = Telemetry::new().expect("a recorder");
-    let parts = Parts {
-        integrations: Integrations::new().with("leaky".parse().expect("a name"), Leaky),
-        registry: Arc::new(MemoryRegistry::new()),
-        store: payload::store::open(payloads).await.expect("valid settings"),
-        payloads: payloads.clone(),
-        overload: weir::overload::Config::watch_only(),
-        settings: config.settings,
-        log_level: Level::fixed(),
-    };
-    let worker = Worker::start(config.worker, parts, telemetry).await.expect("a worker");
-    let client = Client::new(&format!("http://{}", worker.address())).expect("an address");
+    config.payloads = payloads.clone();
+    let own = Integrations::new().with("leaky".parse().expect("a name"), Leaky);
+    let (worker, client) = lone::start(config, own, telemetry).await;
     for end in ["output", "error", "panic"] {
         let input = json!({"end": end, "text": text(), "password": SECRETS[5], "card": 4929123412341232u64});
         client.submit(&submission(end, "leaky", input)).await.expect("an outcome");

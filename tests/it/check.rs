@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::json;
 
-use crate::cli::{assert_ok, run, stderr, stdout, weir};
+use crate::cli::{assert_failed, assert_ok, run, stderr, stdout, weir};
 use crate::documents::path;
 use crate::support::house::House;
 use crate::support::redis::RedisServer;
@@ -62,6 +62,7 @@ async fn all_mistakes_are_found_at_once() {
         "integrations.url.base_url: \"ftp://x\"",
         "integrations.template.steps[0].path: ",
         "integrations.token.token.env: the environment has no \"NOPE\"",
+        "overload.memory.limit_bytes: 1000 leaves no room beside what a worker itself takes, ",
         "settings.file: ",
         "settings.file: ",
     ];
@@ -71,7 +72,7 @@ async fn all_mistakes_are_found_at_once() {
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     let all = stdout(&output);
     assert!(all.contains("ok     integrations.good: ") && all.contains("max_paralelism"), "{all}");
-    assert!(!all.contains("hunter2") && all.ends_with("13 problems\n"), "{all}");
+    assert!(!all.contains("hunter2") && all.ends_with("14 problems\n"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +85,25 @@ async fn a_broken_integration_is_one_problem_and_its_secret_is_not_shown() {
     assert_eq!(found(&output, "wrong"), [expected]);
     let all = format!("{}{}", stdout(&output), stderr(&output));
     assert!(all.contains("1 problem\n") && !all.contains("S3CRET"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_an_integration_that_there_is_not_are_wrong_and_those_for_a_broken_one_are_not() {
+    let output = check(UPSTREAM, &["--role", "worker"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = [
+        "integrations.broken.kind: there is no \"smtp\"",
+        "worker.upstream.integrations.goood: there is no integration of this name; \"good\" is near",
+    ];
+    let found = found(&output, "wrong");
+    let as_expected = found.iter().zip(expected).all(|(line, expected)| line.starts_with(expected));
+    assert!(as_expected && found.len() == expected.len(), "{found:#?}");
+    // And so a worker does not start.
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), UPSTREAM.replace("smtp", "synthetic")).expect("written");
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let output = run(weir().arg("worker").args(ports).arg("--config").arg(file.path()), "").await;
+    assert_failed(&output, &["worker.upstream.integrations.goood: there is no integration of this name"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,6 +195,8 @@ x = 1
 url = "http://u:hunter2@x"
 [payloads]
 store = "s3"
+[overload.memory]
+limit_bytes = 1000
 [sandbox]
 response_bytes = 99999999999
 [integrations.kind]
@@ -194,6 +216,19 @@ token = { env = "NOPE" }
 steps = [{ name = "a", path = "/x" }]
 [integrations.good]
 kind = "synthetic"
+"#;
+
+const UPSTREAM: &str = r#"
+[integrations.good]
+kind = "synthetic"
+[integrations.broken]
+kind = "smtp"
+[worker.upstream.integrations.goood]
+breaker = { probes = 1 }
+[worker.upstream.integrations.good]
+breaker = { probes = 1 }
+[worker.upstream.integrations.broken]
+breaker = { probes = 1 }
 "#;
 
 const REACHABLE: &str = r#"

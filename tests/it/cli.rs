@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -79,6 +80,26 @@ async fn a_file_of_tasks_comes_back_as_outcomes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_with_a_name_is_read_as_a_file_is() {
+    let house = House::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("tasks");
+    let (kind, mode) = (FileType::Fifo, Mode::RUSR | Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).expect("a pipe");
+    let task = json!({"integration": "synthetic", "input": {"do": "noop"}});
+    let write = r#"printf '%s\n' "$1" "$1" "$1" > "$0""#;
+    let mut writer = Command::new("sh").args(["-c", write]).arg(&pipe).arg(task.to_string()).spawn().expect("a shell");
+    let output = run(weir().args(["submit", "--to", &house.router_url()]).arg(&pipe), "").await;
+    assert_ok(&output);
+    assert_eq!(lines(&output).len(), 3);
+    assert!(stderr(&output).contains("3 tasks in"), "{}", stderr(&output));
+    assert!(writer.wait().await.expect("it ends").success());
+    let output = run(weir().args(["submit", "--to", &house.router_url()]).arg(directory.path()), "").await;
+    assert_failed(&output, &[&format!("cannot read {}: it is a directory", directory.path().display())]);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_failed_and_what_could_not_be_read_shows_in_lines_summary_and_exit_code() {
     let house = House::start().await;
     let stdin = r#"{"id":"good","integration":"synthetic","input":{"do":"noop"}}
@@ -136,6 +157,18 @@ async fn flags_that_cannot_be_are_refused_in_the_words_of_the_flag() {
     let output = run(weir().args(flags).args(["{}", "--timeout", "-5s"]), "").await;
     let text = stderr(&output);
     assert!(text.contains("invalid value '-5s' for '--timeout <DURATION>'"), "{text}");
+}
+
+#[tokio::test]
+async fn a_variable_that_names_the_configuration_makes_its_flag_no_part_of_the_usage() {
+    let output = run(weir().args(["payload", "replay"]).env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("Usage: weir payload replay <KEY|FILE>"), "{}", stderr(&output));
+    let output = run(weir().arg("check").env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    assert!(stdout(&output).contains("/no/such.toml"), "it is read all the same: {}", stdout(&output));
+    let output = run(weir().arg("--help").env("WEIR_CONFIG", "/no/such.toml"), "").await;
+    let help = stdout(&output);
+    assert!(help.starts_with("Runs slow, network-bound integrations") && help.contains("[env: WEIR_CONFIG]"), "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

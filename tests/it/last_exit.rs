@@ -62,4 +62,14 @@ fn a_worker_says_how_the_one_before_it_ended() {
     let (mut fourth, _, metrics) = start(directory.path());
     assert_eq!(how(&metrics), ["second_signal"]);
     fourth.stop();
+
+    // What cannot be read says nothing of a process or of a time.
+    let note = directory.path().join("w1.json");
+    std::fs::write(&note, "{").expect("written");
+    let (mut fifth, said, metrics) = start(directory.path());
+    assert_eq!((how(&metrics), said["level"].as_str()), (vec!["unknown"], Some("WARN")));
+    assert_eq!(said["message"], "the worker before this one: what it noted cannot be read, and is replaced");
+    assert_eq!(said["note"].as_str(), note.to_str());
+    assert!(said["process"].is_null() && said["started"].is_null(), "{said}");
+    fifth.stop();
 }

@@ -168,7 +168,7 @@ async fn memory_is_refused_before_the_limit_and_taken_again_when_it_is_free() {
         }
     };
     let error = shed(&refused);
-    assert!(error.message.contains("memory: ") && error.message.contains("of 512 MiB"), "{error}");
+    assert!(error.message.contains(" of 512 MiB of memory "), "{error}");
     assert!(held.len() >= 8, "refused too early: {}", held.len());
     assert!(used() < LIMIT, "{}", used());
     assert_eq!(worker.metric("weir_overload_sheds_total", "memory"), 1.0);

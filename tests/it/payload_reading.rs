@@ -293,6 +293,25 @@ async fn a_payload_comes_by_key_by_url_by_task_or_through_a_pipe_and_goes_into_f
         assert_failed(&reader.run(&files).await, &["t.har exists already; --force replaces it"]);
         assert_ok(&reader.run(&[&files[..], &["--force"]].concat()).await);
         assert_failed(&reader.run(&["get", &older, "--har", "/no/such/t.har"]).await, &["cannot write /no/such/t.har"]);
+        // What was written is read back, indented or not.
+        assert_eq!(stdout(&reader.run(&["get", &json, "--raw"]).await), raw("older"));
+        assert_ok(&reader.run(&["get", &older, "-o", &json, "--force"]).await);
+        let [stored, written] = [reader.run(&["get", &older]).await, reader.run(&["get", &json]).await];
+        assert_eq!(stdout(&written), stdout(&stored));
+        // One file for both would hold only one of them.
+        let other_name = json.replace("/t.json", "/./t.json");
+        for same in [&json, &other_name] {
+            let output = reader.run(&["get", &older, "-o", &json, "--har", same, "--force"]).await;
+            assert_failed(&output, &["--output and --har are both ", "t.json: name another file for one of them"]);
+        }
+        assert_failed(&reader.run(&["get", &older, "-o", "-", "--har", "-"]).await, &["are both standard output"]);
+        assert_eq!(stdout(&reader.run(&["get", &json]).await), stdout(&stored), "and nothing was written");
+        let missing = directory.path().join("missing").display().to_string();
+        assert_failed(&reader.run(&["get", &missing]).await, &[&format!("cannot read {missing}: No such file")]);
+        assert_failed(&reader.run(&["get", "./missing"]).await, &["cannot read ./missing: No such file"]);
+        let folder = directory.path().display().to_string();
+        let says = format!("{folder} is a directory: name a file in it, or the key of a payload in the store");
+        assert_failed(&reader.run(&["get", &folder]).await, &[&says]);
         let output = reader.run(&["get", &older, "--har", "-"]).await;
         assert_eq!(stdout(&output), "{\n  \"log\": {\n    \"entries\": [\n      1e400\n    ]\n  }\n}\n");
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 2);
@@ -360,14 +379,22 @@ async fn of_a_key_that_is_not_there_what_is_near_is_named() {
             let near = format!(" does not exist; near it are of task t-1:\n  {stored}\n");
             assert_failed(&reader.run(&["get", wrong]).await, &[&near]);
         }
-        let begins = format!(" does not exist; with these it begins:\n  {stored}\n");
+        // Its last letter, and the last of the run.
+        let near = format!(" does not exist; near it are of task t-1:\n  {stored}\n");
+        assert_failed(&reader.run(&["get", &stored.replace(".b64", ".b65")]).await, &[&near]);
+        let start = &stored[..stored.find("t-1.").expect("its task") + 4];
+        let begins = format!(" does not exist; these begin with {start}:\n  {stored}\n");
+        let (run, suffix) = stored.split_at(stored.find(".json").expect("its suffix"));
+        let wrong = format!("{}g{suffix}", &run[..run.len() - 1]);
+        assert_failed(&reader.run(&["get", &wrong]).await, &[&begins]);
+        let begins = format!(" does not exist; these begin with it:\n  {stored}\n");
         assert_failed(&reader.run(&["get", &stored[..stored.len() - 20]]).await, &[&begins]);
         let output = reader.run(&["get", "no/such/key"]).await;
         assert_failed(&output, &["no/such/key", " does not exist\n"]);
         assert_failed(&reader.run(&["get", "a/../b"]).await, &["key \"a/../b\" is not valid"]);
     }
     let [_, directory] = bucket.readers();
-    assert_failed(&directory.run(&["get", "payloads"]).await, &[" does not exist; with these it begins:\n  payloads/"]);
+    assert_failed(&directory.run(&["get", "payloads"]).await, &[" does not exist; these begin with it:\n  payloads/"]);
     bucket.server.stop().await;
 }
 

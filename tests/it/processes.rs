@@ -90,6 +90,23 @@ fn redis_may_come_last() {
 }
 
 #[test]
+fn two_workers_of_one_id_both_say_where_the_other_lives() {
+    let fleet = Plan::default().start();
+    let mut newcomer = fleet.one_more("newcomer", "w1");
+    let [first, second] = [&fleet.workers[0], &newcomer].map(|worker| format!("http://{}", worker.listen));
+    let said = |process: &Process, what: &str| process.log().contains(what).then_some(());
+    let says = format!("another worker of the id w1 lives at {first}: routers see this one alone from now on");
+    wait_for("the newcomer says it", LONG, || said(&newcomer.process, &says));
+    let says = format!("another one of the id w1 lives at {second}, and routers see that one alone");
+    wait_for("the first one says it", LONG, || said(&fleet.workers[0].process, &says));
+    assert_eq!(fleet.known_workers(), 1);
+    newcomer.process.stop();
+    let says = "the other worker of this id is gone: routers see this one";
+    wait_for("the first one is announced again", LONG, || said(&fleet.workers[0].process, says));
+    fleet.stop();
+}
+
+#[test]
 fn the_example_of_an_own_integration_runs() {
     let fleet = Plan { latency: "5ms", ..Plan::default() }.start();
     let directory = tempfile::tempdir().expect("a directory");

@@ -2,7 +2,6 @@
 //! out long lists, and misbehaves, with the outcome and the transcript that it leaves.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -13,15 +12,14 @@ use weir::config;
 use weir::integration::Integrations;
 use weir::lifecycle::Lifecycle;
 use weir::payload;
-use weir::registry::memory::MemoryRegistry;
 use weir::sandbox::{Behaviour, Beyond, Concurrency, Errors, Latency, Oversized, RateLimit, Sandbox, Tls};
 use weir::task::{Failure, FailureCode, Outcome, Remedy};
 use weir::telemetry::Telemetry;
-use weir::telemetry::logs::Level;
-use weir::worker::{Parts, Worker};
+use weir::worker::Worker;
 
 use crate::documents::read;
 use crate::support::house::{LONG, submission};
+use crate::support::lone::{self, ACCOUNTS, WORKER};
 
 /// A bank, and a worker that pulls from it.
 struct Pulls {
@@ -50,21 +48,10 @@ impl Pulls {
         let text = integrations
             .replace("BANK", &format!("{scheme}://localhost:{}", sandbox.local_addr.port()))
             .replace("DIR", root);
-        let config = config::from_text(&format!("{text}\n{WORKER}")).expect("a configuration");
+        let mut config = config::from_text(&format!("{text}\n{WORKER}")).expect("a configuration");
+        config.payloads.directory.path = directory.path().join("payloads");
         let telemetry = Telemetry::new().expect("a recorder");
-        let mut payloads = config.payloads;
-        payloads.directory.path = directory.path().join("payloads");
-        let parts = Parts {
-            integrations: Integrations::from_config(&config.integrations, &telemetry).expect("integrations"),
-            registry: Arc::new(MemoryRegistry::new()),
-            store: payload::store::open(&payloads).await.expect("valid settings"),
-            payloads,
-            overload: weir::overload::Config::watch_only(),
-            settings: config.settings,
-            log_level: Level::fixed(),
-        };
-        let worker = Worker::start(config.worker, parts, telemetry).await.expect("a worker");
-        let client = Client::new(&format!("http://{}", worker.address())).expect("an address");
+        let (worker, client) = lone::start(config, Integrations::new(), telemetry).await;
         Pulls { sandbox, worker: Some(worker), client, upstream, directory }
     }
 
@@ -133,32 +120,10 @@ fn notes(stored: &[(String, Value)], id: &str) -> String {
     payload["transcript"]["log"]["_notes"].to_string()
 }
 
-const WORKER: &str = r#"
-[worker]
-listen = "127.0.0.1:0"
-admin.listen = "127.0.0.1:0"
-[payloads]
-store = "directory"
-"#;
-
 /// One client of the bank for each misbehaviour, so that all of them happen in one process, at the same time.
 fn misbehaving(clients: &[&str]) -> String {
-    let one = |client: &&str| {
-        format!(
-            r#"
-            [integrations.{client}]
-            kind = "http"
-            base_url = "BANK"
-            auth = {{ kind = "api_key", header = "x-api-key", key = {{ file = "DIR/{client}.key" }} }}
-            request_timeout = "500ms"
-            max_response_bytes = 100000
-            retries = {{ attempts = 2, first_pause = "1ms", max_pause = "1ms" }}
-            errors = [{{ status = [403], when = "{{{{ body.error == 'consent_expired' }}}}", remedy = "user_action", reason = "consent_expired" }}]
-            steps = [{{ name = "accounts", path = "/accounts", query = {{ customer = "{{{{ input.customer }}}}" }} }}]
-            "#
-        )
-    };
-    clients.iter().map(one).collect()
+    let errors = r#"errors = [{ status = [403], when = "{{ body.error == 'consent_expired' }}", remedy = "user_action", reason = "consent_expired" }]"#;
+    clients.iter().map(|client| lone::asking(client, &format!("{errors}\n{ACCOUNTS}"))).collect()
 }
 
 const MISBEHAVIOURS: [&str; 9] =

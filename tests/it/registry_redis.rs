@@ -36,6 +36,7 @@ fn presence(worker: &str) -> Presence {
         integrations: vec!["bank".parse().expect("an integration")],
         full: vec![],
         broken: vec![],
+        half_open: vec![],
         settings_version: "start".into(),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,16 +16,15 @@ use weir::integration::transport::Request;
 use weir::integration::{Context, Error, Integration, Integrations};
 use weir::lifecycle::Lifecycle;
 use weir::payload;
-use weir::registry::memory::MemoryRegistry;
 use weir::replay::{Change, Replay};
 use weir::sandbox::{Behaviour, Errors, Latency, Oversized, Sandbox};
 use weir::task::{Json, Outcome};
 use weir::telemetry::Telemetry;
-use weir::telemetry::logs::Level;
-use weir::worker::{Parts, Worker};
+use weir::worker::Worker;
 
 use crate::cli::{run, stderr, stdout, weir};
 use crate::support::house::{LONG, submission};
+use crate::support::lone::{self, ACCOUNTS, WORKER, asking};
 
 /// A bank, and a worker that pulls from it with a configuration that lies in a file.
 struct Production {
@@ -45,14 +43,6 @@ struct Desk {
     integrations: String,
 }
 
-const WORKER: &str = r#"
-[worker]
-listen = "127.0.0.1:0"
-admin.listen = "127.0.0.1:0"
-[payloads]
-store = "directory"
-"#;
-
 /// All accounts of a customer and all pages of each, two accounts at a time; an access token from the bank's endpoint.
 const PULL: &str = r#"
 [integrations.pull]
@@ -64,25 +54,6 @@ steps = [
     { name = "pages", for_each = "{{ steps.accounts.accounts }}", parallel = 2, path = "/accounts/{{ item.id }}/transactions", query = { limit = 7, pagination = "cursor" }, pagination = { kind = "cursor", items = "{{ body.transactions }}", next = "{{ body.next_cursor }}", parameter = "cursor" }, value = { id = "{{ item.id }}", count = "{{ body | length }}", first = "{{ body[0].amount }}" } },
 ]
 "#;
-
-/// One request; each client is a bank of its own.
-fn asking(client: &str, more: &str) -> String {
-    format!(
-        r#"
-        [integrations.{client}]
-        kind = "http"
-        base_url = "BANK"
-        auth = {{ kind = "api_key", header = "x-api-key", key = {{ file = "DIR/{client}.key" }} }}
-        request_timeout = "300ms"
-        max_response_bytes = 100000
-        retries = {{ attempts = 2, first_pause = "1ms", max_pause = "1ms" }}
-        {more}
-        "#
-    )
-}
-
-const ACCOUNTS: &str =
-    r#"steps = [{ name = "accounts", path = "/accounts", query = { customer = "{{ input.customer }}" } }]"#;
 
 impl Production {
     async fn start(integrations: &str, own: Integrations) -> Self {
@@ -99,22 +70,10 @@ impl Production {
                 .expect("written");
         }
         std::fs::write(directory.path().join("secret"), "CANARY-secret").expect("written");
-        let config = config.expect("a configuration");
+        let mut config = config.expect("a configuration");
+        config.payloads.directory.path = directory.path().join("payloads");
         let telemetry = Telemetry::new().expect("a recorder");
-        let mut payloads = config.payloads;
-        payloads.directory.path = directory.path().join("payloads");
-        let configured = Integrations::from_config(&config.integrations, &telemetry).expect("integrations");
-        let parts = Parts {
-            integrations: configured.merge(own).expect("other names"),
-            registry: Arc::new(MemoryRegistry::new()),
-            store: payload::store::open(&payloads).await.expect("valid settings"),
-            payloads,
-            overload: weir::overload::Config::watch_only(),
-            settings: config.settings,
-            log_level: Level::fixed(),
-        };
-        let worker = Worker::start(config.worker, parts, telemetry).await.expect("a worker");
-        let client = Client::new(&format!("http://{}", worker.address())).expect("an address");
+        let (worker, client) = lone::start(config, own, telemetry).await;
         Production { sandbox, upstream, worker, client, directory, integrations: text }
     }
 
@@ -214,6 +173,14 @@ async fn pages_loops_and_a_token_replay_to_the_same_output_without_bank_and_secr
     // The first task's token served this one: no request for one is in its recording.
     let second = desk.assert_same("second").await;
     assert_eq!(second["requests"].as_array().expect("a list").len(), requests.len() - 1, "{second:#}");
+
+    // What get has written can be run again, too.
+    let written = desk.directory.path().join("first.json");
+    let output = run(weir().args(["payload", "get"]).arg(&desk.payloads["first"]).arg("-o").arg(&written), "").await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let file = desk.directory.path().join("replay.toml");
+    let output = run(weir().arg("-c").arg(&file).args(["payload", "replay"]).arg(&written), "").await;
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
 
     let (code, text, _) = desk.replay("first", &[]).await;
     let says =
@@ -335,9 +302,26 @@ async fn a_changed_configuration_shows_in_the_outcome_and_in_the_requests() {
         "(- then only, + now only)",
     ];
     says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    // One value has one number, in the failure and in the list of requests.
+    let asked = text.split_once("not ?").expect("it is said").1.lines().next().expect("a line");
+    let is_listed = |line: &str| line.trim_start().starts_with("+ GET ") && line.contains(&format!("?{asked} "));
+    assert!(asked.starts_with("limit=8&pagination=[redacted-") && text.lines().any(is_listed), "{asked}: {text}");
     // The nearest there is serves on request, and that is told.
     let (_, text, _) = desk.replay_with(&other, "t", &["--nearest"]).await;
-    assert!(text.contains("was answered with what was recorded for GET /accounts/"), "{text}");
+    let says = ["was answered with what was recorded for GET /accounts/", "  ~ GET /accounts/", "url  \"/accounts/"];
+    says.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing in {text}"));
+    assert!(!text.contains("not in the recording") && !text.contains("  + "), "{text}");
+    let (_, out, _) = desk.replay_with(&other, "t", &["--nearest", "--json"]).await;
+    let replayed: Value = serde_json::from_str(&out).expect("JSON");
+    let nearest: Vec<_> =
+        replayed["requests"].as_array().expect("a list").iter().filter(|it| it["change"] == "changed").collect();
+    assert!(nearest.len() > 1, "{replayed:#}");
+    for request in nearest {
+        let url = &request["differences"][0];
+        let limits = [("then", "?limit=7&"), ("now", "?limit=8&")];
+        let is_right = limits.iter().all(|(side, limit)| url[side].as_str().is_some_and(|it| it.contains(limit)));
+        assert!(url["path"] == "url" && is_right && request["then"] == request["now"], "{request:#}");
+    }
 
     // Another host is the same bank.
     let bank = desk.integrations.split('"').find(|part| part.starts_with("http://")).expect("a URL").to_owned();
@@ -478,6 +462,45 @@ async fn a_teams_own_test_replays_a_stored_payload() {
     let replayed = replay.with_input(input).run(own()).await.expect("it runs");
     assert!(!replayed.is_same() && replayed.now.outcome.result.is_ok(), "{replayed}");
     assert!(replayed.to_string().contains("then  integration_error (remedy user_action) after "), "{replayed}");
+}
+
+/// Asks for a customer, and fails in words that name them.
+struct Refuses {
+    bank: String,
+    words: &'static str,
+}
+
+#[async_trait]
+impl Integration for Refuses {
+    async fn run(&self, context: &Context) -> Result<Json, Error> {
+        let customer: String = context.input()?;
+        context.secret(&customer);
+        let request = Request::get(format!("{}/accounts?customer={customer}", self.bank));
+        context.http().send(request.header("authorization", "Bearer sandbox.refuses")).await?;
+        Err(Error::permanent(format!("{} {customer}", self.words)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_has_one_number_in_the_failure_and_in_the_requests() {
+    let upstream = Lifecycle::new();
+    let bank = weir::sandbox::Config { listen: ([127, 0, 0, 1], 0).into(), ..Default::default() };
+    let sandbox = Sandbox::start(bank, &upstream).await.expect("a bank");
+    let refuses = |words| Refuses { bank: format!("http://{}", sandbox.local_addr), words };
+    let name = "refuses".parse().expect("a name");
+    let production = Production::start("", Integrations::new().with(name, refuses("no consent of"))).await;
+    let failure = production.run("refuses", "t", json!("customer-7")).await.result.expect_err("on purpose");
+    assert_eq!(failure.message, "no consent of customer-7");
+    let desk = production.end().await;
+    upstream.stop(LONG).await.expect("the bank ends");
+    // What was redacted is known again, and is numbered anew.
+    let replay = Replay::from_file(&desk.payloads["t"]).expect("a payload");
+    let replay = replay.with_input(Json::of(&"customer-7").expect("JSON"));
+    let replayed = replay.run(refuses("nobody knows")).await.expect("it runs");
+    let text = replayed.to_string();
+    let (then, now) = ("      no consent of [redacted-1]\n", "      nobody knows [redacted-1]\n");
+    assert!(text.contains(then) && text.contains(now) && !text.contains("customer-7"), "{text}");
+    assert!(text.contains("GET /accounts?customer=[redacted-1]  200") && !text.contains("[redacted-2]"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ pub mod cable;
 pub mod calls;
 pub mod fleet;
 pub mod house;
+pub mod lone;
 pub mod processes;
 pub mod redis;
 pub mod s3;

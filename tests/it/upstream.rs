@@ -1,7 +1,6 @@
 //! What a worker learns of its banks, with the sandbox as ten of them: one that fails is spared and found well again, one
 //! that bears few at a time gets few, and what cannot end in time does not start.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -12,15 +11,14 @@ use weir::client::Client;
 use weir::config;
 use weir::integration::Integrations;
 use weir::lifecycle::Lifecycle;
-use weir::registry::memory::MemoryRegistry;
 use weir::sandbox::{Behaviour, Beyond, Concurrency, Errors, Latency, Sandbox};
 use weir::telemetry::Telemetry;
-use weir::telemetry::logs::Level;
 use weir::wire::{Reason, Retry};
-use weir::worker::{Parts, Worker};
+use weir::worker::Worker;
 
 use crate::support::calls::{message, metric, plain_client, refusal, typed};
 use crate::support::house::{LONG, eventually, submission};
+use crate::support::lone;
 
 const BANKS: usize = 10;
 const CUSTOMER: &str = r#"{"customer": "c1"}"#;
@@ -63,17 +61,7 @@ steps = [{{ name = "accounts", path = "/accounts", query = {{ customer = "{{{{ i
         }
         let config = config::from_text(&text).expect("a configuration");
         let telemetry = Telemetry::new().expect("a recorder");
-        let parts = Parts {
-            integrations: Integrations::from_config(&config.integrations, &telemetry).expect("integrations"),
-            registry: Arc::new(MemoryRegistry::new()),
-            store: None,
-            payloads: config.payloads,
-            overload: weir::overload::Config::watch_only(),
-            settings: config.settings,
-            log_level: Level::fixed(),
-        };
-        let worker = Worker::start(config.worker, parts, telemetry.clone()).await.expect("a worker");
-        let client = Client::new(&format!("http://{}", worker.address())).expect("an address");
+        let (worker, client) = lone::start(config, Integrations::new(), telemetry.clone()).await;
         Banks { sandbox, worker, telemetry, client, upstream, _directory: directory }
     }
 

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::follow::Update;
 use crate::cli::table::{Table, counted, duration, printable};
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
-use crate::task::{PoolName, WorkerId};
+use crate::task::{IntegrationName, PoolName, WorkerId};
 
 /// A view older than this says so, even when nobody said that the registry is away: reading changes answers each second.
 const OLD: Duration = Duration::from_secs(5);
+
+/// Integrations of a worker that are named as kept out; further ones are counted.
+const MOST_KEPT_OUT: usize = 3;
 
 /// Lines around the rows: title, totals, an empty one, the table's header, and the last one for what is left out.
 const FRAME_LINES: usize = 5;
@@ -168,19 +171,36 @@ impl View {
     }
 
     fn table<'a>(&self, workers: impl Iterator<Item = &'a Presence>, now: SystemTime) -> Table {
-        let mut table = Table::new(&["WORKER", "ADDRESS", "STATE", "IN FLIGHT#", "INTEGRATIONS#", "SETTINGS", "UP#"]);
+        let head =
+            ["WORKER", "ADDRESS", "STATE", "IN FLIGHT#", "RESERVED#", "INTEGRATIONS#", "SETTINGS", "UP#", "KEPT OUT"];
+        let mut table = Table::new(&head);
         for presence in workers {
             table.row([
                 presence.worker.to_string(),
                 presence.address.clone(),
                 state_name(presence.state).into(),
                 format!("{}/{}", presence.in_flight, presence.target),
+                presence.reserved.to_string(),
                 presence.integrations.len().to_string(),
                 presence.settings_version.clone(),
                 up(presence.incarnation, now).map_or_else(|| "?".into(), |up| duration(up.as_secs_f64())),
+                kept_out(presence),
             ]);
         }
         table
+    }
+}
+
+/// The integrations of which the worker takes no tasks, or a few alone, although it may have room: the worst first.
+fn kept_out(presence: &Presence) -> String {
+    let Presence { full, broken, half_open, .. } = presence;
+    let named =
+        |names: &[IntegrationName], how: &str| -> Vec<_> { names.iter().map(|name| format!("{name} {how}")).collect() };
+    let all = [named(broken, "spared"), named(half_open, "half open"), named(full, "full")].concat();
+    match all.len().saturating_sub(MOST_KEPT_OUT) {
+        _ if all.is_empty() => "-".into(),
+        0 => all.join(", "),
+        more => format!("{}, +{more}", all[..MOST_KEPT_OUT].join(", ")),
     }
 }
 
@@ -222,6 +242,7 @@ mod tests {
             integrations: vec!["bank".parse().expect("a name")],
             full: vec![],
             broken: vec![],
+            half_open: vec![],
             settings_version: "start".into(),
         }
     }
@@ -244,6 +265,26 @@ mod tests {
         assert_eq!(small.len(), 7);
         assert!(small[6].starts_with("… and 1 more"), "{small:#?}");
         assert_eq!(view.frame(&PoolName::default(), 0).1, []);
+    }
+
+    #[test]
+    fn who_is_kept_out_is_named_the_worst_first_and_the_rest_is_counted() {
+        let names = |text: &str| -> Vec<IntegrationName> {
+            text.split_whitespace().map(|name| name.parse().expect("a name")).collect()
+        };
+        let worker = Presence { reserved: 6, full: names("bank"), ..presence("w1", State::Open, 3) };
+        let row = |worker: &Presence| {
+            let mut view = View::default();
+            view.update(Update::Snapshot(vec![worker.clone()]));
+            lines(&view, 9)[4].clone()
+        };
+        let shown = row(&worker);
+        let cells: Vec<_> = shown.split_whitespace().collect();
+        assert_eq!(cells[3..6], ["3/30", "6", "1"], "{shown}");
+        assert!(shown.ends_with("  bank full"), "{shown}");
+        let worse = Presence { broken: names("a b"), half_open: names("c"), full: names("d e"), ..worker.clone() };
+        assert!(row(&worse).ends_with("  a spared, b spared, c half open, +2"), "{}", row(&worse));
+        assert!(row(&Presence { full: vec![], ..worker }).ends_with("  -"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod output;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -30,7 +30,8 @@ Examples:
   weir payload get ./t1.0192….json.zlib.b64 --har t1.har
   aws s3 cp s3://weir/payloads/7/…b64 - | weir payload get - --raw")]
 pub(super) struct Args {
-    /// A file, - for standard input, or else a key in the configured store, or s3://BUCKET/KEY.
+    /// A file, as it was stored or as --output wrote it, - for standard input, or else a key in the configured store, or
+    /// s3://BUCKET/KEY.
     #[arg(value_name = "KEY|FILE", required_unless_present = "task")]
     which: Option<String>,
     /// The newest payload of this task.
@@ -54,10 +55,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, config: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<ExitCode> {
+    if let (Some(output), Some(har)) = (&args.output, &args.har)
+        && output.is(har)
+    {
+        bail!("--output and --har are both {output}: name another file for one of them");
+    }
     let json = match (&args.which, &args.task) {
         (Some(which), _) => load(which, config)?.json,
         (None, Some(task)) => load(&newest(task, args.since, &config()?)?, config)?.json,
-        (None, None) => anyhow::bail!("name a key or a file, or --task"),
+        (None, None) => bail!("name a key or a file, or --task"),
     };
     let shaped = |json: &str| if args.raw { json.to_owned() } else { indented(json) };
     if let Some(output) = &args.har {

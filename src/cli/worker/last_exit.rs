@@ -174,7 +174,7 @@ impl Life {
                     Some(note) => How::of(note, &kept.note.kernel),
                     None => How::Unknown,
                 });
-                report(how, before.flatten().as_ref());
+                report(how, before.flatten().as_ref(), &kept.path);
                 publish(how, telemetry);
                 Life { kept: Some(kept) }
             }
@@ -249,15 +249,18 @@ fn read(path: &Path) -> io::Result<String> {
     }
 }
 
-fn report(how: How, before: Option<&Note>) {
-    let (process, started) = before.map(|note| (note.process, note.started)).unzip();
-    let (process, started) =
-        (process.unwrap_or_default(), started.map(|started| humantime::format_rfc3339_seconds(started).to_string()));
-    let started = started.unwrap_or_default();
+fn report(how: How, before: Option<&Note>, path: &Path) {
+    // Of a note that cannot be read neither is known, and then neither is said.
+    let process = before.map(|note| note.process);
+    let started = before.map(|note| humantime::format_rfc3339_seconds(note.started).to_string());
     match how {
         How::First => tracing::info!("the worker before this one: {}", how.in_words()),
         How::Clean | How::SecondSignal => {
             tracing::info!(process, started, "the worker before this one: {}", how.in_words());
+        }
+        How::Unknown => {
+            let note = path.display();
+            tracing::warn!(%note, "the worker before this one: {}, and is replaced", how.in_words());
         }
         _ => tracing::warn!(process, started, "the worker before this one: {}", how.in_words()),
     }

@@ -17,6 +17,7 @@ fn presence(worker: &str, target: u32) -> Presence {
         integrations: vec!["bank".parse().expect("an integration")],
         full: vec![],
         broken: vec![],
+        half_open: vec![],
         settings_version: "start".into(),
     }
 }

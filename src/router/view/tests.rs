@@ -16,6 +16,7 @@ fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence
         integrations: vec!["bank".parse().expect("an integration")],
         full: vec![],
         broken: vec![],
+        half_open: vec![],
         settings_version: "start".into(),
     }
 }

@@ -169,6 +169,14 @@ impl Fleet {
         Process::start("submit", self.directory.path(), &weir(), &flags, &[])
     }
 
+    /// One more worker, of an id that may be another one's; its log is named apart.
+    pub fn one_more(&self, log: &str, id: &str) -> Server {
+        let url = self.redis.url();
+        let flags = ["worker", "--id", id, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let variables = [("WEIR_REGISTRY__URL", url.as_str()), ("BANK_TOKEN", "sandbox.one-more")];
+        serve(log, self.directory.path(), &flags, &variables, "the worker serves")
+    }
+
     pub fn known_workers(&self) -> usize {
         known_workers(&self.router).expect("the router's metrics")
     }

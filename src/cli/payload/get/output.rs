@@ -1,6 +1,7 @@
 //! Where a result goes: standard output, or a file that appears whole or not at all.
 
 use std::convert::Infallible;
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,28 @@ impl FromStr for Output {
     }
 }
 
+impl Display for Output {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Output::Standard => out.write_str("standard output"),
+            Output::File(path) => path.display().fmt(out),
+        }
+    }
+}
+
 impl Output {
+    /// Whether both are one, by whatever names; a device can take several texts.
+    pub(super) fn is(&self, other: &Output) -> bool {
+        match (self, other) {
+            (Output::Standard, Output::Standard) => true,
+            (Output::File(one), Output::File(other)) => {
+                let is_device = fs::metadata(one).is_ok_and(|metadata| !metadata.is_file());
+                !is_device && real(one) == real(other)
+            }
+            _ => false,
+        }
+    }
+
     /// Writes a text and a line break. A file that exists is only replaced by `force`.
     pub(super) fn write(&self, text: &str, force: bool) -> anyhow::Result<()> {
         match self {
@@ -39,6 +61,16 @@ impl Output {
             Output::File(path) => write_file(path, text, force),
         }
     }
+}
+
+/// The path without links and detours, be the file there or not.
+fn real(path: &Path) -> PathBuf {
+    let beside = || Some(fs::canonicalize(parent(path)).ok()?.join(path.file_name()?));
+    fs::canonicalize(path).ok().or_else(beside).unwrap_or_else(|| path.to_owned())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn write_file(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
@@ -54,8 +86,7 @@ fn write_file(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = NamedTempFile::new_in(directory).with_context(failed)?;
+    let mut file = NamedTempFile::new_in(parent(path)).with_context(failed)?;
     writeln!(file, "{text}").with_context(failed)?;
     let put = if force { file.persist(path) } else { file.persist_noclobber(path) };
     match put {
@@ -80,6 +111,18 @@ mod tests {
         write_file(&path, "two", true).expect("writes");
         assert_eq!(written(), "two\n");
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn one_file_is_one_by_whatever_names() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| Output::File(directory.path().join(name));
+        assert!(file("new").is(&file("./new")) && !file("new").is(&file("newer")));
+        fs::write(directory.path().join("old"), "x").expect("writes");
+        std::os::unix::fs::symlink("old", directory.path().join("link")).expect("a link");
+        assert!(file("old").is(&file("link")) && file("no/x").is(&file("no/x")));
+        let null = || Output::File("/dev/null".into());
+        assert!(!null().is(&null()) && Output::Standard.is(&Output::Standard) && !null().is(&Output::Standard));
     }
 
     #[test]
