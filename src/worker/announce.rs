@@ -63,10 +63,10 @@ impl Announcer {
         let mut announced: Option<Presence> = None;
         let mut failures = 0u32;
         loop {
-            standing.mark_unchanged();
-            broken.mark_unchanged();
-            settings.mark_unchanged();
-            let presence = self.presence();
+            let full = standing.now().full.to_vec();
+            let kept_out = broken.borrow_and_update().to_vec();
+            let version = settings.borrow_and_update().version.clone();
+            let presence = self.presence(full, kept_out, version);
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
             let next = match self.registry.announce(&presence, changed).await {
                 Ok(()) => {
@@ -87,7 +87,7 @@ impl Announcer {
             let next = Instant::now() + next;
             let now_or_later = async {
                 tokio::select! {
-                    _ = standing.changed() => {}
+                    () = standing.changed() => {}
                     _ = broken.changed() => {}
                     _ = settings.changed() => {}
                 }
@@ -97,9 +97,8 @@ impl Announcer {
         }
     }
 
-    fn presence(&self) -> Presence {
-        let (load, full) = (self.gate.load(), self.gate.stands().full.to_vec());
-        let broken = self.broken.borrow().to_vec();
+    fn presence(&self, full: Vec<IntegrationName>, broken: Vec<IntegrationName>, settings_version: String) -> Presence {
+        let load = self.gate.load();
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
             worker,
@@ -118,7 +117,7 @@ impl Announcer {
             integrations,
             full,
             broken,
-            settings_version: self.settings.borrow().version.clone(),
+            settings_version,
         }
     }
 }

@@ -40,6 +40,7 @@ impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
+        let settings = settings.borrow().clone();
         let mut known: BTreeMap<_, _> =
             self.upstreams.known().into_iter().map(|known| (known.integration.clone(), known)).collect();
         let integration = |of: IntegrationLoad| {
@@ -53,7 +54,7 @@ impl Operated for WorkerOperations {
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(&self.gate)),
-            settings: Some(settings_out(&settings.borrow())),
+            settings: Some(settings_out(&settings)),
             integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
@@ -73,7 +74,7 @@ impl Operated for WorkerOperations {
 
     async fn draining(&self) {
         // The gate lives as long as this.
-        let _ = self.gate.standing().wait_for(|standing| standing.state == State::Draining).await;
+        self.gate.standing().until(State::Draining).await;
     }
 }
 
