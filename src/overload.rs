@@ -5,7 +5,7 @@
 //!
 //! | signal | what is measured |
 //! |---|---|
-//! | memory | the working set against the cgroup's limit, or the resident memory against a configured one, or the machine's |
+//! | memory | what the working set will soon be against the cgroup's limit, or the resident memory against a configured one, or the machine's |
 //! | descriptors | open ones against the soft limit of the process |
 //! | blocked thread | how long an integration's code has kept an async thread without giving it back |
 //! | CPU quota | the share of the cgroup's periods in which it was throttled |
@@ -18,11 +18,13 @@
 
 mod cgroup;
 pub mod config;
+mod growth;
 mod hysteresis;
 mod judge;
 mod meters;
 mod metrics;
 pub mod polls;
+mod relief;
 mod throttle;
 mod watchdog;
 
@@ -44,6 +46,7 @@ use self::meters::Meters;
 pub use self::meters::Sources;
 use self::metrics::Metrics;
 pub use self::polls::Polls;
+use self::relief::Relief;
 use self::watchdog::{Seen, Watchdog};
 
 /// How late the runtime is now.
@@ -130,7 +133,11 @@ pub struct Usage {
 impl Usage {
     /// The used share of the limit.
     pub fn share(self) -> f64 {
-        self.used as f64 / self.limit.max(1) as f64
+        self.of_limit(self.used)
+    }
+
+    fn of_limit(self, amount: u64) -> f64 {
+        amount as f64 / self.limit.max(1) as f64
     }
 }
 
@@ -145,6 +152,10 @@ pub struct Readings {
     pub blocked_by: Option<(IntegrationName, Duration)>,
     /// Memory, where it can be measured.
     pub memory: Option<(Usage, Whose)>,
+    /// Bytes of memory that will be in use in 200 ms if it grows as in the last 100 ms; as many as now where it does not.
+    pub memory_expected: Option<u64>,
+    /// The most that was expected since load is shed for memory, where that is why: what was used did not say it.
+    pub memory_grew_towards: Option<u64>,
     /// The share of the cgroup's periods in which it was throttled, where there is a quota.
     pub throttled: Option<f64>,
     /// Descriptors, where they can be counted and are limited.
@@ -156,7 +167,11 @@ impl Readings {
     fn say(&self, signal: Signal) -> String {
         match signal {
             Signal::Memory => match self.memory {
-                Some((usage, whose)) => format!("memory: {}", memory_text(usage, whose)),
+                Some((usage, whose)) => {
+                    let grew = |bytes| format!(", and it was about to grow to {}", bytes_text(bytes));
+                    let grew = self.memory_grew_towards.map(grew).unwrap_or_default();
+                    format!("memory: {}{grew}", memory_text(usage, whose))
+                }
                 None => "memory: just now nearly all was used".into(),
             },
             Signal::Descriptors => match self.descriptors {
@@ -235,8 +250,8 @@ impl Overload {
         let read = overload.clone();
         telemetry.before_scrape(move || Metrics::publish(&read));
         tracing::info!("watching for overload: {}", meters.describe());
-        let mut watchdog =
-            Watchdog { judge: Judge::new(config), meters, lag, polls, shared, metrics, tell: Box::new(tell) };
+        let (judge, relief, tell) = (Judge::new(config), Relief::default(), Box::new(tell));
+        let mut watchdog = Watchdog { judge, meters, relief, lag, polls, shared, metrics, tell };
         // The first look is before the first task.
         let mut seen = Seen::default();
         watchdog.look(&mut seen, Instant::now());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::config::Config;
+use super::growth::Growth;
 use super::hysteresis::Hysteresis;
 use super::throttle::{Periods, Throttle};
 use super::{Pressure, Readings, Signal, Usage, Whose};
@@ -43,6 +44,10 @@ pub(super) struct Judge {
     signals: Vec<(Signal, Hysteresis)>,
     lag: Smooth,
     throttle: Throttle,
+    growth: Growth,
+    /// The share of memory from which on it is high, and what it grew towards since it is high only for its growth.
+    memory_enter: f64,
+    memory_grew_towards: Option<u64>,
     high: Vec<Signal>,
 }
 
@@ -61,18 +66,28 @@ impl Judge {
         let signals = enabled.map(|(signal, _, enter, exit)| (signal, Hysteresis::new(enter, exit, *hold))).collect();
         // A stop of all of it counts for twice the threshold at most, so that it is over soon.
         let lag = Smooth { most: lag.enter.as_secs_f64() * 2.0, value: 0.0, at: None };
-        Judge { signals, lag, throttle: Throttle::default(), high: Vec::new() }
+        Judge {
+            signals,
+            lag,
+            throttle: Throttle::default(),
+            growth: Growth::default(),
+            memory_enter: memory.enter,
+            memory_grew_towards: None,
+            high: Vec::new(),
+        }
     }
 
     pub(super) fn feed(&mut self, sample: Sample, now: Instant) -> Verdict {
         let lag = self.lag.feed(sample.lag.as_secs_f64(), now);
         let throttled = sample.periods.map(|periods| self.throttle.feed(periods, now));
         let Sample { blocked_threads, blocked_by, memory, descriptors, .. } = sample;
+        let memory_expected = memory.map(|(usage, _)| self.growth.feed(usage, now));
+        let memory_share = memory.zip(memory_expected).map_or(0.0, |((usage, _), expected)| usage.of_limit(expected));
         let blocked = blocked_by.as_ref().map_or(0.0, |(_, time)| time.as_secs_f64());
         let mut high = Vec::new();
         for (signal, hysteresis) in &mut self.signals {
             let value = match signal {
-                Signal::Memory => memory.map_or(0.0, |(usage, _)| usage.share()),
+                Signal::Memory => memory_share,
                 Signal::Descriptors => descriptors.map_or(0.0, Usage::share),
                 Signal::BlockedThread => blocked,
                 Signal::CpuQuota => throttled.unwrap_or_default(),
@@ -85,9 +100,31 @@ impl Judge {
         let risen = high.iter().copied().filter(|signal| !self.high.contains(signal)).collect();
         self.high.clone_from(&high);
         let lag = Duration::from_secs_f64(lag);
-        let readings = Readings { lag, blocked_threads, blocked_by, memory, throttled, descriptors };
+        let memory_grew_towards = self.grew_towards(memory, memory_expected);
+        let readings = Readings {
+            lag,
+            blocked_threads,
+            blocked_by,
+            memory,
+            memory_expected,
+            memory_grew_towards,
+            throttled,
+            descriptors,
+        };
         let pressure = high.first().map_or(Pressure::Calm, |signal| Pressure::Shedding(*signal));
         Verdict { readings, pressure, high, risen }
+    }
+
+    /// What memory grew towards, for as long as that is why it is high.
+    fn grew_towards(&mut self, memory: Option<(Usage, Whose)>, expected: Option<u64>) -> Option<u64> {
+        let (Some((usage, _)), Some(expected)) = (memory, expected) else { return None };
+        let is_high = |bytes| usage.of_limit(bytes) >= self.memory_enter;
+        self.memory_grew_towards = match self.memory_grew_towards {
+            _ if !self.high.contains(&Signal::Memory) || is_high(usage.used) => None,
+            most if is_high(expected) => most.max(Some(expected)),
+            most => most,
+        };
+        self.memory_grew_towards
     }
 }
 
@@ -199,6 +236,35 @@ mod tests {
         assert_eq!(verdict.pressure, Pressure::Shedding(Signal::Memory));
         assert_eq!(verdict.readings.say(Signal::Memory), "memory: 950 MiB of 1.0 GiB (the cgroup's limit)");
         bench.until(&lagging(1_000), Pressure::Shedding(Signal::Lag));
+    }
+
+    #[test]
+    fn memory_that_grows_fast_sheds_long_before_it_is_there_and_says_so_until_it_is_over() {
+        let mut bench = Bench::new(&Config::default());
+        let memory = |mebibytes: u64| {
+            let usage = Usage { used: mebibytes << 20, limit: 1 << 30 };
+            Sample { memory: Some((usage, Whose::Configuration)), ..Sample::default() }
+        };
+        // 1 GiB/s.
+        let mut used = 100;
+        while bench.tick(&memory(used)).pressure == Pressure::Calm {
+            used += 20;
+        }
+        assert!((700..760).contains(&used), "{used} MiB");
+        let verdict = bench.tick(&memory(used));
+        let said = verdict.readings.say(Signal::Memory);
+        assert!(
+            said.starts_with(&format!(
+                "memory: {used} MiB of 1.0 GiB (overload.memory.limit_bytes), and it was about to grow to 9"
+            )),
+            "{said}"
+        );
+        let left = bench.until(&memory(used), Pressure::Calm);
+        assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&left), "{left:?}");
+        assert_eq!(bench.tick(&memory(used)).readings.memory_grew_towards, None);
+        // What is used says it itself.
+        let verdict = bench.tick(&memory(950));
+        assert_eq!(verdict.readings.say(Signal::Memory), "memory: 950 MiB of 1.0 GiB (overload.memory.limit_bytes)");
     }
 
     #[test]

@@ -31,7 +31,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("console", &["cli"]),
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
-    ("tikv_jemalloc", &["telemetry/allocator.rs", "main.rs"]),
+    ("tikv_jemalloc", &["telemetry/allocator.rs", "overload/relief.rs", "main.rs"]),
     ("tracing_subscriber", &["telemetry/logs.rs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),
 ];
