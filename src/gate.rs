@@ -190,6 +190,14 @@ struct Inner {
     metrics: Metrics,
 }
 
+/// Follows who would be admitted.
+///
+/// It hands out values, never a borrow of the channel's: whoever held one and asked the gate for anything else would stand
+/// in the way of a change that has the gate's lock and waits for the borrow to end, and wait for that change itself.
+pub struct Follower {
+    standing: watch::Receiver<Standing>,
+}
+
 /// A task's slots in the gate; dropping it gives them back.
 pub struct Permit {
     gate: Arc<Inner>,
@@ -265,16 +273,13 @@ impl Gate {
     }
 
     /// Who would be admitted now.
-    ///
-    /// A value and not a borrowed one: whoever holds a borrow of the channel's value and asks the gate for anything else
-    /// stands in the way of a change that has the gate's lock and waits for the borrow to end.
     pub fn stands(&self) -> Standing {
         self.inner.standing.borrow().clone()
     }
 
     /// Follows who would be admitted.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.inner.standing.subscribe()
+    pub fn standing(&self) -> Follower {
+        Follower { standing: self.inner.standing.subscribe() }
     }
 
     fn publish(&self) {
@@ -283,6 +288,27 @@ impl Gate {
             (slots.load(), slots.peak(), slots.task_seconds(Instant::now()), slots.by_integration())
         };
         metrics::publish(load, peak, task_seconds, &integrations);
+    }
+}
+
+impl Follower {
+    /// Who would be admitted now. What this says is no longer news to [`Follower::changed`].
+    pub fn now(&mut self) -> Standing {
+        self.standing.borrow_and_update().clone()
+    }
+
+    /// Waits until it is otherwise than [`Follower::now`] said last. For good, where the gate is gone.
+    pub async fn changed(&mut self) {
+        if self.standing.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until the gate is in this state. For good, where it is gone before.
+    pub async fn until(&mut self, state: State) {
+        while self.now().state != state {
+            self.changed().await;
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | signal | what is measured |
 //! |---|---|
-//! | memory | the working set against the cgroup's limit, or the resident memory against a configured one, or the machine's |
+//! | memory | what the working set will soon be against the cgroup's limit, or the resident memory against a configured one, or the machine's |
 //! | descriptors | open ones against the soft limit of the process |
 //! | blocked thread | how long an integration's code has kept an async thread without giving it back |
 //! | CPU quota | the share of the cgroup's periods in which it was throttled |
@@ -18,11 +18,13 @@
 
 mod cgroup;
 pub mod config;
+mod growth;
 mod hysteresis;
 mod judge;
 mod meters;
 mod metrics;
 pub mod polls;
+mod relief;
 mod throttle;
 mod watchdog;
 mod why;
@@ -45,6 +47,7 @@ use self::meters::Meters;
 pub use self::meters::Sources;
 use self::metrics::Metrics;
 pub use self::polls::Polls;
+use self::relief::Relief;
 use self::watchdog::{Seen, Watchdog};
 use self::why::Why;
 
@@ -132,7 +135,11 @@ pub struct Usage {
 impl Usage {
     /// The used share of the limit.
     pub fn share(self) -> f64 {
-        self.used as f64 / self.limit.max(1) as f64
+        self.of_limit(self.used)
+    }
+
+    fn of_limit(self, amount: u64) -> f64 {
+        amount as f64 / self.limit.max(1) as f64
     }
 }
 
@@ -147,6 +154,8 @@ pub struct Readings {
     pub blocked_by: Option<(IntegrationName, Duration)>,
     /// Memory, where it can be measured.
     pub memory: Option<(Usage, Whose)>,
+    /// Bytes of memory that will be in use in 200 ms if it grows as in the last 100 ms; as many as now where it does not.
+    pub memory_expected: Option<u64>,
     /// The share of the cgroup's periods in which it was throttled, where there is a quota.
     pub throttled: Option<f64>,
     /// Descriptors, where they can be counted and are limited.
@@ -202,8 +211,8 @@ impl Overload {
         let read = overload.clone();
         telemetry.before_scrape(move || Metrics::publish(&read));
         tracing::info!("watching for overload: {}", meters.describe());
-        let mut watchdog =
-            Watchdog { judge: Judge::new(config), meters, lag, polls, shared, metrics, tell: Box::new(tell) };
+        let (judge, relief, tell) = (Judge::new(config), Relief::default(), Box::new(tell));
+        let mut watchdog = Watchdog { judge, meters, relief, lag, polls, shared, metrics, tell };
         // The first look is before the first task.
         let mut seen = Seen::default();
         watchdog.look(&mut seen, Instant::now());

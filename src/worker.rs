@@ -24,10 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::admin::{self, Admin, Readiness};
-use crate::gate::{self, Gate, Standing};
+use crate::gate::{self, Gate};
 use crate::integration::{self, Environment, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::overload::{self, Overload};
@@ -184,7 +183,8 @@ impl Worker {
 
         let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
-        let gate = Gate::new(settings.borrow().limits(), integrations.iter().cloned(), &telemetry);
+        let limits = settings.borrow().limits();
+        let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
         let lag = Lag::watch(&telemetry, &loops);
         let overload = shed::start(&parts.overload, &integrations, lag.clone(), gate.clone(), &telemetry, &loops);
@@ -314,8 +314,8 @@ fn log_start(identity: &Identity, server: &RunningServer, admin: &Admin, gate: &
 
 /// A worker can serve unless it is ending. That it is full or overloaded, or the registry away, is no reason to restart it.
 fn readiness(gate: &Gate) -> impl Fn() -> Readiness + Send + Sync + 'static {
-    let standing: watch::Receiver<Standing> = gate.standing();
-    move || match standing.borrow().state {
+    let gate = gate.clone();
+    move || match gate.stands().state {
         gate::State::Open | gate::State::Full | gate::State::Overloaded => Readiness::Ready,
         gate::State::Draining => Readiness::NotReady("draining".into()),
     }

@@ -89,8 +89,8 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
     let head = ["NAME", "IN FLIGHT#", "SLOTS#", "OF#", "LIMITED BY", "NEEDS#", "BREAKER", "ADAPTIVE LIMIT"];
     let mut table = Table::new(&head);
     for integration in &worker.integrations {
-        let description::Integration { name, in_flight, held, most, .. } = integration;
-        let numbers = [in_flight, held, most].map(ToString::to_string);
+        let description::Integration { name, in_flight, slots_held, slots_limit, .. } = integration;
+        let numbers = [in_flight, slots_held, slots_limit].map(ToString::to_string);
         let learned = [
             limited_by(integration),
             integration.needs_at_least_seconds.map_or_else(|| "-".into(), duration),
@@ -144,37 +144,39 @@ fn overload_text(text: &mut String, overload: &description::Overload) {
 
 /// What the gate holds, and who is kept out although it is open.
 fn gate_text(text: &mut String, gate: &description::Gate) {
-    let description::Gate { state, in_flight, target, held_by_interactive, held_by_batch, reserve, .. } = gate;
-    let held = held_by_interactive + held_by_batch;
+    let description::Gate { state, in_flight, slots_target: target, slots_reserved, .. } = gate;
+    let (interactive, batch) = (gate.slots_held_by_interactive, gate.slots_held_by_batch);
+    let held = interactive + batch;
     pair(text, "gate", &format!("{state}, {held} of {target} slots held, {in_flight} in flight"));
-    let reserved = match reserve {
+    let reserved = match slots_reserved {
         0 => String::new(),
         reserve => format!(", {reserve} of {target} slots are reserved for interactive"),
     };
-    pair(text, "held by", &format!("interactive {held_by_interactive}, batch {held_by_batch}{reserved}"));
+    pair(text, "held by", &format!("interactive {interactive}, batch {batch}{reserved}"));
     if !gate.full_tenants.is_empty() {
         let tenants: Vec<_> =
-            gate.full_tenants.iter().map(|of| format!("{} {} of {}", of.name, of.held, of.most)).collect();
+            gate.full_tenants.iter().map(|of| format!("{} {} of {}", of.name, of.slots_held, of.slots_limit)).collect();
         pair(text, "tenants at cap", &tenants.join(", "));
     }
 }
 
 /// Which limit of an integration's own is the smallest, and whether it is reached.
 fn limited_by(integration: &description::Integration) -> String {
-    let description::Integration { held, most, cap, limit, weight, .. } = integration;
-    let by = match (cap, limit) {
-        (_, Some(limit)) if cap.is_none_or(|cap| *limit < cap) && limit == most => "adaptive limit",
+    let description::Integration { slots_limit: most, slots_cap, slots_adaptive, slots_per_task: weight, .. } =
+        integration;
+    let by = match (slots_cap, slots_adaptive) {
+        (_, Some(limit)) if slots_cap.is_none_or(|cap| *limit < cap) && limit == most => "adaptive limit",
         (Some(cap), _) if cap == most => "cap",
         _ => "N",
     };
-    let reached = if by != "N" && most.saturating_sub(*held) < *weight { ", reached" } else { "" };
+    let reached = if by != "N" && most.saturating_sub(integration.slots_held) < *weight { ", reached" } else { "" };
     let weight = if *weight > 1 { format!(", a task holds {weight}") } else { String::new() };
     format!("{by}{reached}{weight}")
 }
 
 fn breaker(integration: &description::Integration) -> String {
-    let description::Integration { breaker, breaker_saw, breaker_open_seconds, .. } = integration;
-    match (breaker_open_seconds, breaker_saw.is_empty()) {
+    let description::Integration { breaker, breaker_saw, breaker_open_for_seconds, .. } = integration;
+    match (breaker_open_for_seconds, breaker_saw.is_empty()) {
         (Some(remaining), _) => format!("{breaker} for {}: {breaker_saw}", duration(*remaining)),
         (None, false) => format!("{breaker}: {breaker_saw}"),
         (None, true) => breaker.clone(),

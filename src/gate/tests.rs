@@ -76,16 +76,16 @@ fn followers_see_each_change_of_state() {
     let gate = gate(Limits::of(1));
     let mut standing = gate.standing();
     let permit = admit(&gate, TASK);
-    assert_eq!(standing.borrow_and_update().state, State::Full);
+    assert_eq!(standing.now().state, State::Full);
     drop(permit);
-    assert_eq!(standing.borrow_and_update().state, State::Open);
+    assert_eq!(standing.now().state, State::Open);
     gate.set_overloaded(true);
-    assert_eq!(standing.borrow_and_update().state, State::Overloaded);
+    assert_eq!(standing.now().state, State::Overloaded);
     assert_eq!(refusal(&gate, TASK), "the worker is overloaded");
     gate.set_overloaded(false);
-    assert_eq!(standing.borrow_and_update().state, State::Open);
+    assert_eq!(standing.now().state, State::Open);
     gate.drain();
-    assert_eq!(standing.borrow_and_update().state, State::Draining);
+    assert_eq!(standing.now().state, State::Draining);
     assert_eq!(refusal(&gate, TASK), "the worker is draining");
 }
 
@@ -94,7 +94,7 @@ fn batch_leaves_the_reserve_to_interactive_and_what_interactive_holds_is_not_res
     let gate = gate(Limits { interactive_reserve: 0.2, ..Limits::of(10) });
     let batch: Vec<_> = (0..8).map(|_| admit(&gate, TASK)).collect();
     assert_eq!(refusal(&gate, TASK), "batch holds 8 and may hold 8 of 10 slots, 2 are reserved for interactive");
-    let standing = gate.standing().borrow().clone();
+    let standing = gate.stands();
     assert_eq!((standing.state, standing.takes_batch), (State::Open, false));
     let _interactive: Vec<_> = (0..2).map(|_| admit(&gate, "interactive bank acme")).collect();
     assert_eq!(refusal(&gate, TASK), "10 of 10 slots are held");
@@ -112,12 +112,12 @@ fn an_integration_and_a_tenant_hold_no_more_than_their_caps() {
     let gate = gate(caps);
     let bank = [admit(&gate, "batch bank other"), admit(&gate, "batch bank acme")];
     assert_eq!(refusal(&gate, "batch bank other"), "bank holds 2 of its 2 slots");
-    assert_eq!(&*gate.standing().borrow().full, [name("bank")]);
+    assert_eq!(&*gate.stands().full, [name("bank")]);
     let _acme = [admit(&gate, "batch scraper acme"), admit(&gate, "batch scraper acme")];
     assert_eq!(refusal(&gate, "interactive scraper acme"), "tenant acme holds 3 of its 3 slots");
     assert_eq!(gate.full_tenants(5), [TenantLoad { tenant: "acme".parse().expect("a tenant"), held: 3, most: 3 }]);
     drop(bank);
-    assert!(gate.standing().borrow().full.is_empty());
+    assert!(gate.stands().full.is_empty());
     admit(&gate, "batch scraper acme");
 }
 
@@ -141,7 +141,7 @@ fn a_heavy_task_holds_what_it_weighs_but_no_limit_makes_it_wait_for_ever() {
     let scraper = admit(&gate, "batch scraper acme");
     assert_eq!((gate.load().held(), gate.load().in_flight), (5, 1));
     assert_eq!(refusal(&gate, "batch scraper acme"), "5 of 8 slots are held, and the task needs 5");
-    assert_eq!(&*gate.standing().borrow().full, [name("scraper")], "the gate is open, but not for this one");
+    assert_eq!(&*gate.stands().full, [name("scraper")], "the gate is open, but not for this one");
     let bank = admit(&gate, TASK);
     drop(scraper);
     assert_eq!(gate.load().held(), 1);

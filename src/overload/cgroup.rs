@@ -7,7 +7,8 @@
 //! What counts as used is the working set as Kubernetes counts it: `memory.current` less `inactive_file` of
 //! `memory.stat`, the page cache that the kernel takes back first (cAdvisor, `setMemoryStats`). The limit is the smaller
 //! of `memory.max`, beyond which the kernel kills, and `memory.high`, beyond which it slows the process down to a crawl.
-//! Limits are read each time, for they can change while a container runs.
+//! Limits are read again and again, for they can change while a container runs; like `memory.stat`, which costs the kernel
+//! a sum over all processors, less often than `memory.current`.
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,14 @@ struct Memory {
     stat: Text,
     max: Text,
     high: Option<Text>,
+    /// What is read less often.
+    known: Option<Known>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    limit: u64,
+    inactive: u64,
 }
 
 #[derive(Debug)]
@@ -67,6 +76,11 @@ impl Cgroups {
     pub(super) fn memory(&mut self) -> Option<Usage> {
         let levels = self.levels.iter_mut().filter_map(|level| level.memory.as_mut()?.usage());
         levels.max_by(|one, other| one.share().total_cmp(&other.share()))
+    }
+
+    /// Has the limits, and what else changes slowly, read anew with the next look at the memory.
+    pub(super) fn refresh(&mut self) {
+        self.levels.iter_mut().filter_map(|level| level.memory.as_mut()).for_each(|memory| memory.known = None);
     }
 
     /// The periods of the cgroup with a quota of which most were throttled; none when none has a quota.
@@ -105,7 +119,7 @@ impl Level {
         let text = |name: &str| Text::open(&directory.join(name));
         let memory = || {
             let (current, stat) = (text("memory.current")?, text("memory.stat")?);
-            Some(Memory { current, stat, max: text("memory.max")?, high: text("memory.high") })
+            Some(Memory { current, stat, max: text("memory.max")?, high: text("memory.high"), known: None })
         };
         let cpu = || Some(Cpu { max: text("cpu.max")?, stat: text("cpu.stat")? });
         Level { memory: memory(), cpu: cpu() }
@@ -114,15 +128,21 @@ impl Level {
 
 impl Memory {
     fn usage(&mut self) -> Option<Usage> {
-        let limit = |text: &str| text.trim().parse().unwrap_or(u64::MAX);
-        let high = self.high.as_mut().and_then(Text::read).map_or(u64::MAX, limit);
-        let limit = self.max.read().map_or(u64::MAX, limit).min(high);
+        let Known { limit, inactive } = self.known.or_else(|| self.read())?;
         if limit == u64::MAX {
             return None;
         }
         let current: u64 = self.current.read()?.trim().parse().ok()?;
-        let inactive = value(self.stat.read()?, "inactive_file").unwrap_or_default();
         Some(Usage { used: current.saturating_sub(inactive), limit })
+    }
+
+    fn read(&mut self) -> Option<Known> {
+        let limit = |text: &str| text.trim().parse().unwrap_or(u64::MAX);
+        let high = self.high.as_mut().and_then(Text::read).map_or(u64::MAX, limit);
+        let limit = self.max.read().map_or(u64::MAX, limit).min(high);
+        let inactive = value(self.stat.read()?, "inactive_file").unwrap_or_default();
+        self.known = Some(Known { limit, inactive });
+        self.known
     }
 }
 
@@ -215,8 +235,12 @@ mod tests {
         assert_eq!(cgroups.memory(), Some(Usage { used: 800, limit: GIB }));
         assert_eq!(cgroups.periods(), Some(Periods { all: 40, throttled: 10 }));
         assert_eq!(cgroups.cores(), Some(0.5));
+        machine.memory("cgroup", 950, 60, "2048", "1024");
+        assert_eq!(cgroups.memory(), Some(Usage { used: 850, limit: GIB }), "what is in use is read each time");
+        cgroups.refresh();
+        assert_eq!(cgroups.memory(), Some(Usage { used: 890, limit: 1024 }), "and the rest now and then");
         machine.memory("cgroup", 50, 60, "2048", "1024");
-        assert_eq!(cgroups.memory(), Some(Usage { used: 0, limit: 1024 }), "limits and values are read anew");
+        assert_eq!(cgroups.memory(), Some(Usage { used: 0, limit: 1024 }), "less than nothing is nothing");
     }
 
     #[test]
@@ -230,6 +254,7 @@ mod tests {
         assert_eq!(cgroups.memory(), Some(Usage { used: 800, limit: 1000 }));
         assert_eq!((cgroups.periods(), cgroups.cores()), (None, None));
         machine.memory("cgroup/system.slice/weir.service", 500, 0, "510", "max");
+        cgroups.refresh();
         assert_eq!(cgroups.memory(), Some(Usage { used: 500, limit: 510 }));
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::config::Config;
+use super::growth::Growth;
 use super::hysteresis::Hysteresis;
 use super::throttle::{Periods, Throttle};
 use super::why::Why;
@@ -55,6 +56,7 @@ pub(super) struct Judge {
     signals: Vec<Watched>,
     lag: Smooth,
     throttle: Throttle,
+    growth: Growth,
     high: Vec<Signal>,
 }
 
@@ -78,19 +80,22 @@ impl Judge {
         let signals = enabled.map(watched).collect();
         // A stop of all of it counts for twice the threshold at most, so that it is over soon.
         let lag = Smooth { most: lag.enter.as_secs_f64() * 2.0, value: 0.0, at: None };
-        Judge { signals, lag, throttle: Throttle::default(), high: Vec::new() }
+        Judge { signals, lag, throttle: Throttle::default(), growth: Growth::default(), high: Vec::new() }
     }
 
     pub(super) fn feed(&mut self, sample: Sample, now: Instant) -> Verdict {
         let lag = self.lag.feed(sample.lag.as_secs_f64(), now);
         let throttled = sample.periods.map(|periods| self.throttle.feed(periods, now));
         let Sample { blocked_threads, blocked_by, memory, descriptors, .. } = sample;
+        let memory_expected = memory.map(|(usage, _)| self.growth.feed(usage, now));
+        let memory_share = memory.zip(memory_expected).map_or(0.0, |((usage, _), expected)| usage.of_limit(expected));
         let seconds = Duration::from_secs_f64(lag);
-        let readings = Readings { lag: seconds, blocked_threads, blocked_by, memory, throttled, descriptors };
+        let readings =
+            Readings { lag: seconds, blocked_threads, blocked_by, memory, memory_expected, throttled, descriptors };
         let (mut high, mut why) = (Vec::new(), None);
         for Watched { signal, hysteresis, judged } in &mut self.signals {
             let value = match signal {
-                Signal::Memory => memory.map_or(0.0, |(usage, _)| usage.share()),
+                Signal::Memory => memory_share,
                 Signal::Descriptors => descriptors.map_or(0.0, Usage::share),
                 Signal::BlockedThread => readings.blocked_by.as_ref().map_or(0.0, |(_, time)| time.as_secs_f64()),
                 Signal::CpuQuota => throttled.unwrap_or_default(),
@@ -251,6 +256,37 @@ mod tests {
         assert_eq!(verdict.pressure, Pressure::Shedding(Signal::Memory));
         assert_eq!(said(&verdict), "950 MiB of 1.0 GiB of memory are used (the cgroup's limit)");
         bench.until(&lagging(1_000), Pressure::Shedding(Signal::Lag));
+    }
+
+    #[test]
+    fn memory_that_grows_fast_sheds_long_before_it_is_there_and_says_so_until_it_is_over() {
+        let mut bench = Bench::new(&Config::default());
+        let memory = |mebibytes: u64| {
+            let usage = Usage { used: mebibytes << 20, limit: 1 << 30 };
+            Sample { memory: Some((usage, Whose::Configuration)), ..Sample::default() }
+        };
+        // 1 GiB/s.
+        let mut used = 100;
+        while bench.tick(&memory(used)).pressure == Pressure::Calm {
+            used += 20;
+        }
+        assert!((700..760).contains(&used), "{used} MiB");
+        used += 20;
+        let grew = format!(
+            "{used} MiB of 1.0 GiB of memory are used (overload.memory.limit_bytes), and it is about to grow to 9"
+        );
+        let says = said(&bench.tick(&memory(used)));
+        assert!(says.starts_with(&grew), "{says}");
+        let was = said(&bench.tick(&memory(used)));
+        assert!(was.contains(" just now (") && was.contains("and it was about to grow to 9"), "{was}");
+        let left = bench.until(&memory(used), Pressure::Calm);
+        assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&left), "{left:?}");
+        // What is used says it itself.
+        bench.tick(&memory(950));
+        bench.until(&memory(950), Pressure::Shedding(Signal::Memory));
+        (0..20).for_each(|_| drop(bench.tick(&memory(950))));
+        let steady = said(&bench.tick(&memory(950)));
+        assert_eq!(steady, "950 MiB of 1.0 GiB of memory are used (overload.memory.limit_bytes)");
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Meters {
         fullest.or_else(|| Some((self.machine()?, Whose::Machine)))
     }
 
+    /// Has limits read anew with the next look at the memory.
+    pub(super) fn refresh(&mut self) {
+        self.cgroups.refresh();
+    }
+
     /// The periods of the CPU quota, where there is one.
     pub(super) fn periods(&mut self) -> Option<Periods> {
         self.cgroups.periods()

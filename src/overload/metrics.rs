@@ -23,6 +23,10 @@ impl Metrics {
                 "Memory in use, as it is measured against weir_overload_memory_limit_bytes; 0 where it is not known."
             );
             describe_gauge!(
+                "weir_overload_memory_expected_bytes",
+                "Memory that will be in use in 200 ms if it grows as in the last 100 ms: what the signal memory is judged by."
+            );
+            describe_gauge!(
                 "weir_overload_memory_limit_bytes",
                 "The limit that is nearest: the cgroup's, the configured one, or without both the machine's memory."
             );
@@ -55,6 +59,7 @@ impl Metrics {
         let (memory, descriptors) = (readings.memory.map(|(usage, _)| usage), readings.descriptors);
         gauge!("weir_overload_lag_seconds").set(readings.lag.as_secs_f64());
         gauge!("weir_overload_memory_bytes").set(memory.map_or(0.0, |usage| usage.used as f64));
+        gauge!("weir_overload_memory_expected_bytes").set(readings.memory_expected.map_or(0.0, |bytes| bytes as f64));
         gauge!("weir_overload_memory_limit_bytes").set(memory.map_or(0.0, |usage| usage.limit as f64));
         gauge!("weir_overload_throttled_ratio").set(readings.throttled.unwrap_or_default());
         gauge!("weir_overload_descriptors").set(descriptors.map_or(0.0, |usage| usage.used as f64));

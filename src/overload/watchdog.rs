@@ -9,12 +9,13 @@ use super::judge::{Judge, Sample, Verdict};
 use super::meters::Meters;
 use super::metrics::Metrics;
 use super::polls::{Blocking, Polls};
-use super::{Found, Lag, Pressure, Shared};
+use super::relief::Relief;
+use super::{Found, Lag, Pressure, Shared, Signal};
 
-/// How often it looks at the lag and at the threads.
+/// How often it looks at the lag, at the threads and at the memory in use, which takes one file of the kernel's.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How often it reads the kernel's numbers: some 50 µs each time.
+/// How often it reads the kernel's other numbers: some 50 µs each time.
 const READ_EVERY: Duration = Duration::from_millis(100);
 
 /// What goes on shedding is logged once in this time.
@@ -27,6 +28,7 @@ const STILL_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Watchdog {
     pub(super) judge: Judge,
     pub(super) meters: Meters,
+    pub(super) relief: Relief,
     pub(super) lag: Lag,
     pub(super) polls: Arc<Polls>,
     pub(super) shared: Arc<Shared>,
@@ -58,16 +60,18 @@ impl Watchdog {
             self.look(&mut seen, Instant::now());
             std::thread::sleep(TICK);
         }
+        self.relief.set(false);
     }
 
     /// One look, and all that follows from it.
     pub(super) fn look(&mut self, seen: &mut Seen, now: Instant) {
         if seen.read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_EVERY) {
             seen.read_at = Some(now);
-            seen.sample.memory = self.meters.memory();
+            self.meters.refresh();
             seen.sample.periods = self.meters.periods();
             seen.sample.descriptors = self.meters.descriptors();
         }
+        seen.sample.memory = self.meters.memory();
         let blocking = self.polls.blocking();
         still_blocking(&mut seen.still, &blocking);
         seen.sample.lag = (self.lag)();
@@ -75,7 +79,10 @@ impl Watchdog {
         seen.sample.blocked_by = blocking.into_iter().next().map(|poll| (poll.integration, poll.lasts));
         let verdict = self.judge.feed(seen.sample.clone(), now);
         verdict.risen.iter().for_each(|signal| self.metrics.risen(*signal));
+        let is_short_of_memory = verdict.high.contains(&Signal::Memory);
         self.publish(verdict, &mut seen.shedding, now);
+        // After those who act on it were told: what an allocator gives back takes a moment.
+        self.relief.set(is_short_of_memory);
     }
 
     /// Tells of a change, first those who act on it.

@@ -25,7 +25,13 @@ impl Display for Why {
             Signal::Memory => match judged.memory {
                 Some((Usage { used, limit }, whose)) => {
                     let (used, limit, whose) = (bytes_text(used), bytes_text(limit), limit_of(whose));
-                    write!(out, "{used} of {limit} of memory {are} used{just_now} ({whose})")
+                    write!(out, "{used} of {limit} of memory {are} used{just_now} ({whose})")?;
+                    match judged.memory_expected.map(bytes_text).filter(|expected| *expected != used) {
+                        Some(expected) => {
+                            write!(out, ", and it {} about to grow to {expected}", if *is_now { "is" } else { "was" })
+                        }
+                        None => Ok(()),
+                    }
                 }
                 None => out.write_str("nearly all memory was used just now"),
             },

@@ -159,7 +159,7 @@ impl Follower {
             None => None,
         };
         if let Some(reason) = reason {
-            let version = &self.sender.borrow().version;
+            let version = self.sender.borrow().version.clone();
             tracing::warn!(file = %path.display(), version, "settings file rejected, keeping what holds: {reason}");
             self.metrics.rejected_documents.increment(1);
         }

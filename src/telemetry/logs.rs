@@ -144,6 +144,54 @@ fn parse(level: &str) -> Result<Targets, LogsError> {
     level.parse().map_err(|error: tracing_subscriber::filter::ParseError| invalid(error.to_string()))
 }
 
+/// For tests of what is logged.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use serde_json::Value;
+    use tracing::subscriber::DefaultGuard;
+
+    use super::{fmt, io};
+
+    /// What this thread has logged since it began to be heard.
+    pub(crate) struct Heard {
+        log: Log,
+        _logged: DefaultGuard,
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Heard {
+        pub(crate) fn listen() -> Self {
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+            Heard { log, _logged: tracing::subscriber::set_default(subscriber) }
+        }
+
+        /// The lines with this in their message, each with its fields.
+        pub(crate) fn lines(&self, message: &str) -> Vec<Value> {
+            let text = String::from_utf8(self.log.0.lock().clone()).expect("text");
+            let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+            lines.filter(|line: &Value| line["message"].as_str().is_some_and(|said| said.contains(message))).collect()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,10 +64,10 @@ impl Announcer {
         let mut announced: Option<Presence> = None;
         let (mut failures, mut silent): (u32, Option<Silent>) = (0, None);
         loop {
-            standing.mark_unchanged();
-            spared.mark_unchanged();
-            settings.mark_unchanged();
-            let presence = self.presence();
+            let full = standing.now().full.to_vec();
+            let spares = spared.borrow_and_update().clone();
+            let version = settings.borrow_and_update().version.clone();
+            let presence = self.presence(full, spares, version);
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
             let before = if announced.is_none() { self.another().await } else { None };
             let next = match self.registry.announce(&presence, changed).await {
@@ -101,7 +101,7 @@ impl Announcer {
             let next = Instant::now() + next;
             let now_or_later = async {
                 tokio::select! {
-                    _ = standing.changed() => {}
+                    () = standing.changed() => {}
                     _ = spared.changed() => {}
                     _ = settings.changed() => {}
                 }
@@ -135,9 +135,8 @@ impl Announcer {
         (known.incarnation != *incarnation && known.address != *address).then_some(known.address)
     }
 
-    fn presence(&self) -> Presence {
-        let (load, full) = (self.gate.load(), self.gate.stands().full.to_vec());
-        let Spares { open, half_open } = self.spared.borrow().clone();
+    fn presence(&self, full: Vec<IntegrationName>, spares: Spares, settings_version: String) -> Presence {
+        let (load, Spares { open, half_open }) = (self.gate.load(), spares);
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
             worker,
@@ -157,7 +156,7 @@ impl Announcer {
             full,
             broken: open,
             half_open,
-            settings_version: self.settings.borrow().version.clone(),
+            settings_version,
         }
     }
 }

@@ -33,6 +33,15 @@ pub(crate) async fn guarded(integration: Arc<dyn Integration>, context: Context)
 }
 
 impl End {
+    /// The same, unless the integration gave up because its task was cancelled, and said so before the run was asked again
+    /// whether it is: then it is the cancellation that ended it.
+    pub(crate) fn or_cancelled(self, is_cancelled: bool) -> Self {
+        match self {
+            End::Returned(Ok(Err(_))) if is_cancelled => End::Cancelled,
+            end => end,
+        }
+    }
+
     /// What the caller is told of a run of `integration`.
     pub(crate) fn result(self, integration: &IntegrationName) -> Result<Json, Failure> {
         self.whole(integration).map_err(brief)

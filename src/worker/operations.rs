@@ -40,6 +40,7 @@ impl Operated for WorkerOperations {
     fn describe(&self, max_tasks: usize) -> Description {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
+        let settings = settings.borrow().clone();
         let mut known: BTreeMap<_, _> =
             self.upstreams.known().into_iter().map(|known| (known.integration.clone(), known)).collect();
         let integration = |of: IntegrationLoad| {
@@ -53,7 +54,7 @@ impl Operated for WorkerOperations {
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(&self.gate)),
-            settings: Some(settings_out(&settings.borrow())),
+            settings: Some(settings_out(&settings)),
             integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
@@ -73,7 +74,7 @@ impl Operated for WorkerOperations {
 
     async fn draining(&self) {
         // The gate lives as long as this.
-        let _ = self.gate.standing().wait_for(|standing| standing.state == State::Draining).await;
+        self.gate.standing().until(State::Draining).await;
     }
 }
 
@@ -85,14 +86,15 @@ fn gate_out(gate: &Gate) -> description::Gate {
         State::Overloaded => "overloaded",
         State::Draining => "draining",
     };
-    let tenant = |of: TenantLoad| description::Tenant { name: of.tenant.to_string(), held: of.held, most: of.most };
+    let tenant =
+        |of: TenantLoad| description::Tenant { name: of.tenant.to_string(), slots_held: of.held, slots_limit: of.most };
     description::Gate {
         state: state.into(),
         in_flight: load.in_flight,
-        target: load.target,
-        held_by_interactive: load.held_by_interactive,
-        held_by_batch: load.held_by_batch,
-        reserve: load.reserve,
+        slots_target: load.target,
+        slots_held_by_interactive: load.held_by_interactive,
+        slots_held_by_batch: load.held_by_batch,
+        slots_reserved: load.reserve,
         full_tenants: gate.full_tenants(MAX_TENANTS).into_iter().map(tenant).collect(),
     }
 }
@@ -102,11 +104,11 @@ fn integration_out(of: IntegrationLoad, known: Option<Known>) -> description::In
     let held = description::Integration {
         name: of.integration.to_string(),
         in_flight: of.in_flight,
-        held: of.held,
-        most: of.most,
-        cap: of.cap,
-        limit: of.limit,
-        weight: of.weight,
+        slots_held: of.held,
+        slots_limit: of.most,
+        slots_cap: of.cap,
+        slots_adaptive: of.limit,
+        slots_per_task: of.weight,
         ..description::Integration::default()
     };
     let Some(known) = known else { return held };
@@ -124,7 +126,7 @@ fn integration_out(of: IntegrationLoad, known: Option<Known>) -> description::In
     description::Integration {
         breaker: breaker.into(),
         breaker_saw: known.saw.unwrap_or_default(),
-        breaker_open_seconds: open,
+        breaker_open_for_seconds: open,
         needs_at_least_seconds: known.needs_at_least.map(|needs| needs.as_secs_f64()),
         adaptive_limit: known.limit.map(limit),
         ..held
@@ -132,7 +134,8 @@ fn integration_out(of: IntegrationLoad, known: Option<Known>) -> description::In
 }
 
 fn overload_out(overload: &Overload) -> description::Overload {
-    let shedding = match *overload.pressure().borrow() {
+    let pressure = *overload.pressure().borrow();
+    let shedding = match pressure {
         Pressure::Calm => None,
         Pressure::Shedding(signal) => Some(signal.as_str().to_owned()),
     };

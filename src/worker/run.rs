@@ -111,7 +111,7 @@ impl Runner {
         let outcome = Outcome {
             task: task.id.clone(),
             run,
-            result: end.result(&task.integration),
+            result: end.or_cancelled(cancel.is_cancelled()).result(&task.integration),
             worker: self.worker.clone(),
             attempt,
             timings: Timings { queued, ran: started.elapsed() },

@@ -17,6 +17,7 @@ use crate::gate::{Gate, Refused, Want};
 use crate::integration::Integrations;
 use crate::overload::Overload;
 use crate::registry::Incarnation;
+use crate::task::{IntegrationName, Task};
 use crate::telemetry::Telemetry;
 use crate::upstream::{self, Upstreams};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
@@ -43,17 +44,16 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    async fn submit(
-        &self,
-        task: proto::Task,
-        call: Call,
-        call_timeout: Option<Duration>,
-    ) -> Result<proto::Outcome, TaskError> {
+    /// What is asked for, where it can be meant for this worker.
+    fn check(&self, task: proto::Task, call: Call, call_timeout: Option<Duration>) -> Result<Task, TaskError> {
         let arrival = Instant::now();
         if call.incarnation.is_some_and(|expected| expected != self.incarnation.0) {
             return Err(TaskError::stale_incarnation("this worker was restarted since the caller learned of it"));
         }
-        let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
+        wire::task_in(task, self.timeouts, arrival, call_timeout)
+    }
+
+    async fn submit(&self, task: Task, call: Call) -> Result<proto::Outcome, TaskError> {
         let integration = self.integrations.get(&task.integration).ok_or_else(|| self.unknown(&task.integration))?;
         let remaining = task.deadline.saturating_duration_since(Instant::now());
         let asked = self.upstreams.ask(&task.integration, remaining).map_err(spared)?;
@@ -70,15 +70,15 @@ impl Inner {
         outcome.as_ref().map(wire::outcome_out).ok_or_else(|| TaskError::outcome_unknown("the run was lost"))
     }
 
-    fn unknown(&self, integration: &crate::task::IntegrationName) -> TaskError {
+    fn unknown(&self, integration: &IntegrationName) -> TaskError {
         let known: Vec<_> = self.integrations.names().map(|name| name.as_str()).collect();
         let known = known.join(", ");
         TaskError::unknown_integration(format!("this worker has no integration {integration:?}; it has: {known}"))
     }
 
-    fn load(&self, integration: &str) -> LoadReport {
+    fn load(&self, integration: Option<&IntegrationName>) -> LoadReport {
         let load = self.gate.load();
-        let keeps_out = self.gate.stands().keeps_out(integration);
+        let keeps_out = integration.is_some_and(|integration| self.gate.stands().keeps_out(integration.as_str()));
         LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
     }
 }
@@ -128,18 +128,22 @@ impl Errors {
 impl proto::tasks_server::Tasks for WorkerService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
         let (call, timeout) = (Call::read(request.metadata()), grpc_timeout(request.metadata()));
-        let task = request.into_inner();
-        let integration = task.integration.clone();
-        match self.inner.submit(task, call, timeout).await {
+        let task = self.inner.check(request.into_inner(), call, timeout);
+        let integration = task.as_ref().ok().map(|task| task.integration.clone());
+        let result = match task {
+            Ok(task) => self.inner.submit(task, call).await,
+            Err(error) => Err(error),
+        };
+        match result {
             Ok(outcome) => {
                 let mut response = Response::new(outcome);
-                self.inner.load(&integration).write(response.metadata_mut());
+                self.inner.load(integration.as_ref()).write(response.metadata_mut());
                 Ok(response)
             }
             Err(error) => {
                 self.inner.errors.count(&error);
                 let mut status = error.to_status();
-                self.inner.load(&integration).write(status.metadata_mut());
+                self.inner.load(integration.as_ref()).write(status.metadata_mut());
                 Err(status)
             }
         }
@@ -156,7 +160,10 @@ impl proto::tasks_server::Tasks for WorkerService {
         let submit = move |task: proto::Task| {
             let service = service.clone();
             async move {
-                let result = service.submit(task, call, timeout).await;
+                let result = match service.check(task, call, timeout) {
+                    Ok(task) => service.submit(task, call).await,
+                    Err(error) => Err(error),
+                };
                 result.inspect_err(|error| service.errors.count(error))
             }
         };

@@ -64,3 +64,102 @@ fn name(entry: &Entry, now: Instant) {
     let why = entry.why();
     tracing::warn!(%task, %integration, late_seconds, age_seconds, "a task has not stopped and keeps its place: {why}");
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::lifecycle::Lifecycle;
+    use crate::task::{Json, Priority, RunId, Tenant};
+    use crate::telemetry::logs::testing::Heard;
+    use crate::worker::roster::Listed;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A roster that is watched, from half a second after the first look on: so no age is at the edge of a second.
+    struct Bench {
+        heard: Heard,
+        roster: Arc<Roster>,
+        telemetry: Telemetry,
+        watching: Lifecycle,
+    }
+
+    impl Bench {
+        async fn start() -> Self {
+            let (roster, telemetry) = (Arc::new(Roster::default()), Telemetry::new().expect("a recorder"));
+            register(&roster, &telemetry);
+            let watching = Lifecycle::new();
+            watching.spawn("stuck", watch(roster.clone(), watching.token()));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Bench { heard: Heard::listen(), roster, telemetry, watching }
+        }
+
+        /// A run that should stop in a minute.
+        fn run(&self, id: &str) -> Listed {
+            let task = Task {
+                id: id.parse().expect("an id"),
+                integration: "bank".parse().expect("a name"),
+                tenant: Tenant::default(),
+                priority: Priority::Batch,
+                input: Json::null(),
+                deadline: Instant::now() + MINUTE,
+            };
+            self.roster.enter(Entry::new(RunId::mint(), task, 1, Instant::now()))
+        }
+
+        /// To the nearest second: timers have a granularity of a millisecond.
+        fn oldest_seconds(&self) -> f64 {
+            let text = self.telemetry.render();
+            let value = text.lines().find_map(|line| line.strip_prefix("weir_tasks_overdue_oldest_seconds "));
+            value.expect("it is there").parse::<f64>().expect("a number").round()
+        }
+
+        async fn stop(self) {
+            self.watching.stop(MINUTE).await.expect("it ends");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_hangs_is_named_at_a_bounded_rate_with_its_growing_age_until_it_stops() {
+        let bench = Bench::start().await;
+        let hangs = bench.run("hangs");
+        tokio::time::sleep(MINUTE + Duration::from_secs(4)).await;
+        assert!(bench.heard.lines("").is_empty(), "it may still stop by itself");
+        assert_eq!(bench.oldest_seconds(), 4.0);
+
+        tokio::time::sleep(MINUTE * 2).await;
+        assert_eq!(bench.oldest_seconds(), 124.0);
+        let lines = bench.heard.lines("a task has not stopped and keeps its place: its code has not returned");
+        let field = |name: &str| lines.iter().map(|line| line[name].as_u64().expect("a number")).collect::<Vec<_>>();
+        assert_eq!(field("late_seconds"), [5, 35, 65, 95]);
+        assert_eq!(field("age_seconds"), [65, 95, 125, 155]);
+        assert!(lines.iter().all(|line| line["task"] == "hangs" && line["integration"] == "bank"), "{lines:?}");
+
+        drop(hangs);
+        assert_eq!(bench.oldest_seconds(), 0.0);
+        tokio::time::sleep(MINUTE * 2).await;
+        assert_eq!((bench.oldest_seconds(), bench.heard.lines("").len()), (0.0, 4), "nothing is left to be said");
+        bench.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_that_hang_the_first_are_named_and_the_others_counted() {
+        let bench = Bench::start().await;
+        let mut hang = Vec::new();
+        for n in 0..50 {
+            hang.push(bench.run(&format!("t-{n}")));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // To be said at 5, 35, 65 and 95 seconds after their deadlines.
+        tokio::time::sleep(MINUTE * 3 - Duration::from_secs(20)).await;
+        let named = bench.heard.lines("a task has not stopped");
+        assert_eq!(named.len(), MOST_NAMED * 4);
+        let is_among_the_first = |line: &Value| (0..MOST_NAMED).any(|n| line["task"] == format!("t-{n}"));
+        assert!(named.iter().all(is_among_the_first), "{named:?}");
+        let counted = bench.heard.lines("many tasks have not stopped");
+        assert!(counted.len() == 4 && counted.iter().all(|line| line["tasks"] == 50), "{counted:?}");
+        drop(hang);
+        bench.stop().await;
+    }
+}

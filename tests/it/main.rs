@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
 mod admin;
+mod asked;
 mod bad_input;
 mod canary;
 mod check;

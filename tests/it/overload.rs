@@ -5,7 +5,9 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use futures_util::future::select_all;
+use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -175,6 +177,33 @@ async fn memory_is_refused_before_the_limit_and_taken_again_when_it_is_free() {
     // Their callers go away, and they end.
     drop(held);
     worker.recovers().await;
+    worker.process.stop();
+}
+
+/// Sizes that an allocator would keep for the next who asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_grows_fast_is_refused_ahead_of_the_threshold_and_what_is_freed_counts_at_once() {
+    const MOST: f64 = 0.9 * 256.0;
+    let mut worker = Worker::start("memory", "memory.limit_bytes = 268435456", 1024);
+    let client = worker.client().await;
+    // 200 MiB a second.
+    let mut held = FuturesUnordered::new();
+    let refused = loop {
+        let input = json!({"do": "allocate", "bytes": 4 << 20, "ms": 600_000});
+        held.push(submit(&client, &format!("m-{}", held.len()), "other", &input));
+        if let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(20), held.next()).await {
+            break answer.expect_err("it lasts for minutes");
+        }
+    };
+    let error = shed(&refused);
+    let (_, used) = error.message.split_once("memory: ").expect("why");
+    let (used, _) = used.split_once(" MiB of 256 MiB").expect("how much");
+    let used: f64 = used.parse().expect("a number");
+    assert!((64.0..MOST).contains(&used), "{error}");
+    drop(held);
+    let ended = Instant::now();
+    worker.recovers().await;
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
     worker.process.stop();
 }
 

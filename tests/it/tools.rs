@@ -44,8 +44,8 @@ async fn a_worker_says_what_runs_and_what_hangs() {
     let worker = &description["role"]["worker"];
     assert_eq!(worker["id"], house.worker(0).id().as_str());
     assert_eq!(worker["address"], house.worker_url(0));
-    let gate = json!({"state": "open", "in_flight": 2, "target": 4, "held_by_interactive": 0, "held_by_batch": 2,
-        "reserve": 0, "full_tenants": []});
+    let gate = json!({"state": "open", "in_flight": 2, "slots_target": 4, "slots_held_by_interactive": 0,
+        "slots_held_by_batch": 2, "slots_reserved": 0, "full_tenants": []});
     assert_eq!(worker["gate"], gate);
     assert_eq!(worker["settings"]["values"]["max_parallelism"], "4");
     assert_eq!(worker["payloads"]["stored"], 2);

@@ -130,5 +130,5 @@ fn threads_never_hold_more_than_the_limits_and_leave_nothing_behind() {
     assert_eq!((load.held(), load.in_flight, load.state), (0, 0, State::Open));
     assert!(gate.inner.slots.lock().holds_nothing());
     let expected = Standing { state: State::Open, takes_batch: true, full: [].into() };
-    assert_eq!(*standing.borrow_and_update(), expected);
+    assert_eq!(standing.now(), expected);
 }

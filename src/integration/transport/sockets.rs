@@ -152,6 +152,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::telemetry::logs::testing::Heard;
 
     #[tokio::test(start_paused = true)]
     async fn the_next_in_line_gets_a_socket_that_is_given_back() {
@@ -164,35 +165,17 @@ mod tests {
         second.await.expect("one is free again");
     }
 
-    /// What is logged, kept.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn waiting_is_warned_of_once_a_minute_with_the_key_to_raise() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _logged = tracing::subscriber::set_default(subscriber);
+        let heard = Heard::listen();
         let sockets = Sockets::new("bank", "integrations.bank", 1);
         let _first = sockets.take("https://bank:443").await.expect("one is free");
         let wait = || sockets.take("https://bank:443").now_or_never().is_none();
         for (seconds, warnings) in [(0, 1), (59, 1), (1, 2), (0, 2)] {
             tokio::time::advance(Duration::from_secs(seconds)).await;
             assert!(wait());
-            let text = String::from_utf8(log.0.lock().clone()).expect("text");
-            assert_eq!(text.matches("raise integrations.bank.max_connections_per_host").count(), warnings, "{text}");
+            let said = heard.lines("raise integrations.bank.max_connections_per_host");
+            assert_eq!(said.len(), warnings, "{said:?}");
         }
     }
 
