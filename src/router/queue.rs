@@ -120,7 +120,7 @@ pub(super) struct Queue<T> {
     calls: Calls,
     turns: Turns,
     paces: HashMap<IntegrationName, Pace>,
-    /// Whether some tenant was passed over when it was last served, so that there may be room for another.
+    /// Whether some tenant was passed over since time last passed, so that there may be room for another.
     passed_over: bool,
     next_ticket: u64,
 }
@@ -211,6 +211,7 @@ impl<T> Queue<T> {
         while let Some((priority, tenant, more)) = self.calls.overrun(now) {
             self.class_mut(priority).charge(&tenant, more);
         }
+        self.passed_over = false;
         self.classes.iter_mut().for_each(|class| class.unpark_due(Some(now)));
     }
 
@@ -223,7 +224,6 @@ impl<T> Queue<T> {
     pub(super) fn serve<R>(&mut self, now: Instant, mut room: impl FnMut(&Place) -> Room<R>) -> Vec<Served<T, R>> {
         let mut served = Vec::new();
         let mut passed = [Passed::default(), Passed::default()];
-        self.passed_over = false;
         while let Some(next) = self.serve_one(now, &mut passed, &mut room) {
             served.push(next);
         }

@@ -83,6 +83,11 @@ impl Inner {
             let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
             let refusal = match self.call(task, reservation, call).await {
                 Ok(outcome) => return Ok(outcome),
+                Err(Failed::Final(error)) if error.reason == Reason::DeadlineTooShort => {
+                    let waited = call.queued.as_secs_f64();
+                    let message = format!("{}; before, it had waited {waited:.1} s in the router", error.message);
+                    return Err(TaskError { message, ..error });
+                }
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Refused(error)) => error.message,
                 Err(Failed::Unsent(reason)) => reason,

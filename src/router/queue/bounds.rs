@@ -218,6 +218,21 @@ mod tests {
     }
 
     #[test]
+    fn no_bound_is_exceeded_by_one_byte_or_one_task() {
+        let config = Config { tasks: 10, bytes: 4 << 20, tenant_share: 0.5, ..Config::default() };
+        let room = |(tasks, bytes), (own_tasks, own_bytes), more| {
+            let (all, own) = (Waiting { tasks, bytes }, Waiting { tasks: own_tasks, bytes: own_bytes });
+            config.check_room(all, own, more).err()
+        };
+        let mebibyte = 1 << 20;
+        assert_eq!(room((9, 3 * mebibyte), (4, mebibyte), mebibyte), None);
+        assert_eq!(room((10, 0), (0, 0), 0), Some(Bound::Tasks));
+        assert_eq!(room((0, 3 * mebibyte), (0, 0), mebibyte + 1), Some(Bound::Bytes));
+        assert_eq!(room((5, 0), (5, 0), 0), Some(Bound::TenantTasks));
+        assert_eq!(room((1, 0), (1, mebibyte), mebibyte + 1), Some(Bound::TenantBytes));
+    }
+
+    #[test]
     fn when_to_come_again_follows_from_the_rate() {
         assert_eq!(retry_after(10.0, None), RETRY_UNKNOWN);
         assert_eq!(retry_after(10.0, Some(2.0)), Duration::from_secs(5));

@@ -183,16 +183,16 @@ impl<T> Class<T> {
         if passed.all {
             return None;
         }
-        let first = |(integration, line): (&IntegrationName, &Line<T>)| {
-            let (at, tenant) = match passed.lines.get(integration) {
-                None => line.ready.first()?,
+        let firsts = self.lines.iter().filter_map(|(integration, line)| {
+            let (at, head, tenant) = match passed.lines.get(integration) {
+                None => line.first_after(None)?,
                 Some(None) => return None,
-                Some(Some(last)) => line.ready.range((Excluded(last), Unbounded)).next()?,
+                Some(last) => line.first_after(last.as_ref())?,
             };
-            let head = *line.lanes.get(tenant)?.waiting.first_key_value()?.0;
-            Some(((*at, head), Candidate { at: *at, integration: integration.clone(), tenant: tenant.clone() }))
-        };
-        self.lines.iter().filter_map(first).min_by_key(|(order, _)| *order).map(|(_, candidate)| candidate)
+            Some((at, head, integration, tenant))
+        });
+        let (at, _, integration, tenant) = firsts.min_by_key(|(at, head, _, _)| (*at, *head))?;
+        Some(Candidate { at, integration: integration.clone(), tenant: tenant.clone() })
     }
 
     /// The place of the first in a candidate's lane.
@@ -426,6 +426,16 @@ impl<T> Class<T> {
 impl<T> Line<T> {
     fn new() -> Self {
         Line { ready: BTreeSet::new(), lanes: HashMap::new() }
+    }
+
+    /// The first lane, or the first after a place in the line: its virtual time, its head, its tenant.
+    fn first_after(&self, last: Option<&(Usage, Tenant)>) -> Option<(Usage, (Instant, u64), &Tenant)> {
+        let (at, tenant) = match last {
+            None => self.ready.first()?,
+            Some(last) => self.ready.range((Excluded(last), Unbounded)).next()?,
+        };
+        let head = self.lanes.get(tenant)?.waiting.first_key_value()?.0;
+        Some((*at, *head, tenant))
     }
 }
 
