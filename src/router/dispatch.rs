@@ -290,7 +290,7 @@ impl Dispatcher {
     }
 
     fn reservation(&self, placement: Placement, place: Place, call: Call) -> Reservation {
-        let ended = Ended { learned: Learned::Nothing, load: None, ran: Ran { ran: true, ..Ran::default() } };
+        let ended = Ended { learned: Learned::Nothing, load: None, ran: Ran::default() };
         Reservation { dispatcher: self.clone(), placement, place, call, ended }
     }
 }
@@ -299,6 +299,11 @@ impl Reservation {
     /// Where the call goes.
     pub(super) fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// The call goes out: from now on it may hold slots, whatever becomes of it.
+    pub(super) fn goes_out(&mut self) {
+        self.ended.ran.ran = true;
     }
 
     /// Ends the call and keeps what it taught.

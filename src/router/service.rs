@@ -137,7 +137,7 @@ impl Inner {
     }
 
     /// One call to one worker.
-    async fn call(&self, task: &Task, reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
+    async fn call(&self, task: &Task, mut reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
         let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
         let given_up = GivenUp { metrics: &self.metrics, armed: true };
         let remaining = task.deadline.saturating_duration_since(Instant::now());
@@ -145,6 +145,7 @@ impl Inner {
         let incarnation = Some(reservation.placement().incarnation.0);
         Call { incarnation, ..call }.write(request.metadata_mut());
 
+        reservation.goes_out();
         let answer = timeout_at(task.deadline + ANSWER_MARGIN, client.submit(request)).await;
         given_up.disarm();
         let (result, learned, load) = match answer {

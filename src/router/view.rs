@@ -202,19 +202,25 @@ impl View {
     /// Finds a worker for a task and counts the call that will follow.
     pub(super) fn reserve(&mut self, wanted: &Wanted<'_>, random: &mut impl Rng, now: Instant) -> Room<Placement> {
         let Some(serving) = self.serving.get(wanted.integration) else { return Room::NotForIntegration };
-        let known = |index: usize| self.workers.get(&serving[index]);
         let load = |index: usize| {
-            known(index).filter(|known| known.takes_of_tenant(wanted.tenant, now))?.load_for(wanted, self.stale, now)
+            let known = self.workers.get(&serving[index])?;
+            // Mostly it is full, which is told without a look at names.
+            known.load_for(wanted, self.stale, now).filter(|_| known.takes_of_tenant(wanted.tenant, now))
         };
         if let Some(picked) = pick(serving.len(), random, load) {
             let worker = serving[picked].clone();
             return self.take(&worker, wanted, now).map_or(Room::NotForIntegration, Room::Found);
         }
-        // Somebody has room, and not for this tenant alone?
-        let is_tenants = (0..serving.len()).filter_map(known).any(|known| {
-            !known.takes_of_tenant(wanted.tenant, now) && known.load_for(wanted, self.stale, now).is_some()
-        });
-        if is_tenants { Room::NotForTenant { again: self.again_for(wanted, now) } } else { Room::NotForIntegration }
+        if !self.workers.values().any(|known| known.load(wanted.priority, self.stale, now).is_some()) {
+            return Room::NotForClass;
+        }
+        // Somebody has room for the integration, and not for this tenant alone?
+        let has_room = |known: &Known| known.load_for(wanted, self.stale, now).is_some();
+        if serving.iter().filter_map(|worker| self.workers.get(worker)).any(has_room) {
+            Room::NotForTenant { again: self.again_for(wanted, now) }
+        } else {
+            Room::NotForIntegration
+        }
     }
 
     /// As [`View::reserve`], at one worker: the one where room may have appeared.

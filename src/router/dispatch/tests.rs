@@ -1,3 +1,5 @@
+mod fleet;
+
 use tokio::task::JoinSet;
 
 use super::*;

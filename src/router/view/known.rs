@@ -139,7 +139,8 @@ impl Known {
 
     /// As [`Known::load`], for an integration that it may keep out.
     pub(super) fn load_for(&self, wanted: &Wanted<'_>, stale: bool, now: Instant) -> Option<f64> {
-        if self.keeps_out(wanted.integration, stale, now) { None } else { self.load(wanted.priority, stale, now) }
+        let load = self.load(wanted.priority, stale, now)?;
+        if self.keeps_out(wanted.integration, stale, now) { None } else { Some(load) }
     }
 
     /// What keeps a task from it.
