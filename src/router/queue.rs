@@ -35,6 +35,10 @@ use fair::{Calls, Charge, Usage, usage};
 use pace::Pace;
 use turns::Turns;
 
+/// A task is turned away when even the estimated wait over this is more than it has: a queue that drains in bursts is
+/// measured no better.
+const ESTIMATE_IS_OFF_BY: u32 = 2;
+
 /// A place in the queue: kept by the task until it ends, over all of its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -363,27 +367,34 @@ impl<T> Queue<T> {
         let full = |bound, excess: f64| {
             let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
             let retry_after = retry_after(excess, class.drain.rate(mean, now));
-            Full { bound, retry_after, message: self.config.describe(bound, place.priority, estimate) }
+            Full { bound, retry_after, message: self.config.describe(bound, place.priority) }
         };
         self.config.check_room(all, own, place.bytes).map_err(|bound| {
             let tasks = match bound {
-                Bound::Tasks | Bound::Bytes | Bound::Wait => all.tasks,
                 Bound::TenantTasks | Bound::TenantBytes => class.ahead(&place.tenant, own.tasks),
+                _ => all.tasks,
             };
             // Once a tenth of them is gone: who comes at the first free place finds all the others there.
             full(bound, (tasks as f64 / 10.0).max(1.0))
         })?;
-        match estimate.filter(|estimate| *estimate > self.config.wait) {
-            None => Ok(()),
-            Some(estimate) => {
-                let Full { message, .. } = full(Bound::Wait, 1.0);
-                Err(Full {
-                    bound: Bound::Wait,
-                    retry_after: retry_after((estimate - self.config.wait).as_secs_f64(), Some(1.0)),
-                    message,
-                })
+        let too_long = |bound, estimate: Duration, most: Duration| Full {
+            bound,
+            retry_after: retry_after((estimate - most).as_secs_f64(), Some(1.0)),
+            message: self.config.describe_wait(bound, place.priority, estimate, most),
+        };
+        if let Some(estimate) = estimate.filter(|estimate| *estimate > self.config.wait) {
+            return Err(too_long(Bound::Wait, estimate, self.config.wait));
+        }
+        let remaining = place.deadline.saturating_duration_since(now);
+        let is_hopeless = |estimate: &Duration| *estimate / ESTIMATE_IS_OFF_BY > remaining;
+        if estimate.as_ref().is_some_and(is_hopeless) {
+            // Not all of its tenant's own come first: those with a later deadline do not, which only now is worth a count.
+            let own_ahead = class.stands(place).map_or(0, |(own_ahead, _)| own_ahead);
+            if let Some(estimate) = self.estimate(place, own_ahead, now).filter(is_hopeless) {
+                return Err(too_long(Bound::WaitOverDeadline, estimate, remaining));
             }
         }
+        Ok(())
     }
 
     fn charge_of(&self, integration: &IntegrationName) -> Usage {

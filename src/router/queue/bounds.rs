@@ -101,13 +101,10 @@ impl Config {
     }
 
     /// In words.
-    pub(super) fn describe(&self, bound: Bound, priority: Priority, estimate: Option<Duration>) -> String {
+    pub(super) fn describe(&self, bound: Bound, priority: Priority) -> String {
         let class = priority.as_str();
-        let seconds = |time: Duration| time.as_secs_f64();
+        let (tasks, tenant_tasks) = (self.tasks, self.tenant_tasks());
         match bound {
-            Bound::Tasks => {
-                format!("{} {class} tasks are waiting already, as many as may (router.queue.tasks)", self.tasks)
-            }
             Bound::Bytes => {
                 format!(
                     "the inputs of waiting {class} tasks fill {} bytes, as many as may (router.queue.bytes)",
@@ -115,21 +112,27 @@ impl Config {
                 )
             }
             Bound::TenantTasks => format!(
-                "{} {class} tasks of this tenant are waiting already, as many as may (router.queue.tenant_share)",
-                self.tenant_tasks()
+                "{tenant_tasks} {class} tasks of this tenant are waiting already, as many as may \
+                 (router.queue.tenant_share)"
             ),
             Bound::TenantBytes => format!(
                 "the inputs of this tenant's waiting {class} tasks fill {} bytes, as many as may \
                  (router.queue.tenant_share)",
                 self.tenant_bytes()
             ),
-            Bound::Wait => format!(
-                "one more {class} task of this tenant would wait for about {:.0} s, and {:.0} s is the most \
-                 (router.queue.wait)",
-                estimate.map_or(0.0, seconds),
-                seconds(self.wait)
-            ),
+            _ => format!("{tasks} {class} tasks are waiting already, as many as may (router.queue.tasks)"),
         }
+    }
+
+    /// A wait in words.
+    pub(super) fn describe_wait(&self, bound: Bound, priority: Priority, estimate: Duration, most: Duration) -> String {
+        let [estimate, most] = [estimate, most].map(|time| time.as_secs_f64());
+        let class = priority.as_str();
+        let limit = match bound {
+            Bound::WaitOverDeadline => format!("this one has {most:.0} s"),
+            _ => format!("{most:.0} s is the most (router.queue.wait)"),
+        };
+        format!("one more {class} task of this tenant would wait for about {estimate:.0} s, and {limit}")
     }
 }
 
@@ -148,11 +151,13 @@ pub(in crate::router) enum Bound {
     TenantTasks,
     TenantBytes,
     Wait,
+    /// It would wait for longer than it has.
+    WaitOverDeadline,
 }
 
 impl Bound {
-    pub(in crate::router) const ALL: [Bound; 5] =
-        [Bound::Tasks, Bound::Bytes, Bound::TenantTasks, Bound::TenantBytes, Bound::Wait];
+    pub(in crate::router) const ALL: [Bound; 6] =
+        [Bound::Tasks, Bound::Bytes, Bound::TenantTasks, Bound::TenantBytes, Bound::Wait, Bound::WaitOverDeadline];
 
     /// The label in metrics.
     pub(in crate::router) fn as_str(self) -> &'static str {
@@ -162,6 +167,7 @@ impl Bound {
             Bound::TenantTasks => "tenant_tasks",
             Bound::TenantBytes => "tenant_bytes",
             Bound::Wait => "wait",
+            Bound::WaitOverDeadline => "wait_over_deadline",
         }
     }
 }

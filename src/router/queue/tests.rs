@@ -7,6 +7,9 @@ use crate::task::Json;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A deadline that nothing runs into.
+const FAR: Duration = Duration::from_secs(1_000_000);
+
 /// A queue, and a fleet of workers that are alike.
 struct Bench {
     queue: Queue<u32>,
@@ -68,7 +71,7 @@ impl Bench {
     }
 
     fn push(&mut self, what: &str, waiter: u32) -> Place {
-        let place = self.place(what, SECOND * 60);
+        let place = self.place(what, FAR);
         self.queue.push(place.clone(), waiter, self.now).expect("room");
         place
     }
@@ -103,7 +106,7 @@ impl Bench {
 
 /// Bounds that no test runs into.
 fn patient() -> Config {
-    Config { wait: SECOND * 1_000_000, ..Config::default() }
+    Config { wait: FAR, ..Config::default() }
 }
 
 #[test]
@@ -171,17 +174,41 @@ fn a_wait_that_is_estimated_too_long_is_refused_with_when_to_come_again() {
         assert_eq!(bench.serve().len(), 1);
     }
     // Five wait, and one leaves each second.
-    let place = bench.place("batch a acme", SECOND * 60);
+    let place = bench.place("batch a acme", FAR);
     bench.queue.push(place.clone(), 99, bench.now).expect("six seconds");
     let standing = bench.queue.standing(&place, bench.now).expect("it waits");
     assert_eq!((standing.own_ahead, standing.ahead), (5, 5));
     let estimate = standing.estimated_wait.expect("measured").as_secs_f64();
     assert!((5.0..7.0).contains(&estimate), "{estimate}");
     (0..4).for_each(|waiter| drop(bench.push("batch a acme", waiter)));
-    let place = bench.place("batch a acme", SECOND * 60);
+    let place = bench.place("batch a acme", FAR);
     let full = bench.queue.push(place, 0, bench.now).expect_err("eleven seconds");
     assert_eq!(full.bound, Bound::Wait);
     assert!(full.retry_after < SECOND * 3, "{full:?}");
+}
+
+#[test]
+fn who_would_wait_for_longer_than_it_has_is_turned_away_at_once() {
+    let mut bench = Bench::new(patient(), Fleet::of(1));
+    for waiter in 0..200 {
+        let place = bench.place("batch a acme", SECOND * 80);
+        bench.queue.push(place, waiter, bench.now).expect("nothing is measured");
+    }
+    for _ in 0..25 {
+        bench.now += SECOND;
+        bench.end_all();
+        assert_eq!(bench.serve().len(), 1);
+    }
+    // 175 wait, and one leaves each second.
+    let mut push = |seconds: u32| {
+        let place = bench.place("batch a acme", SECOND * seconds);
+        bench.queue.push(place, 0, bench.now)
+    };
+    push(3).expect("its deadline is the earliest, so none comes before it");
+    push(100).expect("half of three minutes");
+    let full = push(70).expect_err("not even half");
+    assert_eq!(full.bound, Bound::WaitOverDeadline);
+    assert!(full.message.ends_with("and this one has 70 s") && full.retry_after == SECOND * 60, "{full:?}");
 }
 
 #[test]
