@@ -259,9 +259,9 @@ impl<T> Queue<T> {
                 match room(self.class(priority).head(&candidate)?) {
                     Room::Found(found) => {
                         let place = self.class(priority).head(&candidate)?.clone();
-                        let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
+                        let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
                         let call = self.start(&place, now);
-                        self.class_mut(priority).departed(&place.tenant, mean);
+                        self.class_mut(priority).departed(&place.tenant, run);
                         let waiter = self.remove(&place, now)?;
                         return Some(Served { place, waiter, found, call });
                     }
@@ -336,7 +336,7 @@ impl<T> Queue<T> {
                 waiting: class.total().tasks,
                 bytes: class.total().bytes,
                 oldest: class.oldest().map(|since| now.saturating_duration_since(since)),
-                per_second: class.drain.rate(self.mean_of_all(), now),
+                per_second: class.drain.rate(now),
             }
         })
     }
@@ -351,10 +351,8 @@ impl<T> Queue<T> {
     /// own departures per second.
     fn estimate(&self, place: &Place, own_ahead: usize, now: Instant) -> Option<Duration> {
         let class = self.class(place.priority);
-        let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
-        let of_class =
-            class.drain.rate(mean, now).map(|rate| (class.ahead(&place.tenant, own_ahead) + 1) as f64 / rate);
-        let own = || class.rate_of(&place.tenant, mean, now).map(|rate| (own_ahead + 1) as f64 / rate);
+        let of_class = class.drain.rate(now).map(|rate| (class.ahead(&place.tenant, own_ahead) + 1) as f64 / rate);
+        let own = || class.rate_of(&place.tenant, now).map(|rate| (own_ahead + 1) as f64 / rate);
         let of_tenant = if class.is_parked(&place.tenant) { own() } else { None };
         let seconds = [of_class, of_tenant].into_iter().flatten().reduce(f64::max)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
@@ -365,8 +363,7 @@ impl<T> Queue<T> {
         let (all, own) = (class.total(), class.total_of(&place.tenant));
         let estimate = self.estimate(place, own.tasks, now);
         let full = |bound, excess: f64| {
-            let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
-            let retry_after = retry_after(excess, class.drain.rate(mean, now));
+            let retry_after = retry_after(excess, class.drain.rate(now));
             Full { bound, retry_after, message: self.config.describe(bound, place.priority) }
         };
         self.config.check_room(all, own, place.bytes).map_err(|bound| {
@@ -399,11 +396,6 @@ impl<T> Queue<T> {
 
     fn charge_of(&self, integration: &IntegrationName) -> Usage {
         self.paces.get(integration).map_or(usage(1, Duration::from_secs(1)), Pace::charge)
-    }
-
-    fn mean_of_all(&self) -> Duration {
-        let count = u32::try_from(self.paces.len()).unwrap_or(u32::MAX).max(1);
-        self.paces.values().map(Pace::mean).sum::<Duration>() / count
     }
 
     fn class(&self, priority: Priority) -> &Class<T> {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -276,10 +277,10 @@ impl<T> Class<T> {
     }
 
     /// One that was served from the queue.
-    pub(super) fn departed(&mut self, tenant: &Tenant, mean: std::time::Duration) {
-        self.drain.departed(mean);
+    pub(super) fn departed(&mut self, tenant: &Tenant, run: Duration) {
+        self.drain.departed(run);
         if let Some(member) = self.members.get_mut(tenant) {
-            member.drain.departed(mean);
+            member.drain.departed(run);
         }
     }
 
@@ -392,8 +393,8 @@ impl<T> Class<T> {
     }
 
     /// The tenant's own departures per second.
-    pub(super) fn rate_of(&self, tenant: &Tenant, mean: std::time::Duration, now: Instant) -> Option<f64> {
-        self.members.get(tenant)?.drain.rate(mean, now)
+    pub(super) fn rate_of(&self, tenant: &Tenant, now: Instant) -> Option<f64> {
+        self.members.get(tenant)?.drain.rate(now)
     }
 
     /// Those who have the most waiting, up to a number. Looks at all.
