@@ -13,14 +13,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
 use super::shed;
-use crate::gate::{Gate, Refused, Want};
+use crate::gate::{self, Gate, Refused, Want};
 use crate::integration::Integrations;
 use crate::overload::Overload;
 use crate::registry::Incarnation;
-use crate::task::{IntegrationName, Task};
+use crate::task::{IntegrationName, Priority, Task, Tenant};
 use crate::telemetry::Telemetry;
 use crate::upstream::{self, Upstreams};
-use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
+use crate::wire::metadata::{Call, LoadReport, Share, Shares, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that run at once; the stream is read no further.
@@ -76,10 +76,33 @@ impl Inner {
         TaskError::unknown_integration(format!("this worker has no integration {integration:?}; it has: {known}"))
     }
 
-    fn load(&self, integration: Option<&IntegrationName>) -> LoadReport {
+    fn load(&self, about: Option<&About>) -> LoadReport {
         let load = self.gate.load();
-        let keeps_out = integration.is_some_and(|integration| self.gate.stands().keeps_out(integration.as_str()));
-        LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
+        let keeps_out = about.is_some_and(|about| self.gate.stands().keeps_out(about.integration.as_str()));
+        let shares = about.map(|about| about.shares(&self.gate));
+        LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out, shares }
+    }
+}
+
+/// What a reply's load report is about.
+struct About {
+    integration: IntegrationName,
+    tenant: Tenant,
+    priority: Priority,
+}
+
+impl About {
+    fn of(task: &Task) -> Self {
+        let Task { integration, tenant, priority, .. } = task;
+        About { integration: integration.clone(), tenant: tenant.clone(), priority: *priority }
+    }
+
+    fn shares(&self, gate: &Gate) -> Shares {
+        let About { integration, tenant, priority } = self;
+        let gate::Shares { weight, integration, tenant } =
+            gate.shares(&Want { integration, tenant, priority: *priority });
+        let share = |share: gate::Share| Share { held: share.held, most: share.most };
+        Shares { weight, integration: share(integration), tenant: share(tenant) }
     }
 }
 
@@ -129,7 +152,7 @@ impl proto::tasks_server::Tasks for WorkerService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
         let (call, timeout) = (Call::read(request.metadata()), grpc_timeout(request.metadata()));
         let task = self.inner.check(request.into_inner(), call, timeout);
-        let integration = task.as_ref().ok().map(|task| task.integration.clone());
+        let about = task.as_ref().ok().map(About::of);
         let result = match task {
             Ok(task) => self.inner.submit(task, call).await,
             Err(error) => Err(error),
@@ -137,13 +160,13 @@ impl proto::tasks_server::Tasks for WorkerService {
         match result {
             Ok(outcome) => {
                 let mut response = Response::new(outcome);
-                self.inner.load(integration.as_ref()).write(response.metadata_mut());
+                self.inner.load(about.as_ref()).write(response.metadata_mut());
                 Ok(response)
             }
             Err(error) => {
                 self.inner.errors.count(&error);
                 let mut status = error.to_status();
-                self.inner.load(integration.as_ref()).write(status.metadata_mut());
+                self.inner.load(about.as_ref()).write(status.metadata_mut());
                 Err(status)
             }
         }
