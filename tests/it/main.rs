@@ -26,6 +26,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod registry_redis_access;
 mod replay;
 mod slow_bank;
 mod soak;
