@@ -205,22 +205,22 @@ fn sentinels(config: &Sentinel, primary: &ConnectionInfo) -> Result<Vec<Connecti
 
 fn certificates(config: &Tls, info: &ConnectionInfo) -> Result<Option<TlsCertificates>, RegistryError> {
     let wrong = |key, reason: String| Err(RegistryError::Config { key, reason });
-    if config.ca.is_none() && config.certificate.is_none() && config.key.is_none() {
+    if config.ca_file.is_none() && config.certificate_file.is_none() && config.key_file.is_none() {
         return Ok(None);
     }
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return wrong("tls", "it counts only with a registry.url that begins with rediss://".into());
     }
-    let client_tls = match (&config.certificate, &config.key) {
+    let client_tls = match (&config.certificate_file, &config.key_file) {
         (Some(certificate), Some(key)) => Some(ClientTlsConfig {
-            client_cert: read("tls.certificate", certificate)?,
-            client_key: read("tls.key", key)?,
+            client_cert: read("tls.certificate_file", certificate)?,
+            client_key: read("tls.key_file", key)?,
         }),
         (None, None) => None,
-        (Some(_), None) => return wrong("tls.key", "it is missing beside tls.certificate".into()),
-        (None, Some(_)) => return wrong("tls.certificate", "it is missing beside tls.key".into()),
+        (Some(_), None) => return wrong("tls.key_file", "it is missing beside tls.certificate_file".into()),
+        (None, Some(_)) => return wrong("tls.certificate_file", "it is missing beside tls.key_file".into()),
     };
-    let root_cert = config.ca.as_deref().map(|ca| read("tls.ca", ca)).transpose()?;
+    let root_cert = config.ca_file.as_deref().map(|ca| read("tls.ca_file", ca)).transpose()?;
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
@@ -256,9 +256,12 @@ mod tests {
             (serde_json::json!({"sentinel": {"master": "m"}}), "registry.sentinel.addresses"),
             (serde_json::json!({"sentinel": {"master": "m", "addresses": ["a:b"]}}), "\"a:b\" is not of the form"),
             (serde_json::json!({"sentinel": {"master": "m", "addresses": ["u:p@a:1"]}}), "is not of the form"),
-            (serde_json::json!({"tls": {"ca": "/ca.pem"}}), "begins with rediss://"),
-            (serde_json::json!({"url": "rediss://a", "tls": {"ca": "/none/ca.pem"}}), "/none/ca.pem cannot be read"),
-            (serde_json::json!({"url": "rediss://a", "tls": {"key": "/k"}}), "registry.tls.certificate"),
+            (serde_json::json!({"tls": {"ca_file": "/ca.pem"}}), "begins with rediss://"),
+            (
+                serde_json::json!({"url": "rediss://a", "tls": {"ca_file": "/none/ca.pem"}}),
+                "/none/ca.pem cannot be read",
+            ),
+            (serde_json::json!({"url": "rediss://a", "tls": {"key_file": "/k"}}), "registry.tls.certificate_file"),
         ] {
             let mut config: Config = serde_json::from_value(config).expect("parses");
             config.url.get_or_insert_with(|| "redis://localhost".into());

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use weir::registry::{Config, Sentinel};
 
 use super::house::eventually;
-use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
