@@ -303,11 +303,11 @@ pub struct Sentinel {
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// The only authorities that may sign the server's certificate; without it, the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The client's certificate; with `key_file`.
-    pub certificate_file: Option<PathBuf>,
-    /// The client's key; with `certificate_file`.
-    pub key_file: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    /// The client's certificate; with `client_key`.
+    pub client_certificate: Option<PathBuf>,
+    /// The client's key; with `client_certificate`.
+    pub client_key: Option<PathBuf>,
 }
 
 impl Default for Config {

@@ -145,13 +145,13 @@ async fn the_servers_certificate_and_the_clients_are_checked_against_the_configu
         &key_file,
     ]);
     let url = format!("rediss://127.0.0.1:{tls_port}");
-    let right = Tls { ca_file: Some(ca), certificate_file: Some(certificate), key_file: Some(key) };
+    let right = Tls { ca: Some(ca), client_certificate: Some(certificate), client_key: Some(key) };
     let with = |tls: Tls| Config { tls, ..at(&url) };
     registry(&with(right.clone())).announce(&presence(State::Open), true).await.expect("all is as it should be");
 
     for (tls, why) in [
-        (Tls { ca_file: Some(stranger), ..right.clone() }, "the server is signed by another authority"),
-        (Tls { certificate_file: None, key_file: None, ..right }, "the server wants a certificate"),
+        (Tls { ca: Some(stranger), ..right.clone() }, "the server is signed by another authority"),
+        (Tls { client_certificate: None, client_key: None, ..right }, "the server wants a certificate"),
     ] {
         let error = registry(&with(tls)).snapshot().await.expect_err(why);
         assert!(matches!(error, RegistryError::Unavailable { .. }), "{why}: {error:?}");

@@ -132,6 +132,12 @@ impl Place {
     }
 }
 
+/// Whether the configuration has the right form. Reads no file; [`Place::new`] does.
+pub fn check(config: &Config) -> Result<(), RegistryError> {
+    let url = config.url.as_ref().map(|url| connection_info(url.expose_secret())).transpose()?;
+    url.map_or(Ok(()), |info| sentinels(&config.sentinel, &info).map(drop))
+}
+
 /// Reads a URL into what the client library needs, with the socket options that it does not set by itself.
 pub fn connection_info(url: &str) -> Result<ConnectionInfo, RegistryError> {
     let invalid = |reason: &str| RegistryError::Config {
@@ -205,22 +211,22 @@ fn sentinels(config: &Sentinel, primary: &ConnectionInfo) -> Result<Vec<Connecti
 
 fn certificates(config: &Tls, info: &ConnectionInfo) -> Result<Option<TlsCertificates>, RegistryError> {
     let wrong = |key, reason: String| Err(RegistryError::Config { key, reason });
-    if config.ca_file.is_none() && config.certificate_file.is_none() && config.key_file.is_none() {
+    if config.ca.is_none() && config.client_certificate.is_none() && config.client_key.is_none() {
         return Ok(None);
     }
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return wrong("tls", "it counts only with a registry.url that begins with rediss://".into());
     }
-    let client_tls = match (&config.certificate_file, &config.key_file) {
+    let client_tls = match (&config.client_certificate, &config.client_key) {
         (Some(certificate), Some(key)) => Some(ClientTlsConfig {
-            client_cert: read("tls.certificate_file", certificate)?,
-            client_key: read("tls.key_file", key)?,
+            client_cert: read("tls.client_certificate", certificate)?,
+            client_key: read("tls.client_key", key)?,
         }),
         (None, None) => None,
-        (Some(_), None) => return wrong("tls.key_file", "it is missing beside tls.certificate_file".into()),
-        (None, Some(_)) => return wrong("tls.certificate_file", "it is missing beside tls.key_file".into()),
+        (Some(_), None) => return wrong("tls.client_key", "it is missing beside tls.client_certificate".into()),
+        (None, Some(_)) => return wrong("tls.client_certificate", "it is missing beside tls.client_key".into()),
     };
-    let root_cert = config.ca_file.as_deref().map(|ca| read("tls.ca_file", ca)).transpose()?;
+    let root_cert = config.ca.as_deref().map(|ca| read("tls.ca", ca)).transpose()?;
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
@@ -256,16 +262,13 @@ mod tests {
             (serde_json::json!({"sentinel": {"master": "m"}}), "registry.sentinel.addresses"),
             (serde_json::json!({"sentinel": {"master": "m", "addresses": ["a:b"]}}), "\"a:b\" is not of the form"),
             (serde_json::json!({"sentinel": {"master": "m", "addresses": ["u:p@a:1"]}}), "is not of the form"),
-            (serde_json::json!({"tls": {"ca_file": "/ca.pem"}}), "begins with rediss://"),
-            (
-                serde_json::json!({"url": "rediss://a", "tls": {"ca_file": "/none/ca.pem"}}),
-                "/none/ca.pem cannot be read",
-            ),
-            (serde_json::json!({"url": "rediss://a", "tls": {"key_file": "/k"}}), "registry.tls.certificate_file"),
+            (serde_json::json!({"tls": {"ca": "/ca.pem"}}), "begins with rediss://"),
+            (serde_json::json!({"url": "rediss://a", "tls": {"ca": "/none/ca.pem"}}), "/none/ca.pem cannot be read"),
+            (serde_json::json!({"url": "rediss://a", "tls": {"client_key": "/k"}}), "registry.tls.client_certificate"),
         ] {
             let mut config: Config = serde_json::from_value(config).expect("parses");
             config.url.get_or_insert_with(|| "redis://localhost".into());
-            let error = config.check().expect_err(key).to_string();
+            let error = Place::new(&config).err().expect(key).to_string();
             assert!(error.contains(key), "{error}");
         }
         let json = serde_json::json!({"url": "redis://x", "sentinel": {"master": "m", "addresses": ["a", "[::1]:5"]}});

@@ -170,13 +170,11 @@ pub struct Watched {
 impl Watched {
     /// Ready to fail over.
     pub async fn start() -> Self {
-        let primary = RedisServer::start();
-        let replica = RedisServer::start_as(&[
-            "--replicaof",
-            &format!("127.0.0.1 {}", primary.port),
-            "--repl-diskless-sync-delay",
-            "0",
-        ]);
+        // Neither leaves a file where the tests run.
+        let in_memory = ["--repl-diskless-load", "swapdb", "--repl-diskless-sync-delay", "0"];
+        let primary = RedisServer::start_as(&in_memory);
+        let of_primary = format!("127.0.0.1 {}", primary.port);
+        let replica = RedisServer::start_as(&[&in_memory[..], &["--replicaof", &of_primary]].concat());
         eventually("the replica is in step", || replica.ask("INFO replication").contains("master_link_status:up"))
             .await;
         let directory = tempfile::tempdir().expect("a directory");
