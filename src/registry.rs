@@ -12,6 +12,7 @@ pub mod memory;
 pub mod redis;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,11 +279,49 @@ pub struct Config {
     /// How long an answer may take; reading changes waits for [`CHANGES_WAIT`] more.
     #[serde(with = "humantime_serde")]
     pub response_timeout: Duration,
+    /// Who knows where the primary is.
+    pub sentinel: Sentinel,
+    /// Which certificates count, with `rediss://`.
+    pub tls: Tls,
+}
+
+/// Redis Sentinels: asked for the primary at each connect, so that a failover is followed. The host in `url` does not
+/// count then; its scheme, user, password and database do. With `rediss://` the Sentinels are asked over TLS too.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sentinel {
+    /// What the Sentinels call the primary.
+    pub master: Option<String>,
+    /// `host` or `host:port` of each; none means that there is no Sentinel.
+    pub addresses: Vec<String>,
+    /// Their user; without one, the default user.
+    pub user: Option<String>,
+    /// Their password; without one, they are asked without a login.
+    #[serde(serialize_with = "hidden")]
+    pub password: Option<SecretString>,
+}
+
+/// PEM files for TLS.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The only authorities that may sign the server's certificate; without it, the system's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate; with `client_key`.
+    pub client_certificate: Option<PathBuf>,
+    /// The client's key; with `client_certificate`.
+    pub client_key: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { url: None, connect_timeout: Duration::from_secs(1), response_timeout: Duration::from_secs(1) }
+        Config {
+            url: None,
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(1),
+            sentinel: Sentinel::default(),
+            tls: Tls::default(),
+        }
     }
 }
 
@@ -296,7 +335,7 @@ impl Config {
                 return Err(RegistryError::Config { key, reason });
             }
         }
-        self.url.as_ref().map_or(Ok(()), self::redis::check_url)
+        if self.url.is_some() { self::redis::check(self) } else { Ok(()) }
     }
 }
 
@@ -322,6 +361,10 @@ fn without_password<S: Serializer>(url: &Option<SecretString>, serializer: S) ->
         Err(_) => "***".to_owned(),
     });
     shown.serialize(serializer)
+}
+
+fn hidden<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| "***").serialize(serializer)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! its epoch is another one, when it ends before them (a failover lost writes), or begins after them (trimmed).
 
 mod link;
+mod place;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,10 @@ use ::redis::streams::{StreamId, StreamReadReply};
 use ::redis::{RedisResult, Script, cmd};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use self::link::{Link, Metrics, Operation};
+use self::place::Place;
 use super::{
     CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, LOOK_LIMIT, Presence,
     Registry, RegistryError, Snapshot, State, TTL,
@@ -79,22 +80,17 @@ struct Pace {
     read: Option<Instant>,
 }
 
-/// Whether the URL is one that Redis can be reached by. Does not connect.
-pub fn check_url(url: &SecretString) -> Result<(), RegistryError> {
-    link::connection_info(url.expose_secret()).map(drop)
+/// Whether what is configured has the right form. Reads no certificate, and does not connect.
+pub fn check(config: &Config) -> Result<(), RegistryError> {
+    place::check(config)
 }
 
 impl RedisRegistry {
-    /// The registry of `pool` at the configured URL. Connects at the first request, not here.
+    /// The registry of `pool` where the configuration says. Connects at the first request, not here.
     pub fn new(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Self, RegistryError> {
-        let no_url = || RegistryError::Config { key: "url", reason: "it is missing; use redis://host:port".into() };
-        let info = link::connection_info(config.url.as_ref().ok_or_else(no_url)?.expose_secret())?;
-        let metrics = Metrics::new(telemetry);
-        let link = |patience| {
-            Link::new(config, info.clone(), patience, metrics.clone())
-                .map_err(|error| RegistryError::Config { key: "url", reason: error.to_string() })
-        };
-        let (requests, follow) = (link(Duration::ZERO)?, link(CHANGES_WAIT)?);
+        let (place, metrics) = (Arc::new(Place::new(config)?), Metrics::new(telemetry));
+        let link = |patience| Link::new(config, place.clone(), patience, metrics.clone());
+        let (requests, follow) = (link(Duration::ZERO), link(CHANGES_WAIT));
         Ok(RedisRegistry {
             keys: Keys::new(pool),
             scripts: Scripts::new(),

@@ -27,6 +27,7 @@ mod processes;
 mod pulls;
 mod readme;
 mod registry_redis;
+mod registry_redis_access;
 mod replay;
 mod routing;
 mod slow_bank;

@@ -1,17 +1,26 @@
 //! What weir stands on goes away: Redis is a hint, and the store never holds up a task.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
+use parking_lot::Mutex;
 use serde_json::json;
 use weir::client::{Client, SubmitError};
+use weir::integration::{Context, Error, Integration, Integrations};
 use weir::payload::Reason as Loss;
+use weir::registry;
+use weir::task::Json;
 use weir::wire::Reason;
 
+use crate::support::cable::Cable;
 use crate::support::calls::http_get;
-use crate::support::house::{House, LONG, Plan, eventually, pull, submit_all, synthetic};
+use crate::support::house::{House, LONG, Plan, eventually, pull, submission, submit_all, synthetic};
+use crate::support::redis::{RedisServer, Watched};
 
 /// Submits tasks and does something in the middle of it. No task may be lost or fail.
 async fn under_load(house: &mut House, tasks: usize, disturb: impl AsyncFnOnce(&mut House, &AtomicUsize)) {
@@ -120,6 +129,146 @@ async fn no_task_is_lost_when_redis_hangs_under_load() {
     .await;
     until_healed(&house, 2).await;
     house.close().await;
+}
+
+/// Runs `disturb` on the registry that `config` leads to, while tasks run at two workers.
+async fn through_a_fault(config: registry::Config, disturb: impl AsyncFnOnce(&House)) {
+    let peaks = Peaks::default();
+    let own = peaks.clone();
+    let own = Arc::new(move |index: usize| {
+        Integrations::new().with("counted".parse().expect("a name"), Counted { peaks: own.clone(), worker: index })
+    });
+    let plan = Plan { workers: 2, max_parallelism: 8, registry: Some(config), own, ..Plan::default() };
+    let house = plan.start().await;
+    let (ended, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let submitted = AtomicUsize::new(0);
+    let load = stream::iter(0..)
+        .take_while(|_| std::future::ready(!is_over.load(Ordering::Relaxed)))
+        .map(|n| {
+            let (client, ended) = (&house.client, &ended);
+            submitted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let task = submission(&format!("t-{n}"), "counted", json!(null));
+                let outcome = client.submit(&task).await.unwrap_or_else(|error| panic!("t-{n} was lost: {error}"));
+                outcome.result.unwrap_or_else(|failure| panic!("t-{n} failed: {failure}"));
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        // More than there is room for: the workers are full all the time.
+        .buffer_unordered(24)
+        .for_each(|()| async {});
+    let fault = async {
+        until_done(&ended, 100).await;
+        disturb(&house).await;
+        eventually("the view is fresh", || house.router_metric("weir_router_view_stale") == 0.0).await;
+        house.until_known(2).await;
+        until_done(&ended, ended.load(Ordering::Relaxed) + 100).await;
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(load, fault);
+    assert_eq!(ended.load(Ordering::Relaxed), submitted.load(Ordering::Relaxed), "each task has one outcome");
+    let peaks = peaks.0.lock().clone();
+    assert!(peaks.iter().all(|&(now, most)| now == 0 && most <= 8), "over-admitted: {peaks:?}");
+    house.close().await;
+}
+
+async fn until_stale(house: &House) {
+    eventually("the router notices", || house.router_metric("weir_router_view_stale") == 1.0).await;
+}
+
+/// How many tasks each worker runs, and the most that it ever ran.
+#[derive(Clone, Default)]
+struct Peaks(Arc<Mutex<[(usize, usize); 2]>>);
+
+/// Counts who is inside, whatever the gate believes.
+struct Counted {
+    peaks: Peaks,
+    worker: usize,
+}
+
+#[async_trait]
+impl Integration for Counted {
+    async fn run(&self, _: &Context) -> Result<Json, Error> {
+        {
+            let (now, most) = &mut self.peaks.0.lock()[self.worker];
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        self.peaks.0.lock()[self.worker].0 -= 1;
+        Ok(Json::of(&()).expect("JSON"))
+    }
+}
+
+/// From the end of a failover to a registry that is whole again: a backoff and a heartbeat, five times over.
+const HEALED_WITHIN: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_when_the_primary_is_killed_and_sentinel_makes_another_one() {
+    let mut watched = Watched::start().await;
+    through_a_fault(watched.config(), async |house| {
+        watched.servers[0].kill();
+        until_stale(house).await;
+        watched.until_primary(1).await;
+        let began = Instant::now();
+        let members = || watched.servers[1].ask("ZCARD weir:{default}:members") == ":2\r\n";
+        let fresh = || house.router_metric("weir_router_view_stale") == 0.0;
+        eventually("both workers are at the new primary", || members() && fresh()).await;
+        assert!(began.elapsed() < HEALED_WITHIN, "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "over 10 s: a Sentinel tells the old primary only at its next round"]
+async fn a_primary_that_is_demoted_under_load_is_left_for_the_new_one() {
+    let watched = Watched::start().await;
+    through_a_fault(watched.config(), async |house| {
+        assert_eq!(watched.sentinel.ask("SENTINEL FAILOVER weir"), "+OK\r\n");
+        watched.until_primary(1).await;
+        let demoted = || watched.servers[0].ask("INFO replication").contains("role:slave");
+        eventually("the old primary is told", demoted).await;
+        let began = Instant::now();
+        // Only clients of the new primary count there: the old one stays reachable, as a replica.
+        let ours = || watched.servers[1].ask("CLIENT LIST TYPE normal").matches("cmd=evalsha").count() >= 3;
+        let fresh = || house.router_metric("weir_router_view_stale") == 0.0;
+        eventually("router and workers are at the new primary", || ours() && fresh()).await;
+        assert!(began.elapsed() < HEALED_WITHIN, "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_when_the_network_swallows_what_is_sent_to_redis() {
+    let redis = RedisServer::start();
+    let mut cable = Cable::to(([127, 0, 0, 1], redis.port()).into()).await;
+    let url = format!("redis://127.0.0.1:{}", cable.port());
+    let config = registry::Config { url: Some(url.as_str().into()), ..registry::Config::default() };
+    through_a_fault(config, async |house| {
+        cable.swallow(true);
+        until_stale(house).await;
+        let nobody = || redis.ask("ZCOUNT weir:{default}:members -inf +inf");
+        assert!(nobody().starts_with(':'), "Redis itself is well");
+        cable.swallow(false);
+    })
+    .await;
+    cable.unplug().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_while_somebody_elses_script_keeps_redis_busy() {
+    let redis = RedisServer::start_as(&["--busy-reply-threshold", "100"]);
+    let config = registry::Config { url: Some(redis.url().as_str().into()), ..registry::Config::default() };
+    through_a_fault(config, async |house| {
+        let mut script = redis.send("EVAL \"while true do end\" 0");
+        until_stale(house).await;
+        let killed = redis.ask("SCRIPT KILL");
+        assert_eq!(killed, "+OK\r\n");
+        let mut answer = [0; 1];
+        script.read_exact(&mut answer).expect("the script has ended");
+        assert_eq!(&answer, b"-");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

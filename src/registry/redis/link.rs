@@ -1,4 +1,4 @@
-//! One connection to Redis, made when it is needed and dropped at the first doubt.
+//! One connection to Redis' primary, made when it is needed and dropped at the first doubt.
 //!
 //! The client library keeps a connection whose answers time out, and one to a server that has become a replica, for as
 //! long as the socket lives. A link does the opposite: whatever is not an answer of a healthy primary drops the
@@ -6,39 +6,29 @@
 //! or back off (followers). One request is in flight at a time, and a request that is dropped midway takes its
 //! connection with it, so that no answer can reach the wrong question.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisError, RedisResult, ServerErrorKind, Value,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::super::{Config, RegistryError};
+use super::place::Place;
 use crate::telemetry::Telemetry;
-
-/// An idle connection is probed after this time, so that one through a dead firewall entry is found out.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// How long sent bytes may stay without an acknowledgement.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// The oldest major version whose scripts and streams behave as the registry needs.
 const OLDEST_MAJOR: u32 = 7;
 
 /// A connection that comes and goes.
 pub struct Link {
-    client: Client,
+    place: Arc<Place>,
     timeouts: AsyncConnectionConfig,
     connect_timeout: Duration,
-    address: String,
     slot: Mutex<Slot>,
     metrics: Metrics,
 }
@@ -46,6 +36,8 @@ pub struct Link {
 #[derive(Default)]
 struct Slot {
     connection: Option<MultiplexedConnection>,
+    /// Where the connection leads.
+    address: String,
     connected_before: bool,
 }
 
@@ -61,31 +53,27 @@ pub struct Lease<'a> {
 
 impl Link {
     /// A link that is not connected yet. An answer may take the configured time and `patience` more.
-    pub fn new(
-        config: &Config,
-        info: ConnectionInfo,
-        patience: Duration,
-        metrics: Metrics,
-    ) -> Result<Self, RedisError> {
-        let address = info.addr().to_string();
+    pub fn new(config: &Config, place: Arc<Place>, patience: Duration, metrics: Metrics) -> Self {
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
             .set_response_timeout(Some(config.response_timeout + patience));
-        let client = Client::open(info)?;
-        Ok(Link { client, timeouts, connect_timeout: config.connect_timeout, address, slot: Mutex::default(), metrics })
+        Link { place, timeouts, connect_timeout: config.connect_timeout, slot: Mutex::default(), metrics }
     }
 
     /// Waits for the request before, connects if need be, and hands out the connection.
     pub async fn lease(&self, operation: Operation) -> Result<Lease<'_>, RegistryError> {
         let mut slot = self.slot.lock().await;
         let started = Instant::now();
-        let connection = match slot.connection.take() {
+        // When another link found the primary elsewhere, this one has no business where it is.
+        let is_moved = slot.address != self.place.current();
+        let connection = match slot.connection.take().filter(|_| !is_moved) {
             Some(connection) => connection,
             None => match self.connect().await {
                 Ok(connection) => {
                     if std::mem::replace(&mut slot.connected_before, true) {
                         self.metrics.reconnects.increment(1);
                     }
+                    slot.address = self.place.current();
                     connection
                 }
                 Err(error) => return Err(self.metrics.failed(operation, started, error)),
@@ -96,12 +84,13 @@ impl Link {
 
     /// Where the link leads, without user and password.
     pub fn address(&self) -> String {
-        self.address.clone()
+        self.place.current()
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, RegistryError> {
+        let client = self.place.find().await?;
         let connecting = async {
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&self.timeouts).await?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&self.timeouts).await?;
             let hello: Value = redis::cmd("HELLO").query_async(&mut connection).await?;
             Ok((connection, hello))
         };
@@ -115,6 +104,10 @@ impl Link {
                 return Err(RegistryError::Unavailable { address: self.address(), reason });
             }
         };
+        if field(&hello, "role").is_some_and(|role| role != "master") {
+            let reason = "it is a replica; weir needs the primary".into();
+            return Err(RegistryError::Unavailable { address: self.address(), reason });
+        }
         let version = version(&hello);
         match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
             Some(major) if major >= OLDEST_MAJOR => Ok(connection),
@@ -129,7 +122,15 @@ impl Link {
                 RegistryError::Login { address, reason }
             }
             (ErrorKind::RESP3NotSupported, _) => RegistryError::Version { address, version: "5 or older".into() },
+            (_, Some("BUSY")) => {
+                let reason = format!("it is busy with somebody's script that runs for too long ({reason})");
+                RegistryError::Unavailable { address, reason }
+            }
             _ if error.is_timeout() => RegistryError::Unavailable { address, reason: "no answer in time".into() },
+            _ if is_right_missing(error, &reason) => {
+                let reason = format!("{reason} (ACL LOG on the server names what the user lacks)");
+                RegistryError::Rejected { address, operation, reason }
+            }
             _ if is_plain_reply(error) => RegistryError::Rejected { address, operation, reason },
             _ => RegistryError::Unavailable { address, reason },
         }
@@ -156,28 +157,6 @@ impl Lease<'_> {
     }
 }
 
-/// Reads a URL into what the client library needs, with the socket options that it does not set by itself.
-pub fn connection_info(url: &str) -> Result<ConnectionInfo, RegistryError> {
-    let invalid = |reason: &str| RegistryError::Config {
-        key: "url",
-        reason: format!("{reason}; use redis://[user[:password]@]host[:port][/database], or rediss:// for TLS"),
-    };
-    let info = url.into_connection_info().map_err(|error| match error.kind() {
-        // The library's words for these name parts of the URL, never the password.
-        ErrorKind::InvalidClientConfig => invalid(&error.to_string()),
-        _ => invalid("it is not a Redis URL"),
-    })?;
-    if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
-        return Err(invalid("#insecure would accept any server's certificate"));
-    }
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE));
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let redis = info.redis_settings().clone();
-    let redis = redis.set_protocol(ProtocolVersion::RESP3).set_lib_name("weir", env!("CARGO_PKG_VERSION"));
-    Ok(info.set_tcp_settings(tcp).set_redis_settings(redis))
-}
-
 /// Whether the error is a healthy primary's answer, such as a script's own error: the connection is good.
 fn is_plain_reply(error: &RedisError) -> bool {
     match error.kind() {
@@ -194,12 +173,19 @@ fn is_plain_reply(error: &RedisError) -> bool {
     }
 }
 
+/// Whether the user may not do what was asked. Inside a script, Redis 7.0 does not say what.
+fn is_right_missing(error: &RedisError, reason: &str) -> bool {
+    error.code() == Some("NOPERM") || reason.contains("user executing the script")
+}
+
 /// The server's version as `HELLO` reports it.
 pub fn version(hello: &Value) -> String {
-    let version = hello.as_map_iter().and_then(|mut fields| {
-        fields.find_map(|(key, value)| (text(key) == Some("version")).then(|| text(value)).flatten())
-    });
-    version.unwrap_or("unknown").to_owned()
+    field(hello, "version").unwrap_or("unknown").to_owned()
+}
+
+fn field<'a>(hello: &'a Value, name: &str) -> Option<&'a str> {
+    let mut fields = hello.as_map_iter()?;
+    fields.find_map(|(key, value)| (text(key) == Some(name)).then(|| text(value)).flatten())
 }
 
 fn text(value: &Value) -> Option<&str> {
@@ -323,22 +309,6 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_checked_without_showing_the_password() {
-        for good in [
-            "redis://localhost",
-            "redis://user:hunter2@10.0.0.1:7000/2",
-            "rediss://cache.example:6380",
-            "unix:///run/r",
-        ] {
-            connection_info(good).expect(good);
-        }
-        for bad in ["", "localhost", "http://:hunter2@x", "redis://:hunter2@x/db", "rediss://:hunter2@x/#insecure"] {
-            let error = connection_info(bad).expect_err(bad).to_string();
-            assert!(error.contains("use redis://") && !error.contains("hunter2"), "{error}");
-        }
-    }
 
     #[test]
     fn the_version_is_read_from_hello() {

@@ -1,7 +1,12 @@
-//! A cable between a client and a server that a test can pull out, with all that is on it, and plug in again.
+//! A cable between a client and a server that a test can pull out, with all that is on it, and plug in again; or that
+//! swallows what is sent over it, as a firewall does that forgot the connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use weir::lifecycle::Lifecycle;
 
@@ -12,6 +17,7 @@ pub struct Cable {
     address: SocketAddr,
     target: SocketAddr,
     carried: Lifecycle,
+    swallows: Arc<AtomicBool>,
 }
 
 impl Cable {
@@ -19,13 +25,22 @@ impl Cable {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let cable = Cable { address, target, carried: Lifecycle::new() };
+        let cable = Cable { address, target, carried: Lifecycle::new(), swallows: Arc::default() };
         cable.carry(listener);
         cable
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Whether bytes vanish from now on, in both directions. Connections stay open, and new ones can be made.
+    pub fn swallow(&self, swallows: bool) {
+        self.swallows.store(swallows, Ordering::SeqCst);
     }
 
     /// Cuts every connection; none can be made from now on.
@@ -41,17 +56,31 @@ impl Cable {
 
     fn carry(&self, listener: TcpListener) {
         let (carried, target, token) = (self.carried.clone(), self.target, self.carried.token());
+        let swallows = self.swallows.clone();
         self.carried.spawn("cable", async move {
             while let Some(accepted) = token.run_until_cancelled(listener.accept()).await {
-                let (mut near, _) = accepted.expect("a connection");
-                let token = token.clone();
+                let (near, _) = accepted.expect("a connection");
+                let (token, swallows) = (token.clone(), swallows.clone());
                 carried.spawn("carried connection", async move {
-                    let Ok(mut far) = TcpStream::connect(target).await else { return };
-                    let carry = tokio::io::copy_bidirectional(&mut near, &mut far);
-                    // Whichever side ends, the other one is told.
-                    let _ = token.run_until_cancelled(carry).await;
+                    let Ok(far) = TcpStream::connect(target).await else { return };
+                    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+                    let there = pass(near_read, far_write, &swallows);
+                    let back = pass(far_read, near_write, &swallows);
+                    token.run_until_cancelled(async { tokio::join!(there, back) }).await;
                 });
             }
         });
     }
+}
+
+/// Until one side ends; then the other one is told.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: &AtomicBool) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if !swallows.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+    // It may be gone already.
+    let _ = to.shutdown().await;
 }

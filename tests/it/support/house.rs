@@ -47,6 +47,8 @@ pub struct Plan {
     pub overload: overload::Config,
     /// Whether Redis runs when the roles start.
     pub redis_at_start: bool,
+    /// The registry to use in place of the house's own Redis.
+    pub registry: Option<registry::Config>,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
@@ -66,6 +68,7 @@ impl Default for Plan {
             drain_within: LONG,
             overload: overload::Config::watch_only(),
             redis_at_start: true,
+            registry: None,
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
         }
@@ -317,7 +320,8 @@ impl Plan {
         let mut config = config::from_text(CONFIGURATION).expect("the house's configuration is valid");
         config.sandbox.latency = weir::sandbox::Latency::Fixed(self.sandbox_latency);
         let sandbox = Sandbox::start(config.sandbox.clone(), &upstream).await.expect("a sandbox");
-        config.registry.url = Some(redis.url().into());
+        let own = || registry::Config { url: Some(redis.url().into()), ..config.registry.clone() };
+        config.registry = self.registry.unwrap_or_else(own);
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;

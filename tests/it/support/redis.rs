@@ -1,4 +1,4 @@
-//! A real redis-server, one per test, that can be restarted, stopped in its tracks and emptied.
+//! Real redis-servers of a test's own, which can be restarted, stopped in their tracks and emptied, and Sentinels.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -6,6 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use weir::registry::{Config, Sentinel};
+
+use super::house::eventually;
 
 /// How long a server may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,28 +22,40 @@ pub struct RedisServer {
     child: Child,
     port: u16,
     password: Option<&'static str>,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
     /// A server on a free port that answers.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(&[], None)
     }
 
     /// The same, with a password for the default user.
     pub fn start_with_password(password: &'static str) -> Self {
-        Self::start_with(Some(password))
+        Self::start_with(&["--requirepass", password], Some(password))
     }
 
-    fn start_with(password: Option<&'static str>) -> Self {
+    /// A server with arguments of its own.
+    pub fn start_as(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, None)
+    }
+
+    fn start_with(arguments: &[&str], password: Option<&'static str>) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..START_ATTEMPTS {
-            let port = free_port();
-            let mut server = RedisServer { child: spawn(port, password), port, password };
+            let (port, arguments) = (free_port(), arguments.clone());
+            let mut server = RedisServer { child: spawn(port, &arguments), port, password, arguments };
             if server.answers() {
                 return server;
             }
         }
         panic!("redis-server did not start; is it installed and not older than 7.0?");
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Where it is, without a password.
@@ -55,7 +71,7 @@ impl RedisServer {
 
     /// Starts an empty server in the place of a killed one.
     pub fn start_again(&mut self) {
-        self.child = spawn(self.port, self.password);
+        self.child = spawn(self.port, &self.arguments);
         assert!(self.answers(), "redis-server did not start again");
     }
 
@@ -77,6 +93,14 @@ impl RedisServer {
     /// The raw answer to an inline command; answers up to 64 KiB that arrive in one piece.
     pub fn ask(&self, command: &str) -> String {
         self.try_ask(command).expect("the server answers")
+    }
+
+    /// Sends an inline command and leaves the answer to the caller.
+    pub fn send(&self, command: &str) -> TcpStream {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("it listens");
+        stream.set_read_timeout(Some(START_TIMEOUT)).expect("a timeout");
+        write!(stream, "{command}\r\n").expect("sent");
+        stream
     }
 
     fn try_ask(&self, command: &str) -> std::io::Result<String> {
@@ -122,12 +146,61 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
-fn spawn(port: u16, password: Option<&str>) -> Child {
+fn spawn(port: u16, arguments: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"]);
-    if let Some(password) = password {
-        command.args(["--requirepass", password]);
+    // A configuration file comes first.
+    let (file, arguments) = arguments.split_at(arguments.iter().take_while(|first| !first.starts_with("--")).count());
+    command.args(file).args(["--bind", "127.0.0.1", "--port", &port.to_string()]).args(arguments);
+    if file.is_empty() {
+        command.args(["--save", "", "--appendonly", "no"]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("redis-server is on the PATH; on Debian: apt-get install redis-server")
+}
+
+/// A primary, its replica, and a Sentinel that makes the one the other, as the primary `weir`.
+pub struct Watched {
+    /// Both servers; the first one is the primary at first.
+    pub servers: [RedisServer; 2],
+    /// Declares a server dead after 300 ms.
+    pub sentinel: RedisServer,
+    _directory: TempDir,
+}
+
+impl Watched {
+    /// Ready to fail over.
+    pub async fn start() -> Self {
+        // Neither leaves a file where the tests run.
+        let in_memory = ["--repl-diskless-load", "swapdb", "--repl-diskless-sync-delay", "0"];
+        let primary = RedisServer::start_as(&in_memory);
+        let of_primary = format!("127.0.0.1 {}", primary.port);
+        let replica = RedisServer::start_as(&[&in_memory[..], &["--replicaof", &of_primary]].concat());
+        eventually("the replica is in step", || replica.ask("INFO replication").contains("master_link_status:up"))
+            .await;
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor weir 127.0.0.1 {} 1\nsentinel down-after-milliseconds weir 300\nsentinel failover-timeout weir 2000\n",
+            primary.port,
+        );
+        std::fs::write(&file, text).expect("written");
+        let sentinel = RedisServer::start_as(&[file.to_str().expect("UTF-8"), "--sentinel"]);
+        let watched = Watched { servers: [primary, replica], sentinel, _directory: directory };
+        let knows = || watched.sentinel.ask("SENTINEL REPLICAS weir").contains("\r\nok\r\n");
+        eventually("the Sentinel knows the replica", knows).await;
+        watched
+    }
+
+    /// What leads to the primary through the Sentinel.
+    pub fn config(&self) -> Config {
+        let (master, addresses) = (Some("weir".into()), vec![format!("127.0.0.1:{}", self.sentinel.port)]);
+        let sentinel = Sentinel { master, addresses, ..Sentinel::default() };
+        Config { url: Some("redis://found-by-sentinel".into()), sentinel, ..Config::default() }
+    }
+
+    /// Waits until this server is the primary.
+    pub async fn until_primary(&self, index: usize) {
+        let server = &self.servers[index];
+        eventually("it is the primary", || server.ask("INFO replication").contains("role:master")).await;
+    }
 }
