@@ -22,7 +22,7 @@ use weir::payload::{Ledger, Store};
 use weir::registry;
 use weir::router::Router;
 use weir::sandbox::Sandbox;
-use weir::settings::{file, flagd};
+use weir::settings::{Source, file, flagd};
 use weir::task::{Json, Outcome};
 use weir::telemetry::logs::Level;
 use weir::telemetry::{Telemetry, process};
@@ -47,6 +47,8 @@ pub struct Plan {
     pub overload: overload::Config,
     /// Whether Redis runs when the roles start.
     pub redis_at_start: bool,
+    /// Where the workers' settings are: a file of each, or one key for all.
+    pub settings: Source,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
@@ -66,6 +68,7 @@ impl Default for Plan {
             drain_within: LONG,
             overload: overload::Config::watch_only(),
             redis_at_start: true,
+            settings: Source::File,
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
         }
@@ -320,6 +323,8 @@ impl Plan {
         config.registry.url = Some(redis.url().into());
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
+        config.settings.source = self.settings;
+        config.settings.redis_url.clone_from(&config.registry.url);
         config.router.queue_tasks = self.queue_tasks;
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
