@@ -36,12 +36,11 @@ async fn fleet(workers: usize, max_parallelism: u32) -> House {
     Plan { workers, max_parallelism, settings: Source::Redis, ..Plan::default() }.start().await
 }
 
-async fn until_targets(house: &House, targets: &[u32]) -> Duration {
+async fn until_targets(house: &House, targets: &[u32]) {
     let began = Instant::now();
     let applied = || targets.iter().enumerate().all(|(index, target)| house.load(index).target == *target);
     eventually("N is what the document says", applied).await;
     assert!(began.elapsed() < APPLIES_WITHIN, "{targets:?} took {:?}", began.elapsed());
-    began.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,21 +77,33 @@ async fn one_command_reaches_the_fleet_is_seen_to_arrive_and_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn n_goes_to_1_and_up_again_under_300_tasks_and_none_is_lost() {
-    let house = fleet(1, 300).await;
+async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_key() {
+    change_under_300(Source::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_file() {
+    change_under_300(Source::File).await;
+}
+
+async fn change_under_300(settings: Source) {
+    let house = Plan { max_parallelism: 300, settings, ..Plan::default() }.start().await;
     let callers: Vec<_> = (0..400).map(|n| house.submit(held(&format!("t-{n}")))).collect();
     house.until_in_flight(0, 300).await;
-    let set = async |value: &str| {
-        let mut set = command(&house.redis.url(), &["set", &format!("max_parallelism={value}"), "--why", "a test"]);
+    let set = async |value: u32| {
+        let (url, assignment, began) = (house.redis.url(), format!("max_parallelism={value}"), Instant::now());
+        let mut set = command(&url, &["set", &assignment, "--why", "a test"]);
+        if settings == Source::File {
+            set.env("WEIR_SETTINGS__SOURCE", "file").env("WEIR_SETTINGS__FILE", house.settings_file(0));
+        }
         // What is a jump is judged by the start value of the configuration, which is the workers'.
         assert_ok(&run(set.env("WEIR_SETTINGS__MAX_PARALLELISM", "300"), "").await);
+        until_targets(&house, &[value]).await;
+        println!("{settings:?}: N = {value} applied in {:?}, the command included", began.elapsed());
     };
-    set("1").await;
-    let down = until_targets(&house, &[1]).await;
+    set(1).await;
     assert_eq!(house.load(0).in_flight, 300, "lowering N ends nothing");
-    set("400").await;
-    let up = until_targets(&house, &[400]).await;
-    println!("N = 1 applied in {down:?} under 300 in flight, N = 400 in {up:?}, from the command's end");
+    set(400).await;
     house.until_in_flight(0, 400).await;
     house.valve.open();
     for caller in callers {
