@@ -10,6 +10,7 @@ mod fleet;
 mod payload;
 mod router;
 mod sandbox;
+mod settings;
 mod submit;
 mod table;
 mod worker;
@@ -77,6 +78,8 @@ enum Command {
     Submit(submit::Args),
     /// Shows the workers of a pool, live.
     Fleet(fleet::Args),
+    /// Changes the workers' live settings, and shows whether a change has arrived.
+    Settings(settings::Args),
     /// Shows what a worker or router is and does now.
     Describe(describe::Args),
     /// Says where a task is and what holds it, or why it was refused.
@@ -104,6 +107,7 @@ impl Cli {
             Command::Router(args) => router::run(args, config()?),
             Command::Submit(args) => submit::run(args),
             Command::Fleet(args) => fleet::run(args, config()?),
+            Command::Settings(args) => settings::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Explain(args) => explain::run(&args),
             Command::Drain(args) => drain::run(args),

@@ -3,23 +3,36 @@
 //! [`TABLE`] is the one list of them: validation, messages and the documentation come from it. A bad value never takes
 //! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
 //! counter say so. The version names the source document, so that one can see which workers run with it.
+//!
+//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file or a key of Redis. `follow.rs` turns what is there
+//! into settings, and `kept.rs` keeps the last good ones for the next start.
 
+pub mod edit;
 pub mod file;
 pub mod flagd;
+mod follow;
+mod kept;
+pub mod redis;
+pub mod store;
 mod table;
+mod targeting;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::flagd::Flag;
 use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
-pub use file::watch;
+pub use follow::watch;
+pub use store::Store;
 pub use table::{Spec, TABLE, spec};
+pub use targeting::Context;
 
 /// The version of settings that no document has changed yet.
 pub const START_VERSION: &str = "start";
@@ -77,8 +90,28 @@ pub struct Config {
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
     #[serde(skip)]
     pub log_level: String,
-    /// A file of flag definitions to watch. Without one, the start values stay.
+    /// Where the document of flag definitions is.
+    pub source: Source,
+    /// The file to watch, with [`Source::File`]. Without one, the start values stay.
     pub file: Option<PathBuf>,
+    /// The key that holds the document, with [`Source::Redis`].
+    pub redis_key: String,
+    /// How many times the value before, or the start value where that is larger, `max_parallelism` may become at once.
+    pub max_jump: f64,
+    /// The Redis of [`Source::Redis`]: the registry's, which the configuration's root fills in.
+    #[serde(skip)]
+    pub redis_url: Option<SecretString>,
+}
+
+/// Where the document is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// In a file of this machine.
+    #[default]
+    File,
+    /// In a key of Redis, for the whole fleet.
+    Redis,
 }
 
 impl Default for Config {
@@ -91,7 +124,11 @@ impl Default for Config {
             integration_weights: ByName::default(),
             payload_sampling: 1.0,
             log_level: "info".into(),
+            source: Source::File,
             file: None,
+            redis_key: "weir:{settings}".into(),
+            max_jump: 10.0,
+            redis_url: None,
         }
     }
 }
@@ -111,8 +148,23 @@ impl Config {
         }
     }
 
-    /// Whether the start values are in range. Does not look at the file, which may come later.
+    /// Whether the start values are in range, and the source can be one. Does not look at the document, which may come
+    /// later.
     pub fn check(&self) -> Result<(), SettingsError> {
+        let wrong = |key, value: Value, reason: &str| Err(SettingsError::Start { key, value, reason: reason.into() });
+        if !(self.max_jump >= 1.0 && self.max_jump.is_finite()) {
+            return wrong("max_jump", self.max_jump.into(), "use a number from 1");
+        }
+        if self.source == Source::Redis && self.redis_url.is_none() {
+            return wrong("source", "redis".into(), "set registry.url, the Redis that the document is in");
+        }
+        let tag = self.redis_key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        let is_key = tag.is_some_and(|(tag, _)| !tag.is_empty()) && self.redis_key.len() <= 200;
+        if !is_key || self.redis_key.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            let reason = "use at most 200 characters without spaces, and with a part in braces that keeps the document and \
+                          its history together, such as \"weir:{settings}\"";
+            return wrong("redis_key", self.redis_key.clone().into(), reason);
+        }
         let mut start = self.start();
         for spec in TABLE {
             let value = spec.read(&mut start);
@@ -139,6 +191,12 @@ pub enum SettingsError {
         /// What would be right.
         reason: String,
     },
+    /// The Redis that the document is in.
+    #[error("settings.source: {reason}")]
+    Redis {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// Something in a document that did not take effect.
@@ -157,20 +215,25 @@ impl fmt::Display for Rejection {
 }
 
 /// The settings after a document: its good values, the last good ones where a value is bad, and the start values where
-/// it says nothing.
+/// it says nothing. A value that is more than `max_jump` times what it was counts as bad, unless the document allows it.
 pub fn apply(
     flags: &BTreeMap<String, flagd::Evaluated>,
     start: &Settings,
     last: &Settings,
     version: String,
+    max_jump: f64,
 ) -> (Settings, Vec<Rejection>) {
     let mut next = Settings { version, ..start.clone() };
     let mut rejections = Vec::new();
     for spec in TABLE {
         let written = match flags.get(spec.key) {
             None | Some(Ok(None)) => Ok(()),
-            Some(Ok(Some(value))) => {
-                spec.write(&mut next, value).map_err(|reason| format!("{} is not valid, {reason}", brief(value)))
+            Some(Ok(Some(Flag { value, allow_jump }))) => {
+                let written = spec.write(&mut next, value);
+                let written = written.map_err(|reason| format!("{} is not valid, {reason}", brief(value)));
+                // Whatever a worker is started with, nothing was there to jump from.
+                let may_jump = *allow_jump || last.version == START_VERSION;
+                written.and_then(|()| if may_jump { Ok(()) } else { spec.check_jump(start, last, &next, max_jump) })
             }
             Some(Err(reason)) => Err(reason.clone()),
         };
@@ -206,8 +269,8 @@ mod tests {
     use super::*;
 
     fn settings_after(document: &[(&str, Value)], last: &Settings) -> (Settings, Vec<String>) {
-        let flags = flagd::evaluate(flagd::document(document).as_bytes()).expect("a document");
-        let (settings, rejections) = apply(&flags, &Config::default().start(), last, "v1".into());
+        let flags = flagd::evaluate(flagd::document(document).as_bytes(), &Context::default()).expect("a document");
+        let (settings, rejections) = apply(&flags, &Config::default().start(), last, "v1".into(), 10.0);
         (settings, rejections.iter().map(Rejection::to_string).collect())
     }
 
@@ -270,6 +333,50 @@ mod tests {
         );
         let (_, rejections) = settings_after(&[("tenant_caps", json!("50%"))], &settings);
         assert!(rejections[0].contains("\"50%\" is not valid, use an object of integers"), "{rejections:?}");
+    }
+
+    #[test]
+    fn a_jump_is_refused_unless_the_document_allows_it() {
+        let last = Settings { max_parallelism: 50, version: "v0".into(), ..Config::default().start() };
+        let to = |value: u32, last: &Settings| settings_after(&[("max_parallelism", json!(value))], last);
+        assert_eq!(to(500, &last).0.max_parallelism, 500);
+        let (kept, rejections) = to(501, &last);
+        assert_eq!(kept.max_parallelism, 50);
+        let expected = "max_parallelism: 501 is more than 10 times 50; raise it in steps, or set \"metadata\": \
+                        {\"allow_jump\": true} in the flag; keeping 50";
+        assert_eq!(rejections, [expected]);
+        // Down is never a jump, and up again to where it started is none either.
+        let low = Settings { max_parallelism: 1, ..last.clone() };
+        assert_eq!((to(0, &last).0.max_parallelism, to(300, &low).0.max_parallelism), (0, 300));
+        assert_eq!(to(5_000, &Config::default().start()).0.max_parallelism, 5_000, "the first document is no jump");
+        let document = json!({"flags": {"max_parallelism": {"state": "ENABLED", "variants": {"a": 9_000},
+            "defaultVariant": "a", "metadata": {"allow_jump": true}}}});
+        let flags = flagd::evaluate(document.to_string().as_bytes(), &Context::default()).expect("a document");
+        let (settings, _) = apply(&flags, &Config::default().start(), &last, "v1".into(), 10.0);
+        assert_eq!(settings.max_parallelism, 9_000);
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_is_named() {
+        let with = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().expect_err("not valid").to_string()
+        };
+        for (error, why) in [
+            (
+                with(|config| config.source = Source::Redis),
+                "settings.source = \"redis\" is not valid: set registry.url",
+            ),
+            (
+                with(|config| config.redis_key = "weir".into()),
+                "settings.redis_key = \"weir\" is not valid: use at most",
+            ),
+            (with(|config| config.max_jump = 0.5), "settings.max_jump = 0.5 is not valid: use a number from 1"),
+            (with(|config| config.max_jump = f64::INFINITY), "settings.max_jump"),
+        ] {
+            assert!(error.starts_with(why), "{error}");
+        }
     }
 
     #[test]

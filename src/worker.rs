@@ -61,11 +61,13 @@ pub struct Config {
     pub admin: admin::Config,
     /// The worker's name in the registry. Without one: a new one for each start.
     pub id: Option<WorkerId>,
-    /// Where the worker notes how it ends, for the next one on this host. Without one: `$STATE_DIRECTORY`, which systemd
-    /// sets, or else a directory among the temporary ones.
+    /// Where the worker notes how it ends and keeps its last good settings, for the next one on this host. Without one,
+    /// `weir worker` takes `$STATE_DIRECTORY`, which systemd sets, or else a directory among the temporary ones.
     pub state_dir: Option<PathBuf>,
     /// The pool to serve in.
     pub pool: PoolName,
+    /// Where the worker runs, such as an availability zone. Settings can be targeted by it.
+    pub zone: Option<String>,
     /// The timeout of tasks that have none.
     #[serde(with = "humantime_serde")]
     pub default_timeout: Duration,
@@ -92,6 +94,7 @@ impl Default for Config {
             id: None,
             state_dir: None,
             pool: PoolName::default(),
+            zone: None,
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
@@ -181,7 +184,9 @@ impl Worker {
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
-        let settings = settings::watch(&parts.settings, &telemetry, &loops)?;
+        let context = config.settings_context(Some(id.clone()));
+        let settings =
+            settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
@@ -344,6 +349,17 @@ impl Config {
     pub fn known_as(&self) -> Option<String> {
         let by_port = || (self.listen.port() != 0).then(|| format!("worker-{}", self.listen.port()));
         self.id.as_ref().map(ToString::to_string).or_else(by_port)
+    }
+
+    /// Who a worker of this configuration is to whoever targets settings.
+    pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
+        settings::Context { pool: self.pool.clone(), worker: worker.or(self.id.clone()), zone: self.zone.clone() }
+    }
+
+    /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.
+    fn kept_settings(&self) -> Option<PathBuf> {
+        let directory = self.state_dir.as_ref()?;
+        Some(directory.join(format!("settings-{}.json", self.known_as()?)))
     }
 
     /// Where routers reach a worker of this configuration that listens on `local`.

@@ -154,11 +154,15 @@ fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -
 }
 
 fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+    if config.settings.source == settings::Source::Redis {
+        return report
+            .note("settings.source", format!("the key {} of the registry's Redis", config.settings.redis_key));
+    }
     let Some(file) = &config.settings.file else {
         return report.note("settings.file", "not set: the start values stay until the worker is started again");
     };
     let shown = file.display();
-    match settings::file::examine(file, &parts.settings) {
+    match settings::file::examine(file, &parts.settings, &config.worker.settings_context(None)) {
         Ok((settings, rejections)) => {
             for rejection in &rejections {
                 report.wrong("settings.file", format!("{shown}: {rejection}"))?;

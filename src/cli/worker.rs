@@ -120,7 +120,7 @@ pub(super) fn run(args: Args, mut config: Config, own: Integrations) -> anyhow::
     block_on(serve(config, own, &logs))
 }
 
-async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result<ExitCode> {
+async fn serve(mut config: Config, own: Integrations, logs: &Logs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let telemetry = Telemetry::new()?;
     process::register(&telemetry);
@@ -138,7 +138,8 @@ async fn serve(config: Config, own: Integrations, logs: &Logs) -> anyhow::Result
         settings: config.settings,
         log_level: logs.level(),
     };
-    let (state_dir, name) = (config.worker.state_dir.clone(), config.worker.known_as());
+    let (state_dir, name) = (config.worker.state_dir.take(), config.worker.known_as());
+    config.worker.state_dir = last_exit::private_directory(state_dir.as_deref());
     let worker = Worker::start(config.worker, parts, telemetry.clone()).await?;
     let mut life = Life::begin(state_dir.as_deref(), name.as_deref(), &telemetry);
     let has_failed = tokio::select! {

@@ -5,58 +5,90 @@
 //!     "state": "ENABLED", "variants": { "low": 1, "high": 30 }, "defaultVariant": "high" } } }
 //! ```
 //!
-//! The format is specified at <https://flagd.dev/reference/flag-definitions/>. Targeting rules are not evaluated: a flag
-//! that has some is refused rather than given a value that its author did not mean.
+//! The format is specified at <https://flagd.dev/reference/flag-definitions/>. A flag may have `targeting`, a rule that
+//! names the variant for the worker that reads it (`targeting.rs`), and `metadata`, of which weir knows `allow_jump`:
+//! true for a value that may be many times the one before.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use super::brief;
+use super::targeting::{self, Context};
 
 /// A flag's value; none when the flag is disabled or leaves the value to the program; or what is wrong with it.
-pub type Evaluated = Result<Option<Value>, String>;
+pub type Evaluated = Result<Option<Flag>, String>;
 
-/// Every flag of the document, or why it is none.
-pub fn evaluate(document: &[u8]) -> Result<BTreeMap<String, Evaluated>, String> {
-    // Some editors put it there, and it means nothing.
-    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// What a flag says for one worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flag {
+    /// The value of the variant.
+    pub value: Value,
+    /// Whether it may be many times the value before.
+    pub allow_jump: bool,
+}
+
+/// Some editors begin a file with it, and it means nothing.
+pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The metadata that says so.
+pub const ALLOW_JUMP: &str = "allow_jump";
+
+/// Every flag of the document as it is for `context`, or why it is none.
+pub fn evaluate(document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
     let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
     let document: Value = serde_json::from_slice(document).map_err(|error| format!("it is not JSON: {error}"))?;
     let flags = document.get("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")?;
     let flags = flags.as_object().ok_or("\"flags\" is not an object; use {\"flags\": {…}}")?;
-    Ok(flags.iter().map(|(key, flag)| (key.clone(), evaluate_flag(flag))).collect())
+    let (none, shared) = (Map::new(), document.get("$evaluators").unwrap_or(&Value::Null));
+    let shared = match shared {
+        Value::Null => &none,
+        shared => shared.as_object().ok_or("\"$evaluators\" is not an object; use {\"name\": {…}}")?,
+    };
+    let evaluate = |(key, flag): (&String, &Value)| (key.clone(), evaluate_flag(key, flag, shared, context));
+    Ok(flags.iter().map(evaluate).collect())
 }
 
-fn evaluate_flag(flag: &Value) -> Evaluated {
+fn evaluate_flag(key: &str, flag: &Value, shared: &Map<String, Value>, context: &Context) -> Evaluated {
     let flag = flag.as_object().ok_or("the flag is not an object; use {\"state\": …, \"variants\": {…}, …}")?;
     match flag.get("state").and_then(Value::as_str) {
         Some("ENABLED") => {}
         Some("DISABLED") => return Ok(None),
         _ => return Err(format!("its state is {}, use \"ENABLED\" or \"DISABLED\"", shown(flag, "state"))),
     }
-    if !matches!(flag.get("targeting"), None | Some(Value::Null)) && !is_empty_object(flag.get("targeting")) {
-        return Err("it has targeting, which is not supported yet; use variants and defaultVariant alone".into());
-    }
+    let allow_jump = match flag.get("metadata").and_then(|metadata| metadata.get(ALLOW_JUMP)) {
+        None => false,
+        Some(Value::Bool(allow)) => *allow,
+        Some(other) => return Err(format!("its metadata {ALLOW_JUMP} is {}, use true or false", brief(other))),
+    };
     let variants = flag.get("variants").and_then(Value::as_object);
     let variants = variants.ok_or_else(|| format!("its variants are {}, use an object", shown(flag, "variants")))?;
-    match flag.get("defaultVariant") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(name)) => variants.get(name).cloned().map(Some).ok_or_else(|| {
+    let named = |role: &str, name: &str| {
+        let value = variants.get(name).map(|value| Some(Flag { value: value.clone(), allow_jump }));
+        value.ok_or_else(|| {
             let names: Vec<_> = variants.keys().map(|name| format!("{name:?}")).collect();
             let offered = if names.is_empty() { "of which it has none".into() } else { names.join(", ") };
-            format!("its defaultVariant is {}, use one of its variants: {offered}", shown(flag, "defaultVariant"))
-        }),
-        Some(_) => Err(format!("its defaultVariant is {}, use a variant's name", shown(flag, "defaultVariant"))),
+            format!("its {role} {name:?}, use one of its variants: {offered}")
+        })
+    };
+    // A default that is wrong is so for everyone, whomever the targeting picks out.
+    let default = match flag.get("defaultVariant") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => named("defaultVariant is", name)?,
+        Some(_) => {
+            return Err(format!("its defaultVariant is {}, use a variant's name", shown(flag, "defaultVariant")));
+        }
+    };
+    let rule = flag.get("targeting").filter(|rule| !rule.is_null() && !rule.as_object().is_some_and(Map::is_empty));
+    let targeted = rule.map(|rule| targeting::variant(key, rule, shared, context)).transpose()?.flatten();
+    match targeted {
+        Some(name) => named("targeting gives", &name),
+        None => Ok(default),
     }
 }
 
 fn shown(flag: &Map<String, Value>, key: &str) -> String {
     flag.get(key).map_or_else(|| "missing".into(), brief)
-}
-
-fn is_empty_object(value: Option<&Value>) -> bool {
-    value.and_then(Value::as_object).is_some_and(Map::is_empty)
 }
 
 /// A document that sets these values.
@@ -78,14 +110,51 @@ mod tests {
 
     fn one(flag: Value) -> Evaluated {
         let document = json!({"flags": {"key": flag}}).to_string();
-        evaluate(document.as_bytes()).expect("a document").remove("key").expect("the flag")
+        evaluate(document.as_bytes(), &Context::default()).expect("a document").remove("key").expect("the flag")
+    }
+
+    fn is(value: impl Into<Value>) -> Evaluated {
+        Ok(Some(Flag { value: value.into(), allow_jump: false }))
+    }
+
+    #[test]
+    fn targeting_names_the_variant_and_falls_back_to_the_default() {
+        let flag = |default: Value, then: &str| {
+            json!({"state": "ENABLED", "variants": {"low": 1, "high": 30}, "defaultVariant": default,
+                "targeting": {"if": [{"$ref": "is_default_pool"}, then, null]}})
+        };
+        let evaluate = |flag: Value, pool: &str| {
+            let shared = json!({"is_default_pool": {"===": [{"var": "pool"}, "default"]}});
+            let document = json!({"flags": {"key": flag}, "$evaluators": shared}).to_string();
+            let context = Context { pool: pool.parse().expect("a pool"), ..Context::default() };
+            evaluate(document.as_bytes(), &context).expect("a document").remove("key").expect("the flag")
+        };
+        assert_eq!(evaluate(flag(json!("low"), "high"), "default"), is(30));
+        assert_eq!(evaluate(flag(json!("low"), "high"), "other"), is(1));
+        assert_eq!(evaluate(flag(Value::Null, "high"), "other"), Ok(None), "the program's own");
+        let reason = evaluate(flag(json!("low"), "higher"), "default").expect_err("no such variant");
+        assert_eq!(reason, "its targeting gives \"higher\", use one of its variants: \"low\", \"high\"");
+        let document = json!({"flags": {}, "$evaluators": []}).to_string();
+        assert!(super::evaluate(document.as_bytes(), &Context::default()).is_err());
+    }
+
+    #[test]
+    fn a_jump_is_allowed_by_the_flags_metadata() {
+        let flag = |allow: Value| {
+            one(
+                json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": "a", "metadata": {"allow_jump": allow}}),
+            )
+        };
+        assert_eq!(flag(json!(true)), Ok(Some(Flag { value: json!(1), allow_jump: true })));
+        assert_eq!(flag(json!(false)), is(1));
+        assert_eq!(flag(json!("yes")), Err("its metadata allow_jump is \"yes\", use true or false".into()));
     }
 
     #[test]
     fn the_default_variant_is_the_value() {
         let variants = json!({"low": 1, "high": 30});
         let flag = json!({"state": "ENABLED", "variants": variants, "defaultVariant": "high", "targeting": {}});
-        assert_eq!(one(flag), Ok(Some(json!(30))));
+        assert_eq!(one(flag), is(30));
         assert_eq!(one(json!({"state": "DISABLED", "variants": variants, "defaultVariant": "high"})), Ok(None));
         assert_eq!(one(json!({"state": "ENABLED", "variants": variants, "defaultVariant": null})), Ok(None));
     }
@@ -103,8 +172,8 @@ mod tests {
             ),
             (json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": 1}), "use a variant's name"),
             (
-                json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": "a", "targeting": {"if": []}}),
-                "not supported yet",
+                json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": "a", "targeting": {"iff": []}}),
+                "has the operation \"iff\"",
             ),
         ] {
             let reason = one(flag).expect_err(why);
@@ -121,15 +190,15 @@ mod tests {
             ("{\"flag\": {}}", "no \"flags\""),
             ("{\"flags\": []}", "not an object"),
         ] {
-            let reason = evaluate(document.as_bytes()).expect_err(why);
+            let reason = evaluate(document.as_bytes(), &Context::default()).expect_err(why);
             assert!(reason.contains(why), "{reason}");
         }
     }
 
     #[test]
     fn a_written_document_reads_back() {
-        let flags = evaluate(document(&[("a", json!(0.5)), ("b", json!("x"))]).as_bytes()).expect("a document");
-        assert_eq!(flags["a"], Ok(Some(json!(0.5))));
-        assert_eq!(flags["b"], Ok(Some(json!("x"))));
+        let written = document(&[("a", json!(0.5)), ("b", json!("x"))]);
+        let flags = evaluate(written.as_bytes(), &Context::default()).expect("a document");
+        assert_eq!([&flags["a"], &flags["b"]], [&is(0.5), &is("x")]);
     }
 }

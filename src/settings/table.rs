@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::flagd::ALLOW_JUMP;
 use super::{Config, Settings, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
@@ -97,6 +98,61 @@ impl Spec {
             }
             Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
         }
+    }
+
+    /// What it is in JSON: `integer`, `number`, `object` or `text`.
+    pub fn type_name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Integer(..) => "integer",
+            Kind::Number(..) => "number",
+            Kind::IntegrationCaps(_) | Kind::TenantCaps(_) | Kind::IntegrationWeights(_) => "object",
+            Kind::LogFilter(_) => "text",
+        }
+    }
+
+    /// Where it lies, or its values do.
+    pub fn range(&self) -> String {
+        match &self.kind {
+            Kind::Integer(range, _) => format!("{} to {}", range.start(), range.end()),
+            Kind::Number(range, _) => format!("{} to {}", range.start(), range.end()),
+            Kind::IntegrationCaps(_) | Kind::TenantCaps(_) => format!("0 to {MAX_SLOTS}, or above 0% to 100% of N"),
+            Kind::IntegrationWeights(_) => format!("1 to {MAX_SLOTS}"),
+            Kind::LogFilter(_) => "a level or filter".into(),
+        }
+    }
+
+    /// What it can be different for.
+    pub fn scope(&self) -> &'static str {
+        match &self.kind {
+            Kind::Integer(..) | Kind::Number(..) | Kind::LogFilter(_) => "worker",
+            Kind::IntegrationCaps(_) | Kind::IntegrationWeights(_) => "worker, integration",
+            Kind::TenantCaps(_) => "worker, tenant",
+        }
+    }
+
+    /// Whether it may have this value; what would be right, if not.
+    pub fn check(&self, value: &Value) -> Result<(), String> {
+        self.write(&mut Config::default().start(), value)
+    }
+
+    /// Refuses an integer of more than `max_jump` times the larger of what was last and at the start.
+    pub(super) fn check_jump(
+        &self,
+        start: &Settings,
+        last: &Settings,
+        next: &Settings,
+        max_jump: f64,
+    ) -> Result<(), String> {
+        let Kind::Integer(_, at) = &self.kind else { return Ok(()) };
+        let of = |settings: &Settings| *at(&mut settings.clone());
+        let (before, next) = (of(last).max(of(start)).max(1), of(next));
+        if f64::from(next) <= f64::from(before) * max_jump {
+            return Ok(());
+        }
+        Err(format!(
+            "{next} is more than {max_jump} times {before}; raise it in steps, or set \"metadata\": {{\"{ALLOW_JUMP}\": \
+             true}} in the flag"
+        ))
     }
 
     /// What it is when neither the configuration nor a document says otherwise.

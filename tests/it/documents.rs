@@ -173,9 +173,10 @@ fn the_example_configuration_states_the_defaults_of_the_code() {
 
 #[test]
 fn the_example_settings_take_effect_as_a_whole() {
-    let flags = flagd::evaluate(read("deploy/settings.example.json").as_bytes()).expect("flag definitions");
+    let flags = flagd::evaluate(read("deploy/settings.example.json").as_bytes(), &settings::Context::default())
+        .expect("flag definitions");
     let start = settings::Config::default().start();
-    let (after, rejections) = settings::apply(&flags, &start, &start, "example".into());
+    let (after, rejections) = settings::apply(&flags, &start, &start, "example".into(), 1.0);
     assert!(rejections.is_empty(), "{rejections:?}");
     let missing: Vec<_> =
         settings::TABLE.iter().filter(|spec| !flags.contains_key(spec.key)).map(|spec| spec.key).collect();

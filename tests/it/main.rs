@@ -13,6 +13,7 @@ mod ending;
 mod exec;
 mod exec_sdks;
 mod fleet;
+mod fleet_settings;
 mod foreign_clients;
 mod last_exit;
 mod live_settings;

@@ -30,10 +30,26 @@ fn the_settings_table_is_the_codes() {
         let (key, unit, range) = (spec.key, spec.unit, spec.expected());
         table.push_str(&format!("| `{key}` | {unit} | {range} | `{}` | {} |\n", spec.default(), spec.affects));
     }
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once("a test compares it -->\n").expect("the table's start");
-    let (written, _) = rest.split_once("<!-- /settings -->").expect("the table's end");
-    assert!(written == table, "put this table into the README:\n{table}");
+    assert!(settings_table("README.md") == table, "put this table into the README:\n{table}");
+}
+
+#[test]
+fn the_settings_page_has_all_that_the_code_says_of_each() {
+    let mut table = "| setting | type | unit | range | default | scope | what it affects |\n".to_owned();
+    table.push_str("|---|---|---|---|---|---|---|\n");
+    for spec in settings::TABLE {
+        let (key, unit, default) = (spec.key, spec.unit, spec.default());
+        let (kind, range, scope) = (spec.type_name(), spec.range(), spec.scope());
+        let row = format!("| `{key}` | {kind} | {unit} | {range} | `{default}` | {scope} | {} |\n", spec.affects);
+        table.push_str(&row);
+    }
+    assert!(settings_table("docs/settings.md") == table, "put this table into docs/settings.md:\n{table}");
+}
+
+fn settings_table(page: &str) -> String {
+    let text = read(page);
+    let (_, rest) = text.split_once("a test compares it -->\n").expect("the table's start");
+    rest.split_once("<!-- /settings -->").expect("the table's end").0.to_owned()
 }
 
 #[test]
@@ -108,6 +124,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/redis.md", "docs/"),
     ("docs/routing.md", "docs/"),
     ("docs/sandbox.md", "docs/"),
+    ("docs/settings.md", "docs/"),
     ("docs/upstream.md", "docs/"),
 ];
 

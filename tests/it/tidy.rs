@@ -14,7 +14,8 @@ const MAX_LINES: usize = 500;
 
 /// Foreign crates that only the files named for them may use, by a part of the path.
 const AT_HOME: &[(&str, &[&str])] = &[
-    ("redis", &["registry/redis"]),
+    ("redis", &["registry/redis", "settings/redis"]),
+    ("datalogic_rs", &["settings/targeting.rs"]),
     ("aws_", &["payload/store/s3"]),
     ("http_body", &["payload/store/s3"]),
     ("zstd", &["payload/encode.rs", "payload/decode.rs"]),

@@ -286,6 +286,12 @@ fn default_directory() -> PathBuf {
     first.filter(|first| first.is_absolute()).unwrap_or_else(own)
 }
 
+/// The state directory, where it can be used and nobody else can have put something there.
+pub(super) fn private_directory(directory: Option<&Path>) -> Option<PathBuf> {
+    let directory = directory.map_or_else(default_directory, Path::to_owned);
+    make_private(&directory).ok().map(|()| directory)
+}
+
 /// Makes the directory where it is missing. Among the temporary ones anybody could have made it before.
 fn make_private(directory: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context("cannot make the directory")?;

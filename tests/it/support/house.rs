@@ -22,7 +22,7 @@ use weir::payload::{Ledger, Store};
 use weir::registry;
 use weir::router::Router;
 use weir::sandbox::Sandbox;
-use weir::settings::{file, flagd};
+use weir::settings::{Source, file, flagd};
 use weir::task::{Json, Outcome};
 use weir::telemetry::logs::Level;
 use weir::telemetry::{Telemetry, process};
@@ -49,6 +49,8 @@ pub struct Plan {
     pub redis_at_start: bool,
     /// The registry to use in place of the house's own Redis.
     pub registry: Option<registry::Config>,
+    /// Where the workers' settings are: a file of each, or one key for all.
+    pub settings: Source,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
@@ -69,6 +71,7 @@ impl Default for Plan {
             overload: overload::Config::watch_only(),
             redis_at_start: true,
             registry: None,
+            settings: Source::File,
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
         }
@@ -325,6 +328,8 @@ impl Plan {
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;
+        config.settings.source = self.settings;
+        config.settings.redis_url.clone_from(&config.registry.url);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {

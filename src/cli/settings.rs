@@ -1,0 +1,282 @@
+//! `weir settings`: changes the workers' live values, and shows whether a change has arrived.
+//!
+//! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
+//! history with who and why. So two people at a time cannot undo each other's changes unseen.
+
+mod status;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::table::{Table, duration, printable};
+use super::{block_on, print};
+use crate::config::Config;
+use crate::lifecycle::Lifecycle;
+use crate::settings::edit::{self, Change, Difference, Scope, Share};
+use crate::settings::store::{self, Edit, ReadError, Revision, Store};
+use crate::task::PoolName;
+
+/// How long reads and writes of a file may take to end after an error.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// Flags of `weir settings`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Changes settings: for all workers, for a pool, or for a share of the workers.
+    Set(SetArgs),
+    /// Shows on how many workers the document is applied.
+    Status(status::Args),
+    /// Shows the last changes: when, who, why.
+    History(HistoryArgs),
+    /// Shows what a change changed.
+    Diff(DiffArgs),
+    /// Puts an earlier document back, as a new change.
+    Rollback(RollbackArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With --pool or --share, the value becomes a rule in front of those that are there; it replaces the one that \
+this command wrote for the same pool before. A worker that is in a share stays in it while the share grows. Settings, \
+ranges, and where they are kept: docs/settings.md.
+
+Examples:
+  weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
+  weir settings set max_parallelism=40 --pool parallel --why 'the first step went well'
+  weir settings set 'integration_caps={\"bank\": 5}' payload_sampling=0.1 --why 'the bank is slow'
+  weir settings set max_parallelism=30 --everywhere --why 'back to one value for all'"
+)]
+struct SetArgs {
+    /// Settings and their values, in JSON or as text.
+    #[arg(value_name = "KEY=VALUE", required = true, value_parser = assignment)]
+    values: Vec<(String, Value)>,
+    /// For the workers of this pool.
+    #[arg(long)]
+    pool: Option<PoolName>,
+    /// For this share of the workers, such as 5%.
+    #[arg(long, value_name = "PERCENT")]
+    share: Option<Share>,
+    /// For all workers; removes the rules that there are for some.
+    #[arg(long, conflicts_with_all = ["pool", "share"])]
+    everywhere: bool,
+    /// Lets a value be more than settings.max_jump times what it was.
+    #[arg(long)]
+    allow_jump: bool,
+    /// The reason, for the history.
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  weir settings history")]
+struct HistoryArgs {
+    /// Prints one JSON object per change and line, with the document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With one revision, it is compared with the document that is there; with none, the last change is shown.
+
+Examples:
+  weir settings diff
+  weir settings diff 41
+  weir settings diff 38 41"
+)]
+struct DiffArgs {
+    /// A revision of the history.
+    before: Option<u64>,
+    /// A later one.
+    after: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Without a revision, the document before the last change is put back.
+
+Examples:
+  weir settings rollback --why 'p99 of the bank rose'
+  weir settings rollback 41 --why 'the last good one'")]
+struct RollbackArgs {
+    /// The revision whose document to put back.
+    revision: Option<u64>,
+    /// The reason, for the history.
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+fn assignment(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE, such as max_parallelism=40")?;
+    Ok((key.trim().to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+}
+
+pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
+    block_on(async {
+        let lifecycle = Lifecycle::new();
+        let Some(store) = store::open(&config.settings, &lifecycle)? else {
+            bail!(
+                "no document is configured: name a file (settings.file), or the registry's Redis (settings.source = \
+                 \"redis\"), in weir.toml or as WEIR_SETTINGS__FILE"
+            );
+        };
+        let ended = match args.command {
+            Command::Set(args) => set(args, &*store, &config).await,
+            Command::Status(args) => status::run(args, store, &config).await,
+            Command::History(args) => history(&args, &*store).await,
+            Command::Diff(args) => diff(&args, &*store).await,
+            Command::Rollback(args) => rollback(args, &*store).await,
+        };
+        // What does not end is a read of a file, which ends with the process.
+        let _ = lifecycle.stop(STOP_WITHIN).await;
+        ended
+    })
+}
+
+async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
+    let why = reason(args.why)?;
+    let scope = match (args.everywhere, args.pool, args.share) {
+        (true, ..) => Scope::Everywhere,
+        (false, None, None) => Scope::Default,
+        (false, pool, share) => Scope::Some { pool, share },
+    };
+    let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
+    let changes: Vec<_> = args.values.into_iter().map(change).collect();
+    let current = document(store).await?;
+    let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
+    let document = edit::edit(current.as_deref(), &changes, &start, max_jump).map_err(anyhow::Error::msg)?;
+    if current.as_deref() == Some(document.as_bytes()) {
+        return print("nothing changes: it is set already");
+    }
+    let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
+    let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
+    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope)))
+}
+
+fn for_whom(scope: &Scope) -> String {
+    match scope {
+        Scope::Default | Scope::Everywhere => "for all workers".into(),
+        Scope::Some { pool, share } => {
+            let share = share.map_or_else(|| "all workers".into(), |share| format!("{share} of the workers"));
+            let pool = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
+            format!("for {share}{pool}")
+        }
+    }
+}
+
+async fn history(args: &HistoryArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
+    let revisions = store.history().await?;
+    if args.json {
+        for revision in revisions.iter().rev() {
+            let Edit { document, who, why } = &revision.edit;
+            let at = humantime::format_rfc3339_millis(revision.at).to_string();
+            let line = serde_json::json!({"revision": revision.number, "at": at, "who": who, "why": why,
+                "version": revision.version(), "document": document});
+            print(&line.to_string())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if revisions.is_empty() {
+        return print("no change has been made with weir");
+    }
+    let mut table = Table::new(&["revision", "ago#", "who", "version", "why"]);
+    for revision in revisions.iter().rev() {
+        let Edit { who, why, .. } = &revision.edit;
+        table.row([format!("v{}", revision.number), ago(revision.at), who.clone(), revision.version(), why.clone()]);
+    }
+    print(&table.lines().join("\n"))
+}
+
+async fn diff(args: &DiffArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
+    let revisions = store.history().await?;
+    let (before, after) = match (args.before, args.after) {
+        (Some(before), Some(after)) => (bytes(find(&revisions, before)?), bytes(find(&revisions, after)?)),
+        (Some(before), None) => {
+            (bytes(find(&revisions, before)?), document(store).await?.context("there is no document")?)
+        }
+        (None, _) => match revisions.as_slice() {
+            [.., before, after] => (bytes(before), bytes(after)),
+            _ => bail!("the history has no two changes to compare"),
+        },
+    };
+    let differences = edit::differences(&before, &after).map_err(anyhow::Error::msg)?;
+    if differences.is_empty() {
+        return print("no difference");
+    }
+    let shown =
+        |sign: char, value: Option<Value>| value.map(|value| format!("  {sign} {}", printable(&value.to_string())));
+    let lines = differences.into_iter().flat_map(|Difference { key, before, after }| {
+        [Some(printable(&key)), shown('-', before), shown('+', after)].into_iter().flatten()
+    });
+    print(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
+    let why = reason(args.why)?;
+    let (current, revisions) = (document(store).await?, store.history().await?);
+    let to = match args.revision {
+        Some(number) => find(&revisions, number)?,
+        // The one before the last change, even if somebody has set the document by hand since.
+        None => match revisions.as_slice() {
+            [.., before, _] => before,
+            _ => bail!("the history has nothing before the last change"),
+        },
+    };
+    if current.as_deref() == Some(to.edit.document.as_bytes()) {
+        return print(&format!("nothing changes: v{} is what is there", to.number));
+    }
+    let why = format!("{why} (back to v{})", to.number);
+    let edit = Edit { document: to.edit.document.clone(), who: who(), why };
+    let number = store.write(current.as_deref(), &edit).await?;
+    print(&format!("v{number}: the document of v{}", to.number))
+}
+
+/// The document; none where nobody has put one there.
+async fn document(store: &dyn Store) -> anyhow::Result<Option<Vec<u8>>> {
+    match store.read().await {
+        Ok(document) => Ok(Some(document)),
+        Err(ReadError::Missing) => Ok(None),
+        Err(error) => Err(anyhow::Error::from(error).context(store.name())),
+    }
+}
+
+fn find(revisions: &[Revision], number: u64) -> anyhow::Result<&Revision> {
+    let found = revisions.iter().find(|revision| revision.number == number);
+    found.with_context(|| match (revisions.first(), revisions.last()) {
+        (Some(first), Some(last)) => {
+            format!("the history has no revision {number}, only {} to {}", first.number, last.number)
+        }
+        _ => "no change has been made with weir".into(),
+    })
+}
+
+fn bytes(revision: &Revision) -> Vec<u8> {
+    revision.edit.document.clone().into_bytes()
+}
+
+fn reason(why: String) -> anyhow::Result<String> {
+    if why.trim().is_empty() {
+        bail!("--why is empty: say what the change is for");
+    }
+    Ok(why)
+}
+
+/// Who is at the keyboard, as far as the system knows.
+fn who() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
+    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
+}
+
+fn ago(at: SystemTime) -> String {
+    duration(SystemTime::now().duration_since(at).unwrap_or_default().as_secs_f64())
+}

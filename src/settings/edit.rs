@@ -1,0 +1,409 @@
+//! Changes to a document as `weir settings set` makes them. All of it is pure: what is read and written is elsewhere.
+//!
+//! A value for one pool, or for a share of the workers, becomes a rule in front of what was there:
+//! `{"if": [CONDITION, VARIANT, REST]}`. A rule that weir wrote for the same workers before is replaced, so that a share
+//! can be raised step by step; rules by other hands stay as they are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::{Map, Value, json};
+
+use super::flagd::{self, ALLOW_JUMP};
+use super::{Context, Settings, brief, spec};
+use crate::task::PoolName;
+
+/// One setting, for some workers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The setting.
+    pub key: String,
+    /// Its value for them.
+    pub value: Value,
+    /// Who they are.
+    pub scope: Scope,
+    /// Whether it may be many times what it was.
+    pub allow_jump: bool,
+}
+
+/// Which workers a value is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All for whom no rule says otherwise; an error where there are rules.
+    Default,
+    /// All: rules are removed.
+    Everywhere,
+    /// Those of a pool (all pools without one), or a share of them.
+    Some {
+        /// The pool.
+        pool: Option<PoolName>,
+        /// The share.
+        share: Option<Share>,
+    },
+}
+
+/// A share of the workers, above 0% and below 100%, in hundredths of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(u32);
+
+/// The whole, in hundredths of a percent.
+const WHOLE: u32 = 10_000;
+
+impl FromStr for Share {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        let share =
+            percent.map(|percent| percent * 100.0).filter(|hundredths| (1.0..f64::from(WHOLE)).contains(hundredths));
+        let share = share.map(|hundredths| Share(hundredths.round() as u32)).filter(|share| share.0 < WHOLE);
+        share.ok_or_else(|| format!("{text:?} is no share: use a form such as \"5%\", from 0.01% to 99.99%"))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", f64::from(self.0) / 100.0)
+    }
+}
+
+/// The document after the changes, or what is wrong with one of them or with the document. `start` and `max_jump` are the
+/// workers', which would refuse a jump too.
+pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_jump: f64) -> Result<String, String> {
+    let mut edited = parse(document)?;
+    for change in changes {
+        let spec = spec(&change.key).ok_or_else(|| {
+            let known: Vec<_> = super::TABLE.iter().map(|spec| spec.key).collect();
+            format!("there is no setting {:?}; the settings are {}", change.key, known.join(", "))
+        })?;
+        let mut next = start.clone();
+        let wrong = |reason| format!("{} = {} is not valid: {reason}", change.key, brief(&change.value));
+        spec.write(&mut next, &change.value).map_err(wrong)?;
+        if let (Some(document), false) = (document, change.allow_jump) {
+            let before = before(document, change, start)?;
+            spec.check_jump(start, &before, &next, max_jump).map_err(|_| {
+                format!(
+                    "{} = {} is more than {max_jump} times what it was; raise it in steps, or add --allow-jump",
+                    change.key, change.value
+                )
+            })?;
+        }
+        let flags = edited.entry("flags").or_insert_with(|| json!({}));
+        let flags = flags.as_object_mut().ok_or("\"flags\" of the document is not an object")?;
+        let flag = flags.entry(change.key.clone()).or_insert_with(|| json!({}));
+        let flag = flag.as_object_mut().ok_or_else(|| format!("the document's {} is not an object", change.key))?;
+        set(flag, change)?;
+    }
+    Ok(format!("{:#}\n", Value::Object(edited)))
+}
+
+fn parse(document: Option<&[u8]>) -> Result<Map<String, Value>, String> {
+    let Some(document) = document else {
+        return Ok(Map::from_iter([("$schema".to_owned(), "https://flagd.dev/schema/v0/flags.json".into())]));
+    };
+    let parsed = serde_json::from_slice(document.strip_prefix(flagd::BYTE_ORDER_MARK).unwrap_or(document));
+    match parsed.map_err(|error| format!("the document is not JSON: {error}"))? {
+        Value::Object(document) => Ok(document),
+        _ => Err("the document is not an object".into()),
+    }
+}
+
+/// What the workers that are meant have now, as far as a rule does not look at their ids.
+fn before(document: &[u8], change: &Change, start: &Settings) -> Result<Settings, String> {
+    let pool = match &change.scope {
+        Scope::Some { pool: Some(pool), .. } => pool.clone(),
+        _ => PoolName::default(),
+    };
+    let flags = flagd::evaluate(document, &Context { pool, ..Context::default() })?;
+    let (before, _) = super::apply(&flags, start, start, super::START_VERSION.into(), f64::INFINITY);
+    Ok(before)
+}
+
+fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
+    flag.insert("state".into(), "ENABLED".into());
+    let variants = flag.entry("variants").or_insert_with(|| json!({}));
+    let variants =
+        variants.as_object_mut().ok_or_else(|| format!("the variants of {} are not an object", change.key))?;
+    let name = variant(variants, &change.value);
+    let targeting = flag.get("targeting").filter(|rule| !is_nothing(rule)).cloned();
+    match &change.scope {
+        Scope::Default if targeting.is_some() => {
+            return Err(format!(
+                "{} has rules that would still decide for some workers: name a --pool, or add --everywhere, which removes \
+                 them",
+                change.key
+            ));
+        }
+        Scope::Default | Scope::Everywhere => {
+            flag.remove("targeting");
+            flag.insert("defaultVariant".into(), name.into());
+        }
+        Scope::Some { pool, share } => {
+            let rule = Rule { pool: pool.clone(), share: *share, variant: name };
+            flag.entry("defaultVariant").or_insert(Value::Null);
+            flag.insert("targeting".into(), put_in_front(rule, targeting.unwrap_or(Value::Null)));
+        }
+    }
+    let metadata = flag.entry("metadata").or_insert_with(|| json!({}));
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove(ALLOW_JUMP);
+        if change.allow_jump {
+            metadata.insert(ALLOW_JUMP.into(), true.into());
+        }
+        if metadata.is_empty() {
+            flag.remove("metadata");
+        }
+    }
+    forget_unused(flag);
+    Ok(())
+}
+
+/// The name of the variant of this value: one that there is, or a new one that is called as it is written.
+fn variant(variants: &mut Map<String, Value>, value: &Value) -> String {
+    if let Some((name, _)) = variants.iter().find(|(_, known)| *known == value) {
+        return name.clone();
+    }
+    let (written, mut count) = (named_as(value), 1);
+    let mut name = written.clone();
+    while variants.contains_key(&name) {
+        count += 1;
+        name = format!("{written} ({count})");
+    }
+    variants.insert(name.clone(), value.clone());
+    name
+}
+
+fn named_as(value: &Value) -> String {
+    value.as_str().map_or_else(|| brief(value), str::to_owned)
+}
+
+/// Removes the variants that weir named and nothing refers to any more.
+fn forget_unused(flag: &mut Map<String, Value>) {
+    let default = flag.get("defaultVariant").cloned().unwrap_or_default();
+    let targeting = flag.get("targeting").cloned().unwrap_or_default();
+    if let Some(variants) = flag.get_mut("variants").and_then(Value::as_object_mut) {
+        let is_used = |name: &str| default == *name || mentions(&targeting, name);
+        variants.retain(|name, value| *name != named_as(value) || is_used(name));
+    }
+}
+
+fn mentions(rule: &Value, name: &str) -> bool {
+    match rule {
+        Value::Array(items) => items.iter().any(|item| mentions(item, name)),
+        Value::Object(operation) => {
+            operation.contains_key("$ref") || operation.values().any(|item| mentions(item, name))
+        }
+        // A rule may name the variant "40" by a number.
+        other => named_as(other) == name,
+    }
+}
+
+fn is_nothing(rule: &Value) -> bool {
+    rule.is_null() || rule.as_object().is_some_and(Map::is_empty)
+}
+
+/// A rule as weir writes it.
+#[derive(Debug, Clone, PartialEq)]
+struct Rule {
+    pool: Option<PoolName>,
+    share: Option<Share>,
+    variant: String,
+}
+
+impl Rule {
+    /// Whether nobody is left for `other` behind this one, or it is another step of the same rollout.
+    fn replaces(&self, other: &Rule) -> bool {
+        self.pool == other.pool && (self.share.is_none() || other.share.is_some())
+    }
+
+    fn write(&self, rest: Value) -> Value {
+        let pool = self.pool.as_ref().map(|pool| json!({"===": [{"var": "pool"}, pool.as_str()]}));
+        let share = self.share.map(|Share(share)| {
+            let whole = if share % 100 == 0 { 100 } else { 1 };
+            json!({"===": [{"fractional": [["in", share / whole], ["out", (WHOLE - share) / whole]]}, "in"]})
+        });
+        let condition = match (pool, share) {
+            (Some(pool), Some(share)) => json!({"and": [pool, share]}),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => true.into(),
+        };
+        json!({"if": [condition, self.variant, rest]})
+    }
+
+    /// The rule and the rest, where the rule is exactly one that weir writes.
+    fn read(rule: &Value) -> Option<(Rule, Value)> {
+        let [condition, Value::String(variant), rest] = rule.get("if")?.as_array()?.as_slice() else { return None };
+        let parts = condition.get("and").and_then(Value::as_array);
+        let parts = parts.map_or(std::slice::from_ref(condition), Vec::as_slice);
+        let pool = parts.iter().find_map(|part| {
+            part.pointer("/===/0/var")?;
+            part.pointer("/===/1")?.as_str()?.parse().ok()
+        });
+        let share = parts.iter().find_map(|part| {
+            let weight = |at: &str| part.pointer(at)?.as_u64();
+            let (within, out) = (weight("/===/0/fractional/0/1")?, weight("/===/0/fractional/1/1")?);
+            let hundredths = within.checked_mul(u64::from(WHOLE))?.checked_div(within.checked_add(out)?)?;
+            u32::try_from(hundredths).ok().filter(|share| (1..WHOLE).contains(share)).map(Share)
+        });
+        let read = Rule { pool, share, variant: variant.clone() };
+        (read.write(rest.clone()) == *rule).then(|| (read, rest.clone()))
+    }
+}
+
+fn put_in_front(rule: Rule, mut rest: Value) -> Value {
+    let mut kept = Vec::new();
+    while let Some((before, after)) = Rule::read(&rest) {
+        if !rule.replaces(&before) {
+            kept.push(before);
+        }
+        rest = after;
+    }
+    let rest = kept.iter().rfold(rest, |rest, before| before.write(rest));
+    rule.write(rest)
+}
+
+/// What is different in two documents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The setting, or the name of what is no setting.
+    pub key: String,
+    /// Its flag before, if it was there.
+    pub before: Option<Value>,
+    /// Its flag after, if it is there.
+    pub after: Option<Value>,
+}
+
+/// What differs between two documents, setting by setting.
+pub fn differences(before: &[u8], after: &[u8]) -> Result<Vec<Difference>, String> {
+    let (before, after) = (parse(Some(before))?, parse(Some(after))?);
+    let mut found = Vec::new();
+    let mut compare = |key: String, before: Option<&Value>, after: Option<&Value>| {
+        if before != after {
+            found.push(Difference { key, before: before.cloned(), after: after.cloned() });
+        }
+    };
+    for name in names(&before, &after) {
+        match (before.get(name), after.get(name)) {
+            (Some(Value::Object(before)), Some(Value::Object(after))) => {
+                for key in names(before, after) {
+                    let path = if name == "flags" { key.to_owned() } else { format!("{name}.{key}") };
+                    compare(path, before.get(key), after.get(key));
+                }
+            }
+            (before, after) => compare(name.to_owned(), before, after),
+        }
+    }
+    Ok(found)
+}
+
+fn names<'a>(one: &'a Map<String, Value>, other: &'a Map<String, Value>) -> Vec<&'a str> {
+    let more = other.keys().filter(|name| !one.contains_key(*name));
+    one.keys().chain(more).map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Config;
+
+    fn change(value: impl Into<Value>, pool: &str, share: &str) -> Change {
+        let pool = (!pool.is_empty()).then(|| pool.parse().expect("a pool"));
+        let share = (!share.is_empty()).then(|| share.parse().expect("a share"));
+        let scope = if pool.is_none() && share.is_none() { Scope::Default } else { Scope::Some { pool, share } };
+        Change { key: "max_parallelism".into(), value: value.into(), scope, allow_jump: false }
+    }
+
+    fn after(document: Option<&str>, changes: &[Change]) -> Result<String, String> {
+        edit(document.map(str::as_bytes), changes, &Config::default().start(), 10.0)
+    }
+
+    fn value(document: &str, pool: &str, worker: &str) -> Value {
+        let (pool, worker) = (pool.parse().expect("a pool"), Some(worker.parse().expect("a worker id")));
+        let flags = flagd::evaluate(document.as_bytes(), &Context { pool, worker, zone: None }).expect("a document");
+        flags["max_parallelism"].clone().expect("good").map_or(Value::Null, |flag| flag.value)
+    }
+
+    #[test]
+    fn a_value_for_all_is_the_default_and_rules_are_not_passed_over_in_silence() {
+        let first = after(None, &[change(40, "", "")]).expect("good");
+        assert_eq!(value(&first, "any", "w"), json!(40));
+        let second = after(Some(&first), &[change(50, "", "")]).expect("good");
+        assert_eq!(
+            serde_json::from_str::<Value>(&second).expect("JSON")["flags"]["max_parallelism"],
+            json!({"state": "ENABLED", "variants": {"50": 50}, "defaultVariant": "50"}),
+            "what is not used is gone"
+        );
+        let ruled = after(Some(&second), &[change(60, "parallel", "")]).expect("good");
+        assert!(after(Some(&ruled), &[change(70, "", "")]).expect_err("rules").contains("add --everywhere"));
+        let everywhere = Change { scope: Scope::Everywhere, ..change(70, "", "") };
+        let all = after(Some(&ruled), &[everywhere]).expect("good");
+        assert_eq!([value(&all, "parallel", "w"), value(&all, "other", "w")], [json!(70), json!(70)]);
+    }
+
+    #[test]
+    fn a_rollout_is_raised_step_by_step_in_one_rule() {
+        let mut document = after(None, &[change(30, "", "")]).expect("good");
+        let mut sizes = Vec::new();
+        for share in ["5%", "12.5%", "50%"] {
+            document = after(Some(&document), &[change(40, "parallel", share)]).expect("good");
+            let has_it = |worker: &u32| value(&document, "parallel", &format!("worker-{worker}")) == json!(40);
+            sizes.push((0..400).filter(has_it).count());
+            assert_eq!(document.matches("fractional").count(), 1, "{document}");
+            assert_eq!(value(&document, "single", "worker-1"), json!(30));
+        }
+        assert!(sizes.is_sorted() && sizes[0] < 45 && (150..250).contains(&sizes[2]), "{sizes:?}");
+        document = after(Some(&document), &[change(20, "single", "")]).expect("good");
+        document = after(Some(&document), &[change(40, "parallel", "")]).expect("good");
+        assert!(!document.contains("fractional"), "{document}");
+        assert_eq!([value(&document, "parallel", "w"), value(&document, "single", "w")], [json!(40), json!(20)]);
+    }
+
+    #[test]
+    fn rules_and_variants_by_other_hands_stay() {
+        let theirs = json!({"flags": {"max_parallelism": {"state": "DISABLED", "variants": {"low": 1, "usual": 30},
+            "defaultVariant": "usual", "targeting": {"if": [{"===": [{"var": "zone"}, "b"]}, "low", null]}}}, "note": 1});
+        let document = after(Some(&theirs.to_string()), &[change(40, "", "5%")]).expect("good");
+        let parsed: Value = serde_json::from_str(&document).expect("JSON");
+        let flag = &parsed["flags"]["max_parallelism"];
+        assert_eq!(flag["targeting"]["if"][2], theirs["flags"]["max_parallelism"]["targeting"]);
+        assert_eq!((&flag["variants"], &flag["state"]), (&json!({"low": 1, "usual": 30, "40": 40}), &json!("ENABLED")));
+        assert_eq!(parsed["note"], 1);
+        let again = after(Some(&document), &[change(1, "", "5%")]).expect("good");
+        assert!(again.contains("\"low\"") && !again.contains("\"40\""), "{again}");
+    }
+
+    #[test]
+    fn what_workers_would_refuse_is_refused_here() {
+        let document = after(None, &[change(30, "", "")]).expect("good");
+        for (wrong, why) in [
+            (change(-1, "", ""), "max_parallelism = -1 is not valid: use an integer from 0 to 100000"),
+            (change(301, "", ""), "max_parallelism = 301 is more than 10 times what it was; raise it in steps, or add"),
+            (
+                Change { key: "n".into(), ..change(1, "", "") },
+                "there is no setting \"n\"; the settings are max_parallelism",
+            ),
+        ] {
+            let reason = after(Some(&document), &[wrong]).expect_err(why);
+            assert!(reason.starts_with(why), "{reason}");
+        }
+        let allowed = Change { allow_jump: true, ..change(301, "", "") };
+        let jumped = after(Some(&document), &[allowed]).expect("allowed");
+        assert!(jumped.contains("\"allow_jump\": true"), "{jumped}");
+        let next = after(Some(&jumped), &[change(302, "", "")]).expect("good");
+        assert!(!next.contains("allow_jump"), "the word counts for one change");
+        assert!(after(Some("[]"), &[change(1, "", "")]).is_err() && after(Some("{"), &[change(1, "", "")]).is_err());
+        for share in ["0%", "100%", "5", "x%", "NaN%", "-1%"] {
+            assert!(share.parse::<Share>().is_err(), "{share}");
+        }
+    }
+
+    #[test]
+    fn differences_are_by_setting() {
+        let first = after(None, &[change(30, "", "")]).expect("good");
+        let more = Change { key: "log_level".into(), value: json!("debug"), ..change(0, "", "") };
+        let second = after(Some(&first), &[change(40, "", ""), more]).expect("good");
+        let found = differences(first.as_bytes(), second.as_bytes()).expect("documents");
+        let said: Vec<_> = found.iter().map(|it| (it.key.as_str(), it.before.is_some(), it.after.is_some())).collect();
+        assert_eq!(said, [("max_parallelism", true, true), ("log_level", false, true)]);
+        assert_eq!(differences(first.as_bytes(), first.as_bytes()), Ok(vec![]));
+    }
+}

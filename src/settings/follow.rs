@@ -1,0 +1,289 @@
+//! The loop that turns what a source holds into settings.
+//!
+//! Until the source answers, the last good settings of the disk hold, or else the start values; nothing waits for it. A
+//! source that is away, or a document that is none, changes nothing but the metrics: that is how one sees that a worker
+//! is cut off from whoever sets its values.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::flagd::Evaluated;
+use super::kept::Kept;
+use super::store::{Reading, Store, open, version_of};
+use super::targeting::Context;
+use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief, flagd};
+use crate::lifecycle::Lifecycle;
+use crate::telemetry::Telemetry;
+
+/// Follows the configured source until the lifecycle stops; without one, the start values stay.
+///
+/// `kept` names the file for the last good settings. A source that is away or bad is no error: what was good last holds
+/// until it is there. A file is read before this returns.
+pub fn watch(
+    config: &Config,
+    context: Context,
+    kept: Option<&Path>,
+    telemetry: &Telemetry,
+    lifecycle: &Lifecycle,
+) -> Result<watch::Receiver<Arc<Settings>>, SettingsError> {
+    let store = open(config, lifecycle)?;
+    let start = config.start();
+    let (sender, receiver) = watch::channel(Arc::new(start.clone()));
+    let metrics = Metrics::new(telemetry);
+    metrics.show(&start);
+    let token = lifecycle.token();
+    let Some(store) = store else {
+        lifecycle.spawn("settings", async move {
+            token.cancelled().await;
+            drop(sender);
+        });
+        return Ok(receiver);
+    };
+    let kept = kept.map(|path| Kept::new(path, store.name()));
+    let heard = Heard::new(telemetry);
+    let max_jump = config.max_jump;
+    let mut follower =
+        Follower { start, context, max_jump, sender, store, kept, seen: None, settled: false, heard, metrics };
+    follower.restore();
+    if let Some(reading) = follower.store.read_at_start() {
+        follower.look(reading);
+        follower.settle();
+        follower.keep_now();
+    }
+    let work = lifecycle.clone();
+    lifecycle.spawn("settings source", async move {
+        token.run_until_cancelled(follower.run(work)).await;
+    });
+    Ok(receiver)
+}
+
+struct Follower {
+    start: Settings,
+    context: Context,
+    max_jump: f64,
+    sender: watch::Sender<Arc<Settings>>,
+    store: Arc<dyn Store>,
+    kept: Option<Kept>,
+    /// What the last look found.
+    seen: Option<Reading>,
+    /// Whether that has been judged.
+    settled: bool,
+    heard: Heard,
+    metrics: Metrics,
+}
+
+impl Follower {
+    async fn run(mut self, lifecycle: Lifecycle) {
+        let mut kept = self.sender.borrow().version.clone();
+        loop {
+            self.store.wait().await;
+            let reading = self.store.read().await;
+            self.look(reading);
+            let settings = self.sender.borrow().clone();
+            if let Some(to) = self.kept.clone().filter(|_| settings.version != kept) {
+                kept.clone_from(&settings.version);
+                let saved = lifecycle.blocking("settings kept", move || to.save(&settings)).await;
+                report(saved.map_err(std::io::Error::other).flatten());
+            }
+        }
+    }
+
+    /// Starts with what was good when the worker before this one ended.
+    fn restore(&mut self) {
+        match self.kept.as_ref().map(|kept| kept.load(&self.start)) {
+            Some(Ok(Some(settings))) => {
+                let (source, version) = (self.store.name(), &settings.version);
+                tracing::info!(version, "starting with the last good settings of {source}");
+                self.metrics.show(&settings);
+                self.sender.send_replace(Arc::new(settings));
+            }
+            Some(Err(reason)) => tracing::warn!("the last good settings are not used: {reason}"),
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    fn keep_now(&self) {
+        if let Some(kept) = &self.kept {
+            let settings = self.sender.borrow().clone();
+            if settings.version != super::START_VERSION {
+                report(kept.save(&settings));
+            }
+        }
+    }
+
+    fn look(&mut self, reading: Reading) {
+        self.heard.note(reading.is_ok());
+        if self.seen.as_ref() == Some(&reading) {
+            self.settle();
+            return;
+        }
+        let returns = matches!((&self.seen, &reading), (Some(Err(_)), Ok(_))) && self.settled;
+        self.settled = match &reading {
+            Ok(document) => self.take(document),
+            Err(_) => false,
+        };
+        self.seen = Some(reading);
+        if returns {
+            tracing::info!("the settings' source is back: {}", self.store.name());
+        }
+        if !self.store.may_be_partial() {
+            self.settle();
+        }
+    }
+
+    /// Applies a document that parses.
+    fn take(&mut self, document: &[u8]) -> bool {
+        let Ok(flags) = flagd::evaluate(document, &self.context) else { return false };
+        let last = self.sender.borrow().clone();
+        let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
+        for rejection in &rejections {
+            tracing::warn!(version = next.version, "setting rejected: {rejection}");
+            self.metrics.reject(rejection);
+        }
+        let (took_effect, changes) = (takes_effect(&flags, &rejections), changes(&last, &next));
+        if changes.is_empty() && !took_effect && !rejections.is_empty() {
+            // The values are still those of the document before, and so is the version.
+            let version = next.version;
+            tracing::warn!(version, "settings stay as they are: no value of this document took effect");
+        } else if *last != next {
+            tracing::info!(
+                version = next.version,
+                max_parallelism = next.max_parallelism,
+                payload_sampling = next.payload_sampling,
+                log_level = next.log_level,
+                rejected = rejections.len(),
+                "settings applied{changes}",
+            );
+            self.metrics.apply(&next);
+            self.sender.send_replace(Arc::new(next));
+        }
+        true
+    }
+
+    /// Judges what is no document; once. One that may be half-written is judged at the second look.
+    fn settle(&mut self) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let reason = match &self.seen {
+            Some(Ok(document)) => flagd::evaluate(document, &self.context).err(),
+            Some(Err(reason)) => Some(reason.to_string()),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            let (source, version) = (self.store.name(), &self.sender.borrow().version);
+            tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
+            self.metrics.rejected_documents.increment(1);
+        }
+    }
+}
+
+fn report(saved: std::io::Result<()>) {
+    if let Err(error) = saved {
+        tracing::warn!("the last good settings cannot be kept for the next start: {error}");
+    }
+}
+
+/// Whether a document has a value for a setting, and that is a good one.
+fn takes_effect(flags: &BTreeMap<String, Evaluated>, rejections: &[Rejection]) -> bool {
+    TABLE.iter().any(|Spec { key, .. }| {
+        matches!(flags.get(*key), Some(Ok(Some(_)))) && !rejections.iter().any(|rejection| rejection.key == *key)
+    })
+}
+
+/// The values that a document changed, in words.
+fn changes(last: &Settings, next: &Settings) -> String {
+    let change = |spec: &Spec| {
+        let (before, after) = (spec.value(last), spec.value(next));
+        (before != after).then(|| format!("{} = {}", spec.key, brief(&after)))
+    };
+    let changes: Vec<_> = TABLE.iter().filter_map(change).collect();
+    if changes.is_empty() { String::new() } else { format!(": {}", changes.join(", ")) }
+}
+
+/// When the source was last there, as two gauges.
+struct Heard {
+    last: Arc<Mutex<Instant>>,
+    up: Gauge,
+}
+
+impl Heard {
+    fn new(telemetry: &Telemetry) -> Self {
+        const AGE: &str = "weir_settings_source_age_seconds";
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let (up, age) = telemetry.register(|| {
+            describe_gauge!("weir_settings_source_up", "1 while the source of the settings can be read, else 0.");
+            describe_gauge!(AGE, "Time since the source of the settings was last read, or since the start.");
+            (gauge!("weir_settings_source_up"), gauge!(AGE))
+        });
+        let seen = last.clone();
+        telemetry.before_scrape(move || age.set(seen.lock().elapsed().as_secs_f64()));
+        Heard { last, up }
+    }
+
+    fn note(&self, is_up: bool) {
+        self.up.set(if is_up { 1.0 } else { 0.0 });
+        if is_up {
+            *self.last.lock() = Instant::now();
+        }
+    }
+}
+
+struct Metrics {
+    applied: Counter,
+    applied_timestamp: Gauge,
+    rejected_documents: Counter,
+    rejected_unknown: Counter,
+    rejected_keys: Vec<(&'static str, Counter)>,
+    max_parallelism: Gauge,
+    payload_sampling: Gauge,
+}
+
+impl Metrics {
+    fn new(telemetry: &Telemetry) -> Self {
+        const REJECTED: &str = "weir_settings_rejected_total";
+        telemetry.register(|| {
+            describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
+            describe_gauge!("weir_settings_applied_timestamp_seconds", "When settings last took effect, Unix time.");
+            describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole file.");
+            describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
+            describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
+            Metrics {
+                applied: counter!("weir_settings_applied_total"),
+                applied_timestamp: gauge!("weir_settings_applied_timestamp_seconds"),
+                rejected_documents: counter!(REJECTED, "key" => "document"),
+                rejected_unknown: counter!(REJECTED, "key" => "unknown"),
+                rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
+                max_parallelism: gauge!("weir_settings_max_parallelism"),
+                payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
+            }
+        })
+    }
+
+    fn show(&self, settings: &Settings) {
+        self.max_parallelism.set(settings.max_parallelism);
+        self.payload_sampling.set(settings.payload_sampling);
+    }
+
+    fn apply(&self, settings: &Settings) {
+        self.show(settings);
+        self.applied.increment(1);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.applied_timestamp.set(now.as_secs_f64());
+    }
+
+    fn reject(&self, rejection: &Rejection) {
+        let known = self.rejected_keys.iter().find(|(key, _)| *key == rejection.key);
+        known.map_or(&self.rejected_unknown, |(_, counter)| counter).increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

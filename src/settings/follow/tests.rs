@@ -1,0 +1,282 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::super::file::{POLL_INTERVAL, write_file};
+use super::super::store::MAX_DOCUMENT_BYTES;
+use super::*;
+
+struct Bench {
+    directory: TempDir,
+    file: PathBuf,
+    telemetry: Telemetry,
+    lifecycle: Lifecycle,
+    settings: watch::Receiver<Arc<Settings>>,
+}
+
+fn parallelism(value: u32) -> String {
+    flagd::document(&[("max_parallelism", json!(value))])
+}
+
+fn context() -> Context {
+    Context { worker: Some("worker-1".parse().expect("a worker id")), ..Context::default() }
+}
+
+impl Bench {
+    fn start(prepare: impl FnOnce(&Path)) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let file = directory.path().join("flags.json");
+        prepare(&file);
+        Self::start_in(directory, file, |_| ())
+    }
+
+    /// The value after at most a second, the time within which a change must apply.
+    async fn becomes(&mut self, value: u32) {
+        let changed = self.settings.wait_for(|settings| settings.max_parallelism == value);
+        tokio::time::timeout(Duration::from_secs(1), changed).await.expect("in time").expect("watched");
+    }
+
+    async fn stays(&mut self, value: u32) {
+        tokio::time::sleep(POLL_INTERVAL * 4).await;
+        assert_eq!(self.settings.borrow().max_parallelism, value);
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.telemetry.render().lines().any(|rendered| rendered == line)
+    }
+
+    /// Another worker's life, in the same place: it starts with what this one kept.
+    async fn restart(self, config: impl FnOnce(&mut Config)) -> Self {
+        let Bench { directory, file, lifecycle, .. } = self;
+        lifecycle.stop(Duration::from_secs(5)).await.expect("nothing is left");
+        Self::start_in(directory, file, config)
+    }
+
+    fn start_in(directory: TempDir, file: PathBuf, change: impl FnOnce(&mut Config)) -> Self {
+        let (telemetry, lifecycle) = (Telemetry::new().expect("recorder"), Lifecycle::new());
+        let mut config = Config { file: Some(file.clone()), ..Config::default() };
+        change(&mut config);
+        let kept = directory.path().join("state/kept.json");
+        let settings = watch(&config, context(), Some(&kept), &telemetry, &lifecycle).expect("valid");
+        Bench { directory, file, telemetry, lifecycle, settings }
+    }
+
+    async fn stop(self) {
+        self.lifecycle.stop(Duration::from_secs(5)).await.expect("nothing is left");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_read_at_start_and_followed() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(1)).expect("written"));
+    assert_eq!(bench.settings.borrow_and_update().max_parallelism, 1);
+    assert_eq!(bench.settings.borrow().version.len(), 12);
+    write_file(&bench.file, &parallelism(300)).expect("written");
+    bench.becomes(300).await;
+    assert!(bench.metric("weir_settings_max_parallelism 300"));
+    assert!(bench.metric("weir_settings_applied_total 2"));
+    bench.settings.borrow_and_update();
+    write_file(&bench.file, &parallelism(300)).expect("written");
+    bench.stays(300).await;
+    assert!(!bench.settings.has_changed().expect("watched"), "the same document is no change");
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_file_means_the_start_values_until_it_comes() {
+    let mut bench = Bench::start(|_| ());
+    assert_eq!(bench.settings.borrow().version, "start");
+    assert!(bench.metric("weir_settings_rejected_total{key=\"document\"} 1"));
+    write_file(&bench.file, &parallelism(5)).expect("written");
+    bench.becomes(5).await;
+    std::fs::remove_file(&bench.file).expect("removed");
+    bench.stays(5).await;
+    write_file(&bench.file, &parallelism(6)).expect("written");
+    bench.becomes(6).await;
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_file_keeps_all_and_is_counted_once() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
+    for broken in ["", "{\"flags\": {", "\u{0}\u{0}", "[]"] {
+        write_file(&bench.file, broken).expect("written");
+        bench.stays(2).await;
+    }
+    assert!(bench.metric("weir_settings_rejected_total{key=\"document\"} 4"));
+    let huge = format!("{}{}", parallelism(3), " ".repeat(MAX_DOCUMENT_BYTES));
+    write_file(&bench.file, &huge).expect("written");
+    bench.stays(2).await;
+    let bad = flagd::document(&[("max_parallelism", json!(-1)), ("payload_sampling", json!(0.5)), ("x", json!(1))]);
+    write_file(&bench.file, &bad).expect("written");
+    bench.stays(2).await;
+    assert_eq!(bench.settings.borrow().payload_sampling, 0.5);
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
+    assert!(bench.metric("weir_settings_rejected_total{key=\"unknown\"} 1"));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_without_a_good_value_is_not_applied() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
+    let version = bench.settings.borrow_and_update().version.clone();
+    for bad in [&[("max_parallelism", json!(-1))][..], &[("max_parallelism", json!("2")), ("x", json!(1))]] {
+        write_file(&bench.file, &flagd::document(bad)).expect("written");
+        bench.stays(2).await;
+        assert!(!bench.settings.has_changed().expect("watched"), "{bad:?}");
+    }
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 2"));
+    assert!(bench.metric("weir_settings_applied_total 1"));
+    // What it says nothing of goes back to the start: that is an effect.
+    let sampled = [("max_parallelism", json!(2)), ("payload_sampling", json!(0.5))];
+    write_file(&bench.file, &flagd::document(&sampled)).expect("written");
+    bench.stays(2).await;
+    write_file(&bench.file, &flagd::document(&[("max_parallelism", json!(-1))])).expect("written");
+    bench.stays(2).await;
+    assert_eq!(bench.settings.borrow().payload_sampling, 1.0);
+    assert_ne!(bench.settings.borrow().version, version);
+    assert!(bench.metric("weir_settings_applied_total 3"));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partial_write_is_waited_for() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
+    let whole = parallelism(9);
+    std::fs::write(&bench.file, &whole[..whole.len() / 2]).expect("half");
+    tokio::time::sleep(POLL_INTERVAL).await;
+    std::fs::write(&bench.file, &whole).expect("whole");
+    bench.becomes(9).await;
+    assert!(bench.metric("weir_settings_rejected_total{key=\"document\"} 0"));
+    bench.stop().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_swapped_symlink_is_seen() {
+    let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(to, from).expect("linked");
+    let mut bench = Bench::start(|file| {
+        let directory = file.parent().expect("a directory");
+        for (name, value) in [("first", 1), ("second", 2)] {
+            std::fs::create_dir(directory.join(name)).expect("created");
+            write_file(&directory.join(name).join("flags.json"), &parallelism(value)).expect("written");
+        }
+        link(&directory.join("data"), Path::new("first"));
+        link(file, Path::new("data/flags.json"));
+    });
+    assert_eq!(bench.settings.borrow().max_parallelism, 1);
+    let (temporary, data) = (bench.directory.path().join("data.tmp"), bench.directory.path().join("data"));
+    link(&temporary, Path::new("second"));
+    std::fs::rename(temporary, data).expect("swapped");
+    bench.becomes(2).await;
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_updates_in_a_row_end_with_the_last() {
+    let mut bench = Bench::start(|_| ());
+    for value in 1..=1_100 {
+        write_file(&bench.file, &parallelism(value)).expect("written");
+        if value % 100 == 0 {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+    bench.becomes(1_100).await;
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_file_the_start_values_stay_until_the_end() {
+    let (telemetry, lifecycle) = (Telemetry::new().expect("recorder"), Lifecycle::new());
+    let settings = watch(&Config::default(), Context::default(), None, &telemetry, &lifecycle).expect("valid");
+    tokio::task::yield_now().await;
+    assert_eq!(settings.borrow().max_parallelism, 30);
+    assert!(settings.has_changed().is_ok(), "the sender lives");
+    lifecycle.stop(Duration::from_secs(1)).await.expect("nothing is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn n_goes_to_1_and_up_again_and_a_jump_waits_for_a_word() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(300)).expect("written"));
+    for value in [1, 300, 3_000] {
+        write_file(&bench.file, &parallelism(value)).expect("written");
+        bench.becomes(value).await;
+    }
+    write_file(&bench.file, &parallelism(30_001)).expect("written");
+    bench.stays(3_000).await;
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
+    let allowed = parallelism(30_001).replace("\"state\"", "\"metadata\": {\"allow_jump\": true}, \"state\"");
+    write_file(&bench.file, &allowed).expect("written");
+    bench.becomes(30_001).await;
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_settings_hold_after_a_restart_until_the_source_is_back() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(1)).expect("written"));
+    let mixed = flagd::document(&[("max_parallelism", json!(-1)), ("payload_sampling", json!(0.5))]);
+    write_file(&bench.file, &mixed).expect("written");
+    bench.stays(1).await;
+    let version = bench.settings.borrow().version.clone();
+    std::fs::remove_file(&bench.file).expect("removed");
+
+    let mut bench = bench.restart(|_| ()).await;
+    let kept = bench.settings.borrow().clone();
+    assert_eq!((kept.max_parallelism, kept.payload_sampling, &kept.version), (1, 0.5, &version));
+    assert!(bench.metric("weir_settings_max_parallelism 1") && bench.metric("weir_settings_source_up 0"));
+    write_file(&bench.file, &parallelism(301)).expect("written");
+    bench.stays(1).await;
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"), "it is a jump from what was kept");
+    write_file(&bench.file, &parallelism(300)).expect("written");
+    bench.becomes(300).await;
+    bench.stays(300).await;
+
+    // Of another source they say nothing.
+    let other = bench.directory.path().join("other.json");
+    let bench = bench.restart(|config| config.file = Some(other)).await;
+    assert_eq!(bench.settings.borrow().version, "start");
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_dead_for_a_minute_changes_nothing_and_shows_its_age() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(7)).expect("written"));
+    let age = |bench: &Bench| -> f64 {
+        let metrics = bench.telemetry.render();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("weir_settings_source_age_seconds "));
+        line.expect("it is there").parse().expect("a number")
+    };
+    bench.stays(7).await;
+    assert!(bench.metric("weir_settings_source_up 1") && age(&bench) <= 0.5, "{}", age(&bench));
+    // What is not a file cannot be read, and is not missing either.
+    std::fs::remove_file(&bench.file).expect("removed");
+    std::fs::create_dir(&bench.file).expect("created");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.stays(7).await;
+    assert!(bench.metric("weir_settings_source_up 0") && age(&bench) >= 60.0, "{}", age(&bench));
+    assert!(bench.metric("weir_settings_rejected_total{key=\"document\"} 1"), "once, not at each look");
+    std::fs::remove_dir(&bench.file).expect("removed");
+    write_file(&bench.file, &parallelism(8)).expect("written");
+    bench.becomes(8).await;
+    assert!(bench.metric("weir_settings_source_up 1") && age(&bench) <= 0.5);
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_picks_the_value_for_this_worker() {
+    let rule = |worker: &str| {
+        let flag = json!({"state": "ENABLED", "variants": {"few": 2, "many": 20}, "defaultVariant": "few",
+            "targeting": {"if": [{"===": [{"var": "worker"}, worker]}, "many", null]}});
+        json!({"flags": {"max_parallelism": flag}}).to_string()
+    };
+    let mut bench = Bench::start(|file| write_file(file, &rule("worker-1")).expect("written"));
+    assert_eq!(bench.settings.borrow().max_parallelism, 20);
+    write_file(&bench.file, &rule("worker-2")).expect("written");
+    bench.becomes(2).await;
+    write_file(&bench.file, &rule("worker-2").replace("\"var\"", "\"vra\"")).expect("written");
+    bench.stays(2).await;
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
+    bench.stop().await;
+}

@@ -1,0 +1,122 @@
+//! Where the document is kept: what reads it, says when to look again, and changes it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use super::file::File;
+use super::redis::Redis;
+use super::{Config, Source};
+use crate::lifecycle::Lifecycle;
+
+/// The largest document.
+pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+
+/// How many changes a history keeps.
+pub const HISTORY: usize = 50;
+
+/// The document, or why there is none.
+pub type Reading = Result<Vec<u8>, ReadError>;
+
+/// Why there is no document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody has put one there.
+    #[error("it is not there")]
+    Missing,
+    /// It cannot be reached, or is none.
+    #[error("it cannot be read: {0}")]
+    Failed(String),
+}
+
+/// Why a document was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else was faster.
+    #[error("somebody else has changed the settings meanwhile; look at them, and try again")]
+    Conflict,
+    /// It cannot be reached, or may not be written.
+    #[error("the settings cannot be written: {0}")]
+    Failed(String),
+}
+
+/// A document to write, and what its history is to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The whole document.
+    pub document: String,
+    /// Who changes it.
+    pub who: String,
+    /// What for.
+    pub why: String,
+}
+
+/// One change of the document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// Counts the changes, from 1.
+    pub number: u64,
+    /// When, by the store's clock.
+    pub at: SystemTime,
+    /// The document, who, and why.
+    pub edit: Edit,
+}
+
+impl Revision {
+    /// What workers that run it call it.
+    pub fn version(&self) -> String {
+        version_of(self.edit.document.as_bytes())
+    }
+}
+
+/// Who a history names when weir found a document that it did not write.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// Why such a document is in a history.
+pub(super) const FOUND: &str = "(found when the settings were first changed with weir)";
+
+/// A place that holds one document.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// What it is and where: `file settings.json`.
+    fn name(&self) -> String;
+
+    /// The document, where it can be had at once, for the start; nothing waits for what is elsewhere.
+    fn read_at_start(&self) -> Option<Reading> {
+        None
+    }
+
+    /// The document.
+    async fn read(&self) -> Reading;
+
+    /// Waits until it is time to read again: because something has changed, or because it may have.
+    async fn wait(&self);
+
+    /// Whether a document that is read can be one that somebody is still writing.
+    fn may_be_partial(&self) -> bool {
+        false
+    }
+
+    /// Writes a document in the place of `expected`, if that is still there, and returns the number of the change.
+    async fn write(&self, expected: Option<&[u8]>, edit: &Edit) -> Result<u64, WriteError>;
+
+    /// The last [`HISTORY`] changes, oldest first.
+    async fn history(&self) -> Result<Vec<Revision>, ReadError>;
+}
+
+/// The store that the configuration names; none where the start values stay.
+pub fn open(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Arc<dyn Store>>, super::SettingsError> {
+    config.check()?;
+    Ok(match (config.source, &config.file, &config.redis_url) {
+        (Source::File, Some(path), _) => Some(Arc::new(File::new(path.clone(), lifecycle.clone()))),
+        (Source::Redis, _, Some(url)) => Some(Arc::new(Redis::new(url, &config.redis_key)?)),
+        _ => None,
+    })
+}
+
+/// The first 12 hex digits of the SHA-256.
+pub fn version_of(document: &[u8]) -> String {
+    Sha256::digest(document).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}

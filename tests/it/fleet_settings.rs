@@ -1,0 +1,339 @@
+//! Settings for the whole fleet: one key in a real Redis, changed by the command, seen to arrive.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::watch;
+use weir::lifecycle::Lifecycle;
+use weir::settings::store::{Edit, ReadError, Store, WriteError};
+use weir::settings::{self, Config, Context, Settings, Source, flagd};
+use weir::telemetry::Telemetry;
+
+use crate::cli::{assert_failed, assert_ok, lines, run, stdout, weir};
+use crate::support::house::{House, LONG, Plan, answer, eventually, held};
+use crate::support::processes::{self, Process};
+use crate::support::redis::RedisServer;
+
+/// A change applies within a second; a busy machine gets five.
+const APPLIES_WITHIN: Duration = Duration::from_secs(5);
+
+fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = weir();
+    command.arg("settings").args(arguments);
+    command.env("WEIR_REGISTRY__URL", url).env("WEIR_SETTINGS__SOURCE", "redis").env("USER", "me");
+    command
+}
+
+async fn says(house: &House, arguments: &[&str]) -> String {
+    let output = run(&mut command(&house.redis.url(), arguments), "").await;
+    assert_ok(&output);
+    stdout(&output)
+}
+
+async fn fleet(workers: usize, max_parallelism: u32) -> House {
+    Plan { workers, max_parallelism, settings: Source::Redis, ..Plan::default() }.start().await
+}
+
+async fn until_targets(house: &House, targets: &[u32]) {
+    let began = Instant::now();
+    let applied = || targets.iter().enumerate().all(|(index, target)| house.load(index).target == *target);
+    eventually("N is what the document says", applied).await;
+    assert!(began.elapsed() < APPLIES_WITHIN, "{targets:?} took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_reaches_the_fleet_is_seen_to_arrive_and_is_taken_back() {
+    let house = fleet(3, 4).await;
+    assert!(says(&house, &["status"]).await.contains("no document"));
+    let set = says(&house, &["set", "max_parallelism=10", "--why", "a first step"]).await;
+    assert_eq!(set, "v1: max_parallelism = 10 for all workers\n");
+    until_targets(&house, &[10, 10, 10]).await;
+    let watched = says(&house, &["status", "--watch"]).await;
+    assert!(watched.contains(": a first step\n") && watched.contains("v1 ("), "{watched}");
+    assert!(watched.ends_with("pool default: applied on 3 of 3\n"), "{watched}");
+
+    let others = ["set", "max_parallelism=20", "--pool", "other", "--why", "not for these"];
+    assert_eq!(says(&house, &others).await, "v2: max_parallelism = 20 for all workers of pool other\n");
+    says(&house, &["set", "payload_sampling=0.5", "--why", "less to store"]).await;
+    let sampling = "weir_settings_payload_sampling_ratio";
+    eventually("it applies", || (0..3).all(|worker| house.worker_metric(worker, sampling) == 0.5)).await;
+    until_targets(&house, &[10, 10, 10]).await;
+
+    let diff = says(&house, &["diff"]).await;
+    assert!(diff.starts_with("payload_sampling\n  + {") && !diff.contains("max_parallelism"), "{diff}");
+    let back = says(&house, &["rollback", "1", "--why", "enough"]).await;
+    assert_eq!(back, "v4: the document of v1\n");
+    eventually("it is taken back", || (0..3).all(|worker| house.worker_metric(worker, sampling) == 1.0)).await;
+    let history = run(&mut command(&house.redis.url(), &["history", "--json"]), "").await;
+    let said: Vec<_> =
+        lines(&history).iter().map(|it| (it["revision"].clone(), it["why"].as_str().map(str::to_owned))).collect();
+    let why = ["enough (back to v1)", "less to store", "not for these", "a first step"];
+    assert_eq!(said, (1..=4).rev().zip(why).map(|(it, why)| (json!(it), Some(why.into()))).collect::<Vec<_>>());
+    assert!(lines(&history).iter().all(|it| it["who"].as_str().is_some_and(|who| who.starts_with("me@"))));
+    assert!(says(&house, &["history"]).await.contains("less to store"));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_key() {
+    change_under_300(Source::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_file() {
+    change_under_300(Source::File).await;
+}
+
+async fn change_under_300(settings: Source) {
+    let house = Plan { max_parallelism: 300, settings, ..Plan::default() }.start().await;
+    let callers: Vec<_> = (0..400).map(|n| house.submit(held(&format!("t-{n}")))).collect();
+    house.until_in_flight(0, 300).await;
+    let set = async |value: u32| {
+        let (url, assignment, began) = (house.redis.url(), format!("max_parallelism={value}"), Instant::now());
+        let mut set = command(&url, &["set", &assignment, "--why", "a test"]);
+        if settings == Source::File {
+            set.env("WEIR_SETTINGS__SOURCE", "file").env("WEIR_SETTINGS__FILE", house.settings_file(0));
+        }
+        // What is a jump is judged by the start value of the configuration, which is the workers'.
+        assert_ok(&run(set.env("WEIR_SETTINGS__MAX_PARALLELISM", "300"), "").await);
+        until_targets(&house, &[value]).await;
+        println!("{settings:?}: N = {value} applied in {:?}, the command included", began.elapsed());
+    };
+    set(1).await;
+    assert_eq!(house.load(0).in_flight, 300, "lowering N ends nothing");
+    set(400).await;
+    house.until_in_flight(0, 400).await;
+    house.valve.open();
+    for caller in callers {
+        assert!(answer(caller).await.expect("an outcome").result.is_ok());
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_change_is_said_and_nothing_changes() {
+    let house = fleet(1, 4).await;
+    says(&house, &["set", "max_parallelism=10", "--pool", "default", "--share", "99%", "--why", "a rule"]).await;
+    for (arguments, why) in [
+        (&["set", "max_parallelism=-1", "--why", "x"][..], "max_parallelism = -1 is not valid: use an integer from 0"),
+        (&["set", "n=1", "--why", "x"], "there is no setting \"n\""),
+        (&["set", "max_parallelism=5", "--why", "x"], "name a --pool, or add --everywhere"),
+        (&["set", "max_parallelism=999", "--everywhere", "--why", "x"], "add --allow-jump"),
+        (&["set", "max_parallelism=5", "--everywhere", "--why", " "], "--why is empty"),
+        (&["rollback", "7", "--why", "x"], "the history has no revision 7, only 1 to 1"),
+        (&["rollback", "--why", "x"], "nothing before the last change"),
+        (&["diff"], "no two changes to compare"),
+    ] {
+        assert_failed(&run(&mut command(&house.redis.url(), arguments), "").await, &[why]);
+    }
+    let usage = run(&mut command(&house.redis.url(), &["set", "max_parallelism=5"]), "").await;
+    assert_eq!(usage.status.code(), Some(2), "a change without a reason");
+    assert_eq!(lines(&run(&mut command(&house.redis.url(), &["history", "--json"]), "").await).len(), 1);
+    let mut nowhere = weir();
+    nowhere.args(["settings", "history"]);
+    assert_failed(&run(&mut nowhere, "").await, &["no document is configured: name a file"]);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_changed_by_the_same_commands() {
+    let house = Plan { max_parallelism: 4, ..Plan::default() }.start().await;
+    let (file, url) = (house.settings_file(0), house.redis.url());
+    let settings = |arguments: &[&str]| {
+        let mut command = command(&url, arguments);
+        command.env("WEIR_SETTINGS__SOURCE", "file").env("WEIR_SETTINGS__FILE", &file);
+        command
+    };
+    for (value, revision) in [("7", 1), ("9", 2)] {
+        let set = format!("max_parallelism={value}");
+        let output = run(&mut settings(&["set", &set, "--why", "a step"]), "").await;
+        assert_ok(&output);
+        assert_eq!(stdout(&output), format!("v{revision}: max_parallelism = {value} for all workers\n"));
+        until_targets(&house, &[value.parse().expect("a number")]).await;
+    }
+    assert_ok(&run(&mut settings(&["rollback", "--why", "too much"]), "").await);
+    until_targets(&house, &[7]).await;
+    let status = run(&mut settings(&["status", "--watch"]), "").await;
+    assert!(stdout(&status).ends_with("pool default: applied on 1 of 1\n"), "{}", stdout(&status));
+    house.close().await;
+}
+
+#[test]
+fn a_worker_that_is_started_while_redis_is_away_has_its_last_good_settings() {
+    let (mut redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    std::fs::write(directory.path().join("weir.toml"), CONFIGURATION).expect("written");
+    let url = redis.url();
+    let start = |name, arguments: &[&str]| {
+        Process::start(name, directory.path(), &processes::weir(), arguments, &[("WEIR_REGISTRY__URL", &url)])
+    };
+    let mut worker = start("worker", &["worker"]);
+    assert_eq!(worker.wait_for_log("the worker serves")["max_parallelism"], 30);
+    let mut set = start("set", &["settings", "set", "max_parallelism=7", "--why", "a test"]);
+    assert_eq!(set.exit_code(LONG), Some(0), "{}", set.log());
+    let mut status = start("status", &["settings", "status", "--watch"]);
+    assert_eq!(status.exit_code(LONG), Some(0), "{}", status.log());
+    let kept = directory.path().join("state/settings-one.json");
+    processes::wait_for("the settings are kept", LONG, || std::fs::read_to_string(&kept).ok());
+    worker.stop();
+
+    redis.kill();
+    let mut worker = start("again", &["worker"]);
+    assert_eq!(worker.wait_for_log("the worker serves")["max_parallelism"], 7);
+    worker.stop();
+}
+
+const CONFIGURATION: &str = r#"
+log.format = "json"
+settings.source = "redis"
+
+[worker]
+id = "one"
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+state_dir = "state"
+
+[payloads]
+store = "none"
+
+[integrations.synthetic]
+kind = "synthetic"
+"#;
+
+/// A worker's settings alone, without the worker.
+struct Follower {
+    settings: watch::Receiver<Arc<Settings>>,
+    telemetry: Telemetry,
+    lifecycle: Lifecycle,
+}
+
+fn config(redis: &RedisServer) -> Config {
+    Config { source: Source::Redis, redis_url: Some(redis.url().into()), ..Config::default() }
+}
+
+impl Follower {
+    fn start(redis: &RedisServer, worker: &str) -> Self {
+        let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
+        let context = Context { worker: Some(worker.parse().expect("a worker id")), ..Context::default() };
+        let settings = settings::watch(&config(redis), context, None, &telemetry, &lifecycle).expect("valid");
+        Follower { settings, telemetry, lifecycle }
+    }
+
+    async fn becomes(&mut self, max_parallelism: u32) {
+        let changed = self.settings.wait_for(|settings| settings.max_parallelism == max_parallelism);
+        tokio::time::timeout(LONG, changed).await.expect("in time").expect("watched");
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.telemetry.render().lines().any(|rendered| rendered == line)
+    }
+
+    async fn stop(self) {
+        self.lifecycle.stop(LONG).await.expect("nothing is left");
+    }
+}
+
+fn open(redis: &RedisServer) -> Arc<dyn Store> {
+    settings::store::open(&config(redis), &Lifecycle::new()).expect("valid").expect("a store")
+}
+
+async fn write(store: &dyn Store, before: Option<&str>, value: u32) -> Result<(u64, String), WriteError> {
+    let document = flagd::document(&[("max_parallelism", json!(value))]);
+    let edit = Edit { document: document.clone(), who: "me".into(), why: format!("N = {value}") };
+    Ok((store.write(before.map(str::as_bytes), &edit).await?, document))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_workers_apply_one_write() {
+    let redis = RedisServer::start();
+    let mut workers: Vec<_> = (0..100).map(|n| Follower::start(&redis, &format!("worker-{n}"))).collect();
+    let store = open(&redis);
+    let (_, first) = write(&*store, None, 31).await.expect("written");
+    for worker in &mut workers {
+        worker.becomes(31).await;
+    }
+    let began = Instant::now();
+    write(&*store, Some(&first), 40).await.expect("written");
+    for worker in &mut workers {
+        worker.becomes(40).await;
+    }
+    println!("100 workers applied a write in {:?}", began.elapsed());
+    assert!(began.elapsed() < APPLIES_WITHIN, "{:?}", began.elapsed());
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_change_the_same_document_one_is_told() {
+    let redis = RedisServer::start();
+    let (one, other) = (open(&redis), open(&redis));
+    assert_eq!(one.read().await, Err(ReadError::Missing));
+    let (number, first) = write(&*one, None, 31).await.expect("written");
+    assert_eq!(number, 1);
+    assert_eq!(write(&*other, None, 32).await, Err(WriteError::Conflict));
+    let (mine, theirs) = tokio::join!(write(&*one, Some(&first), 33), write(&*other, Some(&first), 34));
+    assert!(mine.is_ok() != theirs.is_ok(), "{mine:?} {theirs:?}");
+    assert_eq!(one.history().await.expect("readable").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_updates_in_a_row_end_with_the_last_and_the_history_has_an_end() {
+    let redis = RedisServer::start();
+    let (mut worker, store) = (Follower::start(&redis, "worker-1"), open(&redis));
+    let mut before: Option<String> = None;
+    for value in 1..=1_100 {
+        let (number, document) = write(&*store, before.as_deref(), value).await.expect("written");
+        assert_eq!(number, u64::from(value));
+        before = Some(document);
+    }
+    worker.becomes(1_100).await;
+    let history = store.history().await.expect("readable");
+    assert_eq!((history.len(), history[0].number, history[49].number), (50, 1_051, 1_100));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_dead_and_comes_back_empty_changes_nothing_until_somebody_writes() {
+    let mut redis = RedisServer::start();
+    let (mut worker, store) = (Follower::start(&redis, "worker-1"), open(&redis));
+    write(&*store, None, 31).await.expect("written");
+    worker.becomes(31).await;
+    redis.kill();
+    eventually("it is seen", || worker.has("weir_settings_source_up 0")).await;
+    assert!(matches!(store.read().await, Err(ReadError::Failed(_))));
+    redis.start_again();
+    let missing = "weir_settings_rejected_total{key=\"document\"}";
+    let rejected = |worker: &Follower| {
+        worker.telemetry.render().lines().any(|line| line.starts_with(missing) && !line.ends_with(" 0"))
+    };
+    eventually("that there is no document is seen", || rejected(&worker)).await;
+    assert_eq!(worker.settings.borrow().max_parallelism, 31);
+    write(&*open(&redis), None, 32).await.expect("written");
+    worker.becomes(32).await;
+    assert!(worker.has("weir_settings_source_up 1"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_was_set_by_hand_is_seen_and_a_bad_one_changes_nothing() {
+    let redis = RedisServer::start();
+    assert_eq!(redis.ask("SET weir:{settings} nonsense"), "+OK\r\n");
+    let mut worker = Follower::start(&redis, "worker-1");
+    eventually("it is rejected", || worker.has("weir_settings_rejected_total{key=\"document\"} 1")).await;
+    let flag = json!({"state": "ENABLED", "variants": {"a": 33}, "defaultVariant": "a"});
+    let by_hand: Value = json!({"flags": {"max_parallelism": flag}});
+    assert_eq!(redis.ask(&format!("SET weir:{{settings}} '{by_hand}'")), "+OK\r\n");
+    worker.becomes(33).await;
+
+    // The first change with weir keeps what was there.
+    let store = open(&redis);
+    let (number, document) = write(&*store, Some(&by_hand.to_string()), 34).await.expect("written");
+    worker.becomes(34).await;
+    let history = store.history().await.expect("readable");
+    let said: Vec<_> = history.iter().map(|it| (it.number, it.edit.who.as_str())).collect();
+    assert_eq!((number, said), (2, vec![(1, "unknown"), (2, "me")]));
+    assert_eq!([&history[0].edit.document, &history[1].edit.document], [&by_hand.to_string(), &document]);
+    worker.stop().await;
+}
