@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 mod canary;
+mod cancels;
 mod check;
 mod cli;
 mod corpus;
