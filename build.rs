@@ -7,6 +7,9 @@ use prost::Message;
 /// What `weir describe --json` prints, as it is: the field names of the `.proto` are its keys.
 const DESCRIPTION: &str = ".weir.v1.Description";
 
+/// The same for `weir explain --json`.
+const EXPLANATION: &str = ".weir.v1.Explanation";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     // The details of errors too: reflection tells them to callers such as grpcurl, which then print what they say.
@@ -18,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .btree_map(DESCRIPTION)
         .type_attribute(DESCRIPTION, "#[derive(::serde::Serialize)]")
+        .type_attribute(EXPLANATION, "#[derive(::serde::Serialize)]")
         .type_attribute(format!("{DESCRIPTION}.role"), "#[serde(rename_all = \"snake_case\")]")
         .compile_fds(descriptors)?;
     Ok(())

@@ -5,6 +5,7 @@ mod completion;
 mod demo;
 mod describe;
 mod drain;
+mod explain;
 mod fleet;
 mod payload;
 mod router;
@@ -62,6 +63,8 @@ enum Command {
     Fleet(fleet::Args),
     /// Shows what a worker or router is and does now.
     Describe(describe::Args),
+    /// Says where a task is and what holds it, or why it was refused.
+    Explain(explain::Args),
     /// Has a worker or router end in order.
     Drain(drain::Args),
     /// Checks the configuration, and on request whether all that it names can be reached.
@@ -85,6 +88,7 @@ impl Cli {
             Command::Submit(args) => submit::run(args),
             Command::Fleet(args) => fleet::run(args, config()?),
             Command::Describe(args) => describe::run(args),
+            Command::Explain(args) => explain::run(&args),
             Command::Drain(args) => drain::run(args),
             Command::Check(args) => check::run(&args, self.config.as_deref()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),

@@ -253,9 +253,8 @@ impl Config {
                 check(&format!("{section}.default_timeout"), Err(reason));
             }
         }
-        if self.router.queue_tasks == 0 {
-            check("router.queue_tasks", Err("0 would refuse every task that has to wait: use at least 1".into()));
-        }
+        check("router.queue", self.router.queue.check());
+        check("router.retry", self.router.retry.check());
         problems
     }
 }
@@ -324,7 +323,7 @@ mod tests {
             ("[settings]\nmax_parallelism = 1.5", "settings.max_parallelism"),
             ("[settings]\nmax_parallelism = true", "settings.max_parallelism"),
             ("[settings]\nmax_parallelism = \"7\"", "settings.max_parallelism"),
-            ("[router]\nqueue_tasks = 0", "router.queue_tasks"),
+            ("[router.queue]\ntasks = 0", "router.queue.tasks"),
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
             ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
             ("[log]\nlevel = \"loud\"", "log.level"),

@@ -126,6 +126,25 @@ pub struct TenantLoad {
     pub most: u32,
 }
 
+/// What a task's integration and tenant hold, in tasks of its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// The slots that such a task would hold.
+    pub weight: u32,
+    /// Its integration's.
+    pub integration: Share,
+    /// Its tenant's.
+    pub tenant: Share,
+}
+
+/// What is held, and the most that may be, where there is a limit below N.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the struct says what they are")]
+pub struct Share {
+    pub held: u32,
+    pub most: Option<u32>,
+}
+
 /// What a task would be admitted as.
 #[derive(Debug, Clone, Copy)]
 pub struct Want<'a> {
@@ -252,6 +271,11 @@ impl Gate {
     /// The numbers now.
     pub fn load(&self) -> Load {
         self.inner.slots.lock().load()
+    }
+
+    /// What a task's integration and tenant hold now.
+    pub fn shares(&self, want: &Want<'_>) -> Shares {
+        self.inner.slots.lock().shares(want)
     }
 
     /// The numbers of each integration now, by name.

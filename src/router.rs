@@ -5,12 +5,13 @@
 
 mod channels;
 mod dispatch;
+mod explain;
 mod follow;
 mod metrics;
 mod operations;
 mod pick;
-mod queue;
-mod retry;
+pub mod queue;
+pub mod retry;
 mod service;
 mod view;
 
@@ -18,7 +19,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -33,8 +36,10 @@ use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
 use channels::Channels;
 use dispatch::Dispatcher;
+use explain::Book;
 use metrics::Metrics;
 use operations::RouterOperations;
+use retry::Budget;
 use service::{Inner, RouterService};
 
 /// How long connections may take to end after the last task.
@@ -53,8 +58,10 @@ pub struct Config {
     pub admin: admin::Config,
     /// The pool to route to.
     pub pool: PoolName,
-    /// How many tasks of each priority may wait for a worker.
-    pub queue_tasks: usize,
+    /// How many tasks may wait for a worker, and who of them is next.
+    pub queue: queue::Config,
+    /// How often refused tasks are tried again.
+    pub retry: retry::Config,
     /// The timeout of tasks that have none.
     #[serde(with = "humantime_serde")]
     pub default_timeout: Duration,
@@ -74,7 +81,8 @@ impl Default for Config {
             listen: ([127, 0, 0, 1], 7400).into(),
             admin: admin::Config { listen: ([127, 0, 0, 1], 9400).into() },
             pool: PoolName::default(),
-            queue_tasks: 10_000,
+            queue: queue::Config::default(),
+            retry: retry::Config::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
@@ -130,7 +138,7 @@ impl Router {
     /// Starts a router on a registry. Ports are open when this returns.
     pub async fn start(config: Config, registry: Arc<dyn Registry>, telemetry: Telemetry) -> Result<Self, StartError> {
         let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
-        let dispatcher = Dispatcher::new(config.queue_tasks, rand::random());
+        let dispatcher = Dispatcher::new(config.queue.clone(), rand::random());
         let channels = Arc::new(Channels::default());
         let intake = Intake { draining: CancellationToken::new(), calls: TaskTracker::new() };
 
@@ -145,21 +153,30 @@ impl Router {
         loops.spawn("tick", follow::tick(dispatcher.clone(), channels.clone(), loops.token()));
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
-        let metrics = Metrics::new(&telemetry);
+        let (metrics, book) = (Metrics::new(&telemetry), Book::default());
         let port = Port::listen(config.listen).await?;
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
             pool: config.pool.clone(),
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(),
-            queue_tasks: config.queue_tasks,
+            queue_tasks: config.queue.tasks,
+            book: book.clone(),
             dispatcher: dispatcher.clone(),
             channels: channels.clone(),
             intake: intake.clone(),
         };
         let operations = Operations::new(operated, config.drain_from, "router.drain_from", drain_request.clone());
-        let inner =
-            Inner { dispatcher, channels, metrics, timeouts, intake: intake.clone(), queue_tasks: config.queue_tasks };
+        let inner = Inner {
+            dispatcher,
+            channels,
+            metrics,
+            timeouts,
+            intake: intake.clone(),
+            budget: Mutex::new(Budget::new(config.retry.clone(), Instant::now())),
+            book,
+            tenant_tasks: config.queue.tenant_tasks(),
+        };
         let server = port.serve(RouterService { inner: Arc::new(inner) }, operations, &serving).await?;
         tracing::info!(
             listen = %server.local_address, admin = %admin.local_addr, pool = %config.pool, "the router serves"

@@ -219,9 +219,24 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
     pair(text, "slots", &format!("{slots_held} of {slots} held, about"));
 
     section(text, "queue");
-    let mut table = Table::new(&["PRIORITY", "WAITING#", "CAPACITY#"]);
+    let mut table = Table::new(&["PRIORITY", "WAITING#", "CAPACITY#", "BYTES#", "OLDEST#", "PER SECOND#"]);
     for queue in &router.queues {
-        table.row([queue.priority.clone(), queue.waiting.to_string(), queue.capacity.to_string()]);
+        let description::Queue { priority, waiting, capacity, bytes, oldest_seconds, per_second } = queue;
+        let oldest = oldest_seconds.map_or_else(|| "-".into(), duration);
+        let rate = per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}"));
+        let numbers = [waiting.to_string(), capacity.to_string(), bytes.to_string(), oldest, rate];
+        table.row([vec![priority.clone()], numbers.into()].concat());
+    }
+    indented(text, &table);
+    if router.tenants.is_empty() {
+        return;
+    }
+    section(text, "tenants, those with the most waiting first");
+    let mut table = Table::new(&["TENANT", "PRIORITY", "WAITING#", "RUNNING#", "AT ITS CAP"]);
+    for tenant in &router.tenants {
+        let at_cap = if tenant.at_cap { "yes" } else { "-" };
+        let numbers = [tenant.waiting, tenant.running].map(|number| number.to_string());
+        table.row([vec![tenant.name.clone(), tenant.priority.clone()], numbers.into(), vec![at_cap.into()]].concat());
     }
     indented(text, &table);
 }

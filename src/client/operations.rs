@@ -1,4 +1,4 @@
-//! The client for operating: what a worker or router is and does now, and a drain from afar.
+//! The client for operating: what a worker or router is and does now, where a task is, and a drain from afar.
 //!
 //! Each call is made once and has ten seconds; an operator looks at the error and calls again.
 
@@ -9,9 +9,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::{InvalidAddress, Options};
+use crate::task::TaskId;
 use crate::wire::error::{describe, never_arrived};
 use crate::wire::proto::operations_client::OperationsClient;
-use crate::wire::proto::{DescribeRequest, Description, DrainReply, DrainRequest};
+use crate::wire::proto::{DescribeRequest, Description, DrainReply, DrainRequest, ExplainRequest, Explanation};
 
 /// How long an answer may take. A drain is answered when it has begun, not when it is over.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,6 +87,12 @@ impl Operations {
     pub async fn describe(&self, max_tasks: u32) -> Result<Description, OperationsError> {
         let mut client = self.client.clone();
         self.answer(client.describe(Request::new(DescribeRequest { max_tasks }))).await
+    }
+
+    /// Where a task is, and what holds it.
+    pub async fn explain(&self, task: &TaskId) -> Result<Explanation, OperationsError> {
+        let mut client = self.client.clone();
+        self.answer(client.explain(Request::new(ExplainRequest { task_id: task.to_string() }))).await
     }
 
     /// Has the process end in order, as SIGTERM does; returns when that has begun.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::bulkheads::{Bulkhead, Bulkheads};
-use super::{IntegrationLoad, Load, Refused, Standing, State, TenantLoad, Want};
+use super::{IntegrationLoad, Load, Refused, Share, Shares, Standing, State, TenantLoad, Want};
 use crate::limits::Limits;
 use crate::task::{IntegrationName, Priority, Tenant};
 
@@ -193,6 +193,20 @@ impl Slots {
             weight: bulkhead.weight,
         };
         self.bulkheads.iter().map(load).collect()
+    }
+
+    pub(super) fn shares(&self, want: &Want<'_>) -> Shares {
+        let (integration, tenant_most) = (self.bulkheads.find(want.integration), self.tenant_most(want.tenant));
+        let weight = self.weight(integration, tenant_most, want.priority);
+        let in_tasks =
+            |held: u32, most: Option<u32>| Share { held: held.div_ceil(weight), most: most.map(|it| it / weight) };
+        let bulkhead = integration.map(|index| self.bulkheads.at(index));
+        let limit = bulkhead.filter(|it| it.cap.is_some() || it.limit.is_some()).map(|it| it.most);
+        Shares {
+            weight,
+            integration: in_tasks(bulkhead.map_or(0, |bulkhead| bulkhead.held), limit),
+            tenant: in_tasks(self.tenants.get(want.tenant).copied().unwrap_or_default(), tenant_most),
+        }
     }
 
     /// The tenants that hold all that they may, those that hold the most first.

@@ -170,3 +170,20 @@ async fn the_parallelism_a_task_lived_through_is_weighted_by_time() {
     let mean = long.mean_in_flight();
     assert!((mean - 1.9).abs() < 1e-9, "9 s alone and 1 s with nine others, whatever they weigh: {mean}");
 }
+
+#[test]
+fn what_a_task_finds_held_is_told_in_tasks_of_its_weight() {
+    let limits = Limits {
+        tenant_caps: capped("acme", Cap::Slots(7)),
+        weights: capped("bank", Weight::new(3)),
+        ..Limits::of(20)
+    };
+    let gate = gate(limits);
+    let (bank, acme) = (name("bank"), "acme".parse().expect("a tenant"));
+    let shares = || gate.shares(&Want { integration: &bank, tenant: &acme, priority: Priority::Batch });
+    let share = |held, most| Share { held, most };
+    assert_eq!(shares(), Shares { weight: 3, integration: share(0, None), tenant: share(0, Some(2)) });
+    let _permit = admit(&gate, TASK);
+    gate.narrow(&bank, Some(6));
+    assert_eq!(shares(), Shares { weight: 3, integration: share(1, Some(2)), tenant: share(1, Some(2)) });
+}

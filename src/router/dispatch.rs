@@ -1,8 +1,9 @@
 //! Where the view and the queue meet: one short mutex, and the waiting around it.
 //!
 //! A task asks for a [`Reservation`]; it gets one at once when a worker has room and nobody is ahead of it, and else
-//! waits in the queue. Whatever may have made room (a reply, a change in the registry, the passing of time) serves the
-//! queue. A reservation is a value: dropping it, on any path, ends the router's count of the call.
+//! waits in the queue. Whatever may have made room serves the queue: a reply does so at the worker that it is from, a
+//! change in the registry or the passing of time at all. A reservation is a value: dropping it, on any path, ends the
+//! router's count of the call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::queue::{Full, Place, Queue};
-use super::view::{Census, Learned, Placement, Served, View};
+use super::queue::{self, Call, ClassNumbers, Full, Place, Queue, Ran, Room, Standing, TenantNumbers};
+use super::view::{Census, Held, Learned, Placement, Served, View, Wanted};
 use crate::registry::{Change, Snapshot};
-use crate::task::{IntegrationName, Priority};
+use crate::task::{IntegrationName, Priority, Task, WorkerId};
 use crate::wire::TaskError;
 use crate::wire::metadata::LoadReport;
 
@@ -28,9 +29,6 @@ pub(super) const NO_WORKERS: &str = "the router knows no worker that is alive";
 
 /// What callers are told to wait while all workers spare an integration: they look again every few seconds.
 const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(2);
-
-/// What callers are told to wait when the queue is full.
-const QUEUE_FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The router's shared state. Clones are the same dispatcher.
 #[derive(Clone)]
@@ -47,18 +45,35 @@ struct State {
 
 struct Waiter {
     since: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<Result<Reservation, TaskError>>,
 }
 
-type Answer = Result<Reservation, TaskError>;
+/// Why a task gets no worker.
+#[derive(Debug)]
+pub(super) enum TurnedAway {
+    /// The queue is full.
+    Full(Full),
+    /// It would wait in vain.
+    Hopeless(TaskError),
+    /// Its time is over: all of it, or so much that hardly any run succeeds in what `needs` says.
+    OutOfTime { needs: Option<Duration> },
+}
 
 /// A call that a worker is expected to have room for.
 pub(super) struct Reservation {
     dispatcher: Dispatcher,
     placement: Placement,
-    integration: IntegrationName,
-    learned: Learned,
-    load: Option<LoadReport>,
+    place: Place,
+    call: Call,
+    ended: Ended,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) learned: Learned,
+    pub(super) load: Option<LoadReport>,
+    pub(super) ran: Ran,
 }
 
 /// The dispatcher in numbers.
@@ -66,94 +81,130 @@ pub(super) struct Numbers {
     pub(super) census: Census,
     pub(super) stale: bool,
     pub(super) view_age: Option<Duration>,
-    pub(super) waiting: [(Priority, usize); 2],
+    pub(super) classes: [ClassNumbers; 2],
+}
+
+/// Where a task stands that has no worker yet.
+pub(super) struct Stands {
+    /// None when it is not in the queue.
+    pub(super) standing: Option<Standing>,
+    pub(super) held: Held,
+    /// All of its class that wait.
+    pub(super) waiting: usize,
 }
 
 impl Dispatcher {
-    /// An empty view, and a queue for `capacity` tasks per class.
-    pub(super) fn new(capacity: usize, seed: u64) -> Self {
+    /// An empty view and an empty queue.
+    pub(super) fn new(config: queue::Config, seed: u64) -> Self {
         let state = State {
             view: View::default(),
-            queue: Queue::new(capacity),
+            queue: Queue::new(config, Instant::now()),
             random: SmallRng::seed_from_u64(seed),
             synced_at: None,
         };
         Dispatcher { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A place behind all others of its class.
-    pub(super) fn place(&self, priority: Priority, integration: IntegrationName) -> Place {
-        self.state.lock().queue.place(priority, integration)
+    /// A place for a task.
+    pub(super) fn place(&self, task: &Task) -> Place {
+        self.state.lock().queue.place(task, Instant::now())
     }
 
     /// Waits at a place for a worker with room. Dropping the wait leaves the queue. `again` is for a task that was
-    /// refused: it has its place already and is never turned away.
-    pub(super) async fn reserve(&self, place: &Place, again: bool) -> Answer {
-        let receiver = match self.reserve_now(place, again) {
+    /// refused: it has its place already and is never turned away because the queue is full.
+    pub(super) async fn reserve(&self, place: &Place, again: bool) -> Result<Reservation, TurnedAway> {
+        let (receiver, needs) = match self.reserve_now(place, again) {
             Ok(reservation) => return Ok(reservation),
-            Err(Waits(receiver)) => receiver,
-            Err(TurnedAway(error)) => return Err(error),
+            Err(Waits { answer, needs }) => (answer, needs),
+            Err(No(turned_away)) => return Err(turned_away),
         };
         let _leave = Leave { dispatcher: self, place };
-        // The sender is dropped only with the whole dispatcher.
-        receiver.await.unwrap_or_else(|_| Err(TaskError::draining("the router is ending")))
+        match timeout_at(place.deadline - needs.unwrap_or_default(), receiver).await {
+            Ok(Ok(answer)) => answer.map_err(TurnedAway::Hopeless),
+            // The sender is dropped only with the whole dispatcher.
+            Ok(Err(_)) => Err(TurnedAway::Hopeless(TaskError::draining("the router is ending"))),
+            Err(_) => Err(TurnedAway::OutOfTime { needs }),
+        }
     }
 
     fn reserve_now(&self, place: &Place, again: bool) -> Result<Reservation, NotNow> {
         let now = Instant::now();
+        if now >= place.deadline {
+            return Err(No(TurnedAway::OutOfTime { needs: None }));
+        }
         let mut state = self.state.lock();
         let State { view, queue, random, .. } = &mut *state;
-        if queue.is_first(place)
-            && let Some(placement) = view.reserve(&place.integration, place.priority, random, now)
-        {
-            return Ok(self.reservation(placement, place.integration.clone()));
+        // Where others are before it, there was no room for them.
+        let is_first = queue.is_first(place);
+        let room = if is_first { view.reserve(&place.into(), random, now) } else { Room::NotForIntegration };
+        if let Room::Found(placement) = room {
+            let call = queue.start(place, now);
+            return Ok(self.reservation(placement, place.clone(), call));
         }
         match view.serves(&place.integration) {
-            Served::ByNobody if !view.is_stale() => return Err(TurnedAway(unknown_integration(&place.integration))),
-            Served::Broken => return Err(TurnedAway(broken(&place.integration))),
+            Served::ByNobody if !view.is_stale() => {
+                return Err(No(TurnedAway::Hopeless(unknown_integration(&place.integration))));
+            }
+            Served::Broken => return Err(No(TurnedAway::Hopeless(broken(&place.integration)))),
             _ => {}
+        }
+        let needs = queue.needs(&place.integration, now);
+        if needs.is_some_and(|needs| now + needs > place.deadline) {
+            return Err(No(TurnedAway::OutOfTime { needs }));
         }
         let (answer, receiver) = oneshot::channel();
         let waiter = Waiter { since: now, answer };
+        // Who was refused comes before those who came later, and may go to another worker at once.
+        let serves = again || queue.has_passed_over();
         if again {
-            queue.resume(place.clone(), waiter);
+            queue.resume(place.clone(), waiter, now);
         } else {
-            queue.push(place.clone(), waiter).map_err(|Full { capacity }| {
-                let class = place.priority.as_str();
-                let message = format!("{capacity} {class} tasks are waiting already, as many as may");
-                TurnedAway(TaskError::queue_full(message, QUEUE_FULL_RETRY_AFTER))
-            })?;
+            queue.push(place.clone(), waiter, now).map_err(|full| No(TurnedAway::Full(full)))?;
         }
-        Err(Waits(receiver))
+        if let Room::NotForTenant { again } = room {
+            queue.pass_over(place, again);
+        }
+        drop(state);
+        if serves {
+            self.change(None, |_, _| ());
+        }
+        Err(Waits { answer: receiver, needs })
     }
 
     /// The registry's whole word.
     pub(super) fn replace(&self, snapshot: Snapshot) {
-        self.change(|state, now| {
+        self.change(None, |state, now| {
             state.view.replace(snapshot.workers, now);
+            state.queue.unpark_all();
             state.synced_at = Some(now);
         });
     }
 
     /// What the registry says has changed; returns the workers that are no more.
     pub(super) fn apply(&self, changes: Vec<Change>) -> Vec<Placement> {
-        self.change(|state, now| {
+        self.change(None, |state, now| {
             state.synced_at = Some(now);
             state.view.set_fresh();
-            changes.into_iter().filter_map(|change| state.view.apply(change, now)).collect()
+            let gone = changes.into_iter().filter_map(|change| state.view.apply(change, now)).collect();
+            if state.view.has_other_limits() {
+                state.queue.unpark_all();
+            }
+            gone
         })
     }
 
     /// The registry cannot be reached.
     pub(super) fn set_stale(&self) {
-        self.change(|state, _| state.view.set_stale());
+        self.change(None, |state, _| state.view.set_stale());
     }
 
     /// Time has passed: what only time can end is ended. Returns the workers that are no more.
     pub(super) fn tick(&self) -> Vec<Placement> {
-        let (expired, told) = self.change(|state, now| {
+        let (expired, told) = self.change(None, |state, now| {
             let expired = state.view.expire_missing(now);
+            state.view.forget(now);
             let State { view, queue, .. } = state;
+            queue.pass(now);
             let hopeless = |integration: &IntegrationName| match view.serves(integration) {
                 Served::Yes => None,
                 Served::ByNobody => Some(unknown_integration(integration)),
@@ -161,7 +212,7 @@ impl Dispatcher {
                 Served::Broken => Some(broken(integration)),
             };
             let impatient = |waiter: &Waiter| now.duration_since(waiter.since) >= NO_WORKERS_PATIENCE;
-            (expired, queue.give_up(hopeless, impatient))
+            (expired, queue.give_up(hopeless, impatient, now))
         });
         for (waiter, error) in told {
             // Fails when the waiter has just left, and then nobody needs to be told.
@@ -170,9 +221,26 @@ impl Dispatcher {
         expired
     }
 
+    /// Where a task stands.
+    pub(super) fn stands(&self, place: &Place) -> Stands {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let [interactive, batch] = state.queue.numbers(now).map(|class| class.waiting);
+        Stands {
+            standing: state.queue.standing(place, now),
+            held: state.view.held(&place.into(), now),
+            waiting: if place.priority == Priority::Batch { batch } else { interactive },
+        }
+    }
+
+    /// What keeps a task from the workers that run its integration.
+    pub(super) fn held(&self, place: &Place) -> Held {
+        self.state.lock().view.held(&place.into(), Instant::now())
+    }
+
     /// Whether the pool is empty, as far as this router knows.
     pub(super) fn has_no_workers(&self) -> bool {
-        self.state.lock().view.is_empty()
+        self.state.lock().view.len() == 0
     }
 
     /// Whether the registry has been heard at least once.
@@ -188,12 +256,18 @@ impl Dispatcher {
             census: state.view.census(now),
             stale: state.view.is_stale(),
             view_age: state.synced_at.map(|at| now.duration_since(at)),
-            waiting: Priority::ALL.map(|priority| (priority, state.queue.waiting(priority))),
+            classes: state.queue.numbers(now),
         }
     }
 
-    /// Changes the state, and then serves those who wait: any change may have made room.
-    fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+    /// The tenants that have the most waiting, of each class.
+    pub(super) fn top_tenants(&self, at_most: usize) -> [(Priority, Vec<TenantNumbers>); 2] {
+        let state = self.state.lock();
+        Priority::ALL.map(|priority| (priority, state.queue.top_tenants(priority, at_most)))
+    }
+
+    /// Changes the state, and then serves those who wait: any change may have made room, at one worker or at all.
+    fn change<T>(&self, at: Option<&WorkerId>, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
         let (result, served) = {
             let mut state = self.state.lock();
@@ -201,22 +275,23 @@ impl Dispatcher {
             let State { view, queue, random, .. } = &mut *state;
             let served = match queue.is_empty() {
                 true => Vec::new(),
-                false => queue.serve(|integration, priority| {
-                    let placement = view.reserve(integration, priority, random, now)?;
-                    Some((placement, integration.clone()))
+                false => queue.serve(now, |place| match at {
+                    Some(worker) => view.reserve_at(worker, &place.into(), now),
+                    None => view.reserve(&place.into(), random, now),
                 }),
             };
             (result, served)
         };
-        for (waiter, (placement, integration)) in served {
+        for queue::Served { place, waiter, found, call } in served {
             // A waiter that has just left drops its reservation here, outside the lock, which serves the next.
-            let _ = waiter.answer.send(Ok(self.reservation(placement, integration)));
+            let _ = waiter.answer.send(Ok(self.reservation(found, place, call)));
         }
         result
     }
 
-    fn reservation(&self, placement: Placement, integration: IntegrationName) -> Reservation {
-        Reservation { dispatcher: self.clone(), placement, integration, learned: Learned::Nothing, load: None }
+    fn reservation(&self, placement: Placement, place: Place, call: Call) -> Reservation {
+        let ended = Ended { learned: Learned::Nothing, load: None, ran: Ran { ran: true, ..Ran::default() } };
+        Reservation { dispatcher: self.clone(), placement, place, call, ended }
     }
 }
 
@@ -227,23 +302,30 @@ impl Reservation {
     }
 
     /// Ends the call and keeps what it taught.
-    pub(super) fn end(mut self, learned: Learned, load: Option<LoadReport>) {
-        (self.learned, self.load) = (learned, load);
+    pub(super) fn end(mut self, ended: Ended) {
+        self.ended = ended;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let Reservation { placement, integration, learned, load, .. } = &*self;
-        self.dispatcher.change(|state, now| state.view.release(placement, integration, *learned, *load, now));
+        let Reservation { placement, place, call, ended, .. } = &*self;
+        self.dispatcher.change(Some(&placement.worker), |state, now| {
+            state.view.release(placement, &Wanted::from(place), ended.learned, ended.load, now);
+            state.queue.end(*call, &place.integration, ended.ran, now);
+        });
     }
 }
 
 enum NotNow {
-    Waits(oneshot::Receiver<Answer>),
-    TurnedAway(TaskError),
+    /// For as long as it has more time than it needs.
+    Waits {
+        answer: oneshot::Receiver<Result<Reservation, TaskError>>,
+        needs: Option<Duration>,
+    },
+    No(TurnedAway),
 }
-use NotNow::{TurnedAway, Waits};
+use NotNow::{No, Waits};
 
 /// Takes a waiter that stopped waiting out of the queue.
 struct Leave<'a> {
@@ -253,7 +335,7 @@ struct Leave<'a> {
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.dispatcher.state.lock().queue.remove(self.place);
+        self.dispatcher.state.lock().queue.remove(self.place, Instant::now());
     }
 }
 

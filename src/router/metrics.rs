@@ -8,6 +8,7 @@ use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, des
 
 use super::channels::Channels;
 use super::dispatch::Dispatcher;
+use super::queue::Bound;
 use crate::task::Priority;
 use crate::telemetry::Telemetry;
 use crate::wire::{Reason, TaskError};
@@ -15,11 +16,19 @@ use crate::wire::{Reason, TaskError};
 /// How a call to a worker can end: the label `result`.
 const ATTEMPT_RESULTS: [&str; 6] = ["answered", "refused", "unsent", "unknown", "rejected", "given_up"];
 
+/// Tasks whose deadline passed while they waited: a label `reason` beside the queue's bounds.
+pub(super) const DEADLINE: &str = "deadline";
+
+/// Tasks that were dropped because too little time was left: another.
+pub(super) const TOO_LATE: &str = "too_late";
+
 pub(super) struct Metrics {
     attempts: HashMap<&'static str, Counter>,
     errors: HashMap<Reason, Counter>,
     outcomes: [Counter; 2],
     queued: [Histogram; 2],
+    dropped: HashMap<(Priority, &'static str), Counter>,
+    retries_delayed: Counter,
 }
 
 impl Metrics {
@@ -29,7 +38,14 @@ impl Metrics {
             let attempt = |result| (result, counter!("weir_router_attempts_total", "result" => result));
             let error = |reason: &Reason| (*reason, counter!("weir_router_errors_total", "reason" => reason.as_str()));
             let class = |priority: Priority| priority.as_str();
+            let reasons = || Bound::ALL.map(Bound::as_str).into_iter().chain([DEADLINE, TOO_LATE]);
+            let dropped = |it: Priority, reason: &'static str| {
+                counter!("weir_router_queue_dropped_total", "priority" => class(it), "reason" => reason)
+            };
+            let all_dropped = Priority::ALL.into_iter().flat_map(|it| reasons().map(move |reason| (it, reason)));
             Metrics {
+                dropped: all_dropped.map(|(it, reason)| ((it, reason), dropped(it, reason))).collect(),
+                retries_delayed: counter!("weir_router_retries_delayed_total"),
                 attempts: ATTEMPT_RESULTS.into_iter().map(attempt).collect(),
                 errors: Reason::ALL.iter().map(error).collect(),
                 outcomes: Priority::ALL.map(|it| counter!("weir_router_outcomes_total", "priority" => class(it))),
@@ -42,8 +58,11 @@ impl Metrics {
     pub(super) fn follow(telemetry: &Telemetry, dispatcher: Dispatcher, channels: Arc<Channels>) {
         telemetry.before_scrape(move || {
             let numbers = dispatcher.numbers();
-            for (priority, waiting) in numbers.waiting {
-                gauge!("weir_router_queue_tasks", "priority" => priority.as_str()).set(waiting as f64);
+            for class in numbers.classes {
+                let (priority, oldest) = (class.priority.as_str(), class.oldest.unwrap_or_default());
+                gauge!("weir_router_queue_tasks", "priority" => priority).set(class.waiting as f64);
+                gauge!("weir_router_queue_bytes", "priority" => priority).set(class.bytes as f64);
+                gauge!("weir_router_queue_oldest_seconds", "priority" => priority).set(oldest.as_secs_f64());
             }
             let census = numbers.census;
             gauge!("weir_router_workers", "state" => "known").set(census.workers as f64);
@@ -72,6 +91,18 @@ impl Metrics {
         }
     }
 
+    /// A task that waited, or would have had to, was dropped.
+    pub(super) fn dropped(&self, priority: Priority, reason: &'static str) {
+        if let Some(counter) = self.dropped.get(&(priority, reason)) {
+            counter.increment(1);
+        }
+    }
+
+    /// A further attempt had to wait for the budget.
+    pub(super) fn retry_delayed(&self) {
+        self.retries_delayed.increment(1);
+    }
+
     pub(super) fn outcome(&self, priority: Priority, queued: Duration) {
         let class = usize::from(priority == Priority::Batch);
         self.outcomes[class].increment(1);
@@ -85,6 +116,10 @@ fn describe() {
     describe_counter!("weir_router_outcomes_total", "Tasks answered with an outcome, by priority.");
     describe_histogram!("weir_router_queued_seconds", "How long a task with an outcome waited for a worker.");
     describe_gauge!("weir_router_queue_tasks", "Tasks that wait for a worker, by priority.");
+    describe_gauge!("weir_router_queue_bytes", "Bytes of the inputs of tasks that wait, by priority.");
+    describe_gauge!("weir_router_queue_oldest_seconds", "For how long the first of them has waited; 0 when none does.");
+    describe_counter!("weir_router_queue_dropped_total", "Tasks that were not let in, or were dropped, by reason.");
+    describe_counter!("weir_router_retries_delayed_total", "Further attempts that had to wait for their budget.");
     describe_gauge!("weir_router_workers", "Workers in the router's view: all that are known, and those in a state.");
     describe_gauge!("weir_router_slots", "Places of all known workers.");
     describe_gauge!("weir_router_slots_held", "Places estimated to be taken.");

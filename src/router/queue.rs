@@ -1,100 +1,289 @@
-//! The bounded wait for a worker with room: pure.
+//! The bounded, fair wait for a worker with room: pure, with the time passed in.
 //!
-//! Interactive before batch; within a class in the order of arrival; a task that was refused keeps its old place. Each
-//! integration has a lane of its own, so that a head that no worker has room for does not hold up the others. Each
-//! class has its own bound, so that a backlog of batch work never keeps a person out.
+//! - **Which class** is next is a matter of turns ([`turns`]): interactive before batch, which has a share all the same.
+//! - **Which tenant** of it: the one that has used the least, in busy slot-seconds, what runs included ([`fair`]).
+//! - **Which task** of the tenant: the one with the earliest deadline. A task that was refused keeps its place.
+//! - What no worker has room for (an integration at its cap everywhere, a tenant at its own) holds up nobody else
+//!   ([`class`]).
+//! - What may wait is bounded by number, bytes and the estimated wait, of each class and of each tenant ([`bounds`]).
+//!
+//! To serve one task takes O(i + log n): i integrations that somebody waits for, n tasks and tenants. Where a worker is
+//! at the cap of some tenants but not all workers are, serving it also passes those by that hold something there: never
+//! more than it has slots.
 
-use std::collections::BTreeMap;
+mod bounds;
+mod class;
+mod drain;
+mod fair;
+mod pace;
+mod turns;
 
-use crate::task::{IntegrationName, Priority};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use bounds::Config;
+pub(super) use bounds::{Bound, Full};
+pub(super) use class::TenantNumbers;
+pub(super) use fair::Call;
+
+use crate::task::{IntegrationName, Priority, Task, Tenant};
+use bounds::retry_after;
+use class::{Class, Passed};
+use fair::{Calls, Charge, Usage, usage};
+use pace::Pace;
+use turns::Turns;
 
 /// A place in the queue: kept by the task until it ends, over all of its attempts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) priority: Priority,
     pub(super) integration: IntegrationName,
+    pub(super) tenant: Tenant,
+    pub(super) deadline: Instant,
+    /// Of the input.
+    pub(super) bytes: usize,
+    /// When the task arrived.
+    since: Instant,
     ticket: u64,
 }
 
-/// The class has as many waiting as it may.
+impl Place {
+    /// Among those of the same tenant.
+    fn order(&self) -> (Instant, u64) {
+        (self.deadline, self.ticket)
+    }
+}
+
+/// What a worker was found for.
+#[derive(Debug)]
+pub(super) struct Served<T, R> {
+    pub(super) place: Place,
+    pub(super) waiter: T,
+    pub(super) found: R,
+    pub(super) call: Call,
+}
+
+/// Whether there is room for a task, and if not, for whom else there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full {
-    pub(super) capacity: usize,
+pub(super) enum Room<R> {
+    /// There is.
+    Found(R),
+    /// Not for any task of the class.
+    NotForClass,
+    /// Not for any task of the class and the integration.
+    NotForIntegration,
+    /// Not for the tenant's task; others may have it. `again` says when to ask again, unless one of the tenant's calls
+    /// ends before: nobody takes more of the tenant. None where another worker may, but has no room just now.
+    NotForTenant { again: Option<Instant> },
+}
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ran {
+    /// Whether it may have held slots.
+    pub(super) ran: bool,
+    /// How many, where the worker said so.
+    pub(super) slots: Option<u32>,
+    /// How long the integration took, where it succeeded.
+    pub(super) succeeded_in: Option<Duration>,
+}
+
+/// Where a place stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Standing {
+    /// The tenant's own tasks before it, for the same integration.
+    pub(super) own_ahead: usize,
+    /// All tasks of its class that come first, at the most.
+    pub(super) ahead: usize,
+    /// Whether its lane waits for a call of its tenant to end.
+    pub(super) is_parked: bool,
+    pub(super) estimated_wait: Option<Duration>,
+}
+
+/// A class in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ClassNumbers {
+    pub(super) priority: Priority,
+    pub(super) waiting: usize,
+    pub(super) bytes: usize,
+    pub(super) oldest: Option<Duration>,
+    pub(super) per_second: Option<f64>,
 }
 
 /// Those who wait, each with a `T`.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    lanes: BTreeMap<(Priority, IntegrationName), BTreeMap<u64, T>>,
-    waiting: [usize; 2],
-    capacity: usize,
+    config: Config,
+    classes: [Class<T>; 2],
+    calls: Calls,
+    turns: Turns,
+    paces: HashMap<IntegrationName, Pace>,
+    /// Whether some tenant was passed over when it was last served, so that there may be room for another.
+    passed_over: bool,
     next_ticket: u64,
 }
 
 impl<T> Queue<T> {
-    /// At most `capacity` may wait per class.
-    pub(super) fn new(capacity: usize) -> Self {
-        Queue { lanes: BTreeMap::new(), waiting: [0; 2], capacity, next_ticket: 0 }
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        Queue {
+            classes: [Class::new(now), Class::new(now)],
+            calls: Calls::default(),
+            turns: Turns::new(config.batch_share),
+            paces: HashMap::new(),
+            passed_over: false,
+            next_ticket: 0,
+            config,
+        }
     }
 
-    /// A new place behind all others of its class, not yet taken.
-    pub(super) fn place(&mut self, priority: Priority, integration: IntegrationName) -> Place {
+    /// A new place, not yet taken.
+    pub(super) fn place(&mut self, task: &Task, now: Instant) -> Place {
         self.next_ticket += 1;
-        Place { priority, integration, ticket: self.next_ticket }
+        Place {
+            priority: task.priority,
+            integration: task.integration.clone(),
+            tenant: task.tenant.clone(),
+            deadline: task.deadline,
+            bytes: task.input.as_str().len(),
+            since: now,
+            ticket: self.next_ticket,
+        }
     }
 
     /// Waits at a place for the first time.
-    pub(super) fn push(&mut self, place: Place, waiter: T) -> Result<(), Full> {
-        if self.waiting[class(place.priority)] >= self.capacity {
-            return Err(Full { capacity: self.capacity });
-        }
-        self.resume(place, waiter);
+    pub(super) fn push(&mut self, place: Place, waiter: T, now: Instant) -> Result<(), Full> {
+        self.check(&place, now)?;
+        self.resume(place, waiter, now);
         Ok(())
     }
 
     /// Waits at a place again, after a refusal. Always taken: the task was let in before, so those who resume are
     /// bounded by the calls that were in flight.
-    pub(super) fn resume(&mut self, place: Place, waiter: T) {
-        self.waiting[class(place.priority)] += 1;
-        self.lanes.entry((place.priority, place.integration)).or_default().insert(place.ticket, waiter);
+    pub(super) fn resume(&mut self, place: Place, waiter: T, now: Instant) {
+        self.class_mut(place.priority).insert(place, waiter, now);
     }
 
-    /// Whether nobody waits for the same integration who would be served before this place.
+    /// Whether nobody waits for the same integration, other than in vain, who would be served before this place.
     pub(super) fn is_first(&self, place: &Place) -> bool {
-        let lane = |priority| self.lanes.get(&(priority, place.integration.clone()));
-        let ahead = |priority: &Priority| match lane(*priority) {
-            None => false,
-            Some(_) if *priority < place.priority => true,
-            Some(lane) => lane.first_key_value().is_some_and(|(ticket, _)| *ticket < place.ticket),
-        };
-        !Priority::ALL.iter().filter(|priority| **priority <= place.priority).any(ahead)
+        let mut ahead = Priority::ALL.iter().filter(|priority| **priority <= place.priority);
+        !ahead.any(|priority| self.class(*priority).has_ready(&place.integration))
+            && !self.class(place.priority).has_lane(place)
     }
 
     /// Leaves a place, if it is still taken.
-    pub(super) fn remove(&mut self, place: &Place) -> Option<T> {
-        let key = (place.priority, place.integration.clone());
-        let lane = self.lanes.get_mut(&key)?;
-        let waiter = lane.remove(&place.ticket)?;
-        if lane.is_empty() {
-            self.lanes.remove(&key);
-        }
-        self.waiting[class(place.priority)] -= 1;
-        Some(waiter)
+    pub(super) fn remove(&mut self, place: &Place, now: Instant) -> Option<T> {
+        self.class_mut(place.priority).remove(place, now).map(|waiter| waiter.value)
     }
 
-    /// Takes out, in the order of service, each waiter for whose integration and class `room` finds a worker.
-    pub(super) fn serve<R>(&mut self, mut room: impl FnMut(&IntegrationName, Priority) -> Option<R>) -> Vec<(T, R)> {
+    /// A call begins for a place that was not waited at.
+    pub(super) fn start(&mut self, place: &Place, now: Instant) -> Call {
+        let charge = self.charge_of(&place.integration);
+        let slots = self.paces.get(&place.integration).map_or(1, Pace::slots);
+        self.class_mut(place.priority).start(&place.tenant, charge, now);
+        let batch_waits = self.class(Priority::Batch).has_any_ready();
+        self.turns.started(place.priority, charge, batch_waits);
+        let Place { priority, tenant, .. } = place.clone();
+        self.calls.start(Charge { priority, tenant, slots, since: now, charged: charge })
+    }
+
+    /// A call has ended: it gives way to what it did use, and the tenant's parked lanes are looked at again.
+    pub(super) fn end(&mut self, call: Call, integration: &IntegrationName, ran: Ran, now: Instant) {
+        let Some(Charge { priority, tenant, slots, since, charged }) = self.calls.end(call) else { return };
+        let took = now.saturating_duration_since(since);
+        let used = if ran.ran { usage(ran.slots.unwrap_or(slots), took) } else { 0 };
+        self.class_mut(priority).end(&tenant, charged, used);
+        self.classes.iter_mut().for_each(|class| class.unpark(&tenant));
+        if ran.ran {
+            let quantile = self.config.quick_quantile;
+            let pace = self.paces.entry(integration.clone()).or_insert_with(|| Pace::new(now));
+            pace.ran(took, ran.slots);
+            if let Some(time) = ran.succeeded_in {
+                pace.succeeded(time, quantile, now);
+            }
+        }
+    }
+
+    /// Time has passed: what runs for longer than it was charged with is charged with more, and parked lanes whose time
+    /// has come are asked again.
+    pub(super) fn pass(&mut self, now: Instant) {
+        while let Some((priority, tenant, more)) = self.calls.overrun(now) {
+            self.class_mut(priority).charge(&tenant, more);
+        }
+        self.classes.iter_mut().for_each(|class| class.unpark_due(Some(now)));
+    }
+
+    /// The workers are others than before: no lane stays parked for those.
+    pub(super) fn unpark_all(&mut self) {
+        self.classes.iter_mut().for_each(|class| class.unpark_due(None));
+    }
+
+    /// Takes out, in the order of service, each waiter for which `room` finds a worker.
+    pub(super) fn serve<R>(&mut self, now: Instant, mut room: impl FnMut(&Place) -> Room<R>) -> Vec<Served<T, R>> {
         let mut served = Vec::new();
-        for priority in Priority::ALL {
-            let mut blocked: Vec<IntegrationName> = Vec::new();
-            while let Some(head) = self.head(priority, &blocked) {
-                match room(&head.integration, priority) {
-                    Some(found) => served.extend(self.remove(&head).map(|waiter| (waiter, found))),
-                    None => blocked.push(head.integration),
+        let mut passed = [Passed::default(), Passed::default()];
+        self.passed_over = false;
+        while let Some(next) = self.serve_one(now, &mut passed, &mut room) {
+            served.push(next);
+        }
+        served
+    }
+
+    /// The place has just been taken, and there was no room for its tenant: see [`Room::NotForTenant`].
+    pub(super) fn pass_over(&mut self, place: &Place, again: Option<Instant>) {
+        match again {
+            None => self.passed_over = true,
+            Some(until) => self.class_mut(place.priority).park(&place.integration, &place.tenant, until),
+        }
+    }
+
+    /// Whether there may be room for one who has just come, although others wait before it.
+    pub(super) fn has_passed_over(&self) -> bool {
+        self.passed_over
+    }
+
+    fn serve_one<R>(
+        &mut self,
+        now: Instant,
+        passed: &mut [Passed; 2],
+        room: &mut impl FnMut(&Place) -> Room<R>,
+    ) -> Option<Served<T, R>> {
+        for priority in self.order(passed) {
+            let passed = &mut passed[index(priority)];
+            while let Some(candidate) = self.class(priority).next(passed) {
+                match room(self.class(priority).head(&candidate)?) {
+                    Room::Found(found) => {
+                        let place = self.class(priority).head(&candidate)?.clone();
+                        let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
+                        let call = self.start(&place, now);
+                        self.class_mut(priority).departed(&place.tenant, mean);
+                        let waiter = self.remove(&place, now)?;
+                        return Some(Served { place, waiter, found, call });
+                    }
+                    Room::NotForClass => passed.all = true,
+                    Room::NotForIntegration => passed.line(candidate.integration),
+                    Room::NotForTenant { again: None } => {
+                        passed.tenant(candidate);
+                        self.passed_over = true;
+                    }
+                    Room::NotForTenant { again: Some(until) } => {
+                        self.class_mut(priority).park(&candidate.integration, &candidate.tenant, until);
+                    }
                 }
             }
         }
-        served
+        None
+    }
+
+    /// Which class is asked first.
+    fn order(&self, passed: &[Passed; 2]) -> [Priority; 2] {
+        let batch = self.class(Priority::Batch);
+        let is_batch_first = self.turns.owes()
+            && batch
+                .next(&passed[index(Priority::Batch)])
+                .is_some_and(|next| self.turns.is_batch_first(self.charge_of(&next.integration)));
+        if is_batch_first { [Priority::Batch, Priority::Interactive] } else { Priority::ALL }
     }
 
     /// Takes out all who wait for an integration for which `hopeless` gives a reason, and who `agree`.
@@ -102,39 +291,120 @@ impl<T> Queue<T> {
         &mut self,
         hopeless: impl Fn(&IntegrationName) -> Option<R>,
         agree: impl Fn(&T) -> bool,
+        now: Instant,
     ) -> Vec<(T, R)> {
         let mut places = Vec::new();
-        for ((priority, integration), lane) in &self.lanes {
-            if let Some(reason) = hopeless(integration) {
-                let agreed = lane.iter().filter(|(_, waiter)| agree(waiter));
-                let place =
-                    |ticket: &u64| Place { priority: *priority, integration: integration.clone(), ticket: *ticket };
-                places.extend(agreed.map(|(ticket, _)| (place(ticket), reason.clone())));
+        for class in &self.classes {
+            for (integration, waiters) in class.lines() {
+                if let Some(reason) = hopeless(integration) {
+                    let agreed = waiters.filter(|waiter| agree(&waiter.value));
+                    places.extend(agreed.map(|waiter| (waiter.place.clone(), reason.clone())));
+                }
             }
         }
-        places.into_iter().filter_map(|(place, reason)| self.remove(&place).map(|waiter| (waiter, reason))).collect()
+        places.into_iter().filter_map(|(place, reason)| Some((self.remove(&place, now)?, reason))).collect()
     }
 
-    /// How many of a class wait.
-    pub(super) fn waiting(&self, priority: Priority) -> usize {
-        self.waiting[class(priority)]
+    /// A time within which hardly any run of the integration succeeds; none while too little is known.
+    pub(super) fn needs(&mut self, integration: &IntegrationName, now: Instant) -> Option<Duration> {
+        self.paces.get_mut(integration)?.needs(self.config.quick_quantile, now)
+    }
+
+    /// Where a place stands; none when it is not taken.
+    pub(super) fn standing(&self, place: &Place, now: Instant) -> Option<Standing> {
+        let class = self.class(place.priority);
+        let (own_ahead, is_parked) = class.stands(place)?;
+        let ahead = class.ahead(&place.tenant, own_ahead);
+        Some(Standing { own_ahead, ahead, is_parked, estimated_wait: self.estimate(place, own_ahead, now) })
     }
 
     /// Whether nobody waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting == [0; 2]
+        self.classes.iter().all(|class| class.total().tasks == 0)
     }
 
-    /// The first in the order of service, but for blocked integrations.
-    fn head(&self, priority: Priority, blocked: &[IntegrationName]) -> Option<Place> {
-        let heads = self.lanes.iter().filter(|((lane, name), _)| *lane == priority && !blocked.contains(name));
-        let (ticket, integration) =
-            heads.filter_map(|((_, name), lane)| Some((*lane.first_key_value()?.0, name))).min()?;
-        Some(Place { priority, integration: integration.clone(), ticket })
+    /// Each class in numbers.
+    pub(super) fn numbers(&self, now: Instant) -> [ClassNumbers; 2] {
+        Priority::ALL.map(|priority| {
+            let class = self.class(priority);
+            ClassNumbers {
+                priority,
+                waiting: class.total().tasks,
+                bytes: class.total().bytes,
+                oldest: class.oldest().map(|since| now.saturating_duration_since(since)),
+                per_second: class.drain.rate(self.mean_of_all(), now),
+            }
+        })
+    }
+
+    /// The tenants of a class that have the most waiting, up to a number.
+    pub(super) fn top_tenants(&self, priority: Priority, at_most: usize) -> Vec<TenantNumbers> {
+        self.class(priority).top(at_most)
+    }
+
+    /// The wait of a place that has so many of its tenant's own before it: tasks that come first, at the most, over the
+    /// departures per second of the class. Where the tenant is at a cap, not less than its own tasks before it over its
+    /// own departures per second.
+    fn estimate(&self, place: &Place, own_ahead: usize, now: Instant) -> Option<Duration> {
+        let class = self.class(place.priority);
+        let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
+        let of_class =
+            class.drain.rate(mean, now).map(|rate| (class.ahead(&place.tenant, own_ahead) + 1) as f64 / rate);
+        let own = || class.rate_of(&place.tenant, mean, now).map(|rate| (own_ahead + 1) as f64 / rate);
+        let of_tenant = if class.is_parked(&place.tenant) { own() } else { None };
+        let seconds = [of_class, of_tenant].into_iter().flatten().reduce(f64::max)?;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
+    fn check(&self, place: &Place, now: Instant) -> Result<(), Full> {
+        let class = self.class(place.priority);
+        let (all, own) = (class.total(), class.total_of(&place.tenant));
+        let estimate = self.estimate(place, own.tasks, now);
+        let full = |bound, excess: f64| {
+            let mean = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
+            let retry_after = retry_after(excess, class.drain.rate(mean, now));
+            Full { bound, retry_after, message: self.config.describe(bound, place.priority, estimate) }
+        };
+        self.config.check_room(all, own, place.bytes).map_err(|bound| {
+            let tasks = match bound {
+                Bound::Tasks | Bound::Bytes | Bound::Wait => all.tasks,
+                Bound::TenantTasks | Bound::TenantBytes => class.ahead(&place.tenant, own.tasks),
+            };
+            // Once a tenth of them is gone: who comes at the first free place finds all the others there.
+            full(bound, (tasks as f64 / 10.0).max(1.0))
+        })?;
+        match estimate.filter(|estimate| *estimate > self.config.wait) {
+            None => Ok(()),
+            Some(estimate) => {
+                let Full { message, .. } = full(Bound::Wait, 1.0);
+                Err(Full {
+                    bound: Bound::Wait,
+                    retry_after: retry_after((estimate - self.config.wait).as_secs_f64(), Some(1.0)),
+                    message,
+                })
+            }
+        }
+    }
+
+    fn charge_of(&self, integration: &IntegrationName) -> Usage {
+        self.paces.get(integration).map_or(usage(1, Duration::from_secs(1)), Pace::charge)
+    }
+
+    fn mean_of_all(&self) -> Duration {
+        let count = u32::try_from(self.paces.len()).unwrap_or(u32::MAX).max(1);
+        self.paces.values().map(Pace::mean).sum::<Duration>() / count
+    }
+
+    fn class(&self, priority: Priority) -> &Class<T> {
+        &self.classes[index(priority)]
+    }
+
+    fn class_mut(&mut self, priority: Priority) -> &mut Class<T> {
+        &mut self.classes[index(priority)]
     }
 }
 
-fn class(priority: Priority) -> usize {
+fn index(priority: Priority) -> usize {
     match priority {
         Priority::Interactive => 0,
         Priority::Batch => 1,
@@ -142,80 +412,4 @@ fn class(priority: Priority) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(name: &str) -> IntegrationName {
-        name.parse().expect("a name")
-    }
-
-    fn push(queue: &mut Queue<&'static str>, priority: Priority, integration: &str, waiter: &'static str) -> Place {
-        let place = queue.place(priority, name(integration));
-        queue.push(place.clone(), waiter).expect("room");
-        place
-    }
-
-    fn served(queue: &mut Queue<&'static str>, mut places: usize, only: Option<&str>) -> Vec<&'static str> {
-        let room = |integration: &IntegrationName, _| {
-            let fits = only.is_none_or(|only| only == integration.as_str()) && places > 0;
-            fits.then(|| places -= 1)
-        };
-        queue.serve(room).into_iter().map(|(waiter, ())| waiter).collect()
-    }
-
-    #[test]
-    fn people_first_then_in_the_order_of_arrival_over_all_integrations() {
-        let mut queue = Queue::new(10);
-        push(&mut queue, Priority::Batch, "a", "batch 1");
-        push(&mut queue, Priority::Batch, "b", "batch 2");
-        push(&mut queue, Priority::Interactive, "b", "person 1");
-        push(&mut queue, Priority::Interactive, "a", "person 2");
-        assert_eq!(served(&mut queue, 3, None), ["person 1", "person 2", "batch 1"]);
-        assert_eq!(served(&mut queue, 3, None), ["batch 2"]);
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn a_blocked_head_holds_up_only_its_own_integration() {
-        let mut queue = Queue::new(10);
-        push(&mut queue, Priority::Interactive, "full", "stays");
-        push(&mut queue, Priority::Batch, "free", "goes");
-        assert_eq!(served(&mut queue, 9, Some("free")), ["goes"]);
-        assert_eq!(queue.waiting(Priority::Interactive), 1);
-    }
-
-    #[test]
-    fn a_refused_task_keeps_its_old_place() {
-        let mut queue = Queue::new(10);
-        let first = push(&mut queue, Priority::Batch, "a", "first");
-        push(&mut queue, Priority::Batch, "a", "second");
-        assert_eq!(served(&mut queue, 1, None), ["first"]);
-        assert!(queue.is_first(&first));
-        queue.resume(first, "first again");
-        assert_eq!(served(&mut queue, 2, None), ["first again", "second"]);
-    }
-
-    #[test]
-    fn each_class_has_its_own_bound() {
-        let mut queue = Queue::new(1);
-        push(&mut queue, Priority::Batch, "a", "batch");
-        let refused = queue.place(Priority::Batch, name("a"));
-        assert!(!queue.is_first(&refused));
-        assert_eq!(queue.push(refused, "too many"), Err(Full { capacity: 1 }));
-        push(&mut queue, Priority::Interactive, "a", "a person");
-        assert_eq!(queue.waiting(Priority::Batch), 1);
-    }
-
-    #[test]
-    fn who_left_is_not_served_and_who_waits_in_vain_is_told() {
-        let mut queue = Queue::new(10);
-        let left = push(&mut queue, Priority::Batch, "a", "left");
-        push(&mut queue, Priority::Batch, "a", "in vain");
-        push(&mut queue, Priority::Batch, "b", "patient");
-        assert_eq!(queue.remove(&left), Some("left"));
-        assert_eq!(queue.remove(&left), None);
-        let told = queue.give_up(|integration| (integration.as_str() == "a").then_some("unknown"), |_| true);
-        assert_eq!(told, [("in vain", "unknown")]);
-        assert_eq!(queue.waiting(Priority::Batch), 1);
-    }
-}
+mod tests;

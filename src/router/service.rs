@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::channels::Channels;
-use super::dispatch::{Dispatcher, NO_WORKERS, Reservation};
-use super::metrics::Metrics;
-use super::retry::{Failed, pause_after};
+use super::dispatch::{Dispatcher, Ended, NO_WORKERS, Reservation, TurnedAway};
+use super::explain::{Book, Entered, Progress};
+use super::metrics::{DEADLINE, Metrics, TOO_LATE};
+use super::queue::{Place, Ran};
+use super::retry::{Budget, Failed, pause_after};
 use super::view::Learned;
 use crate::task::Task;
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further. Never more than
-/// the queue holds, so that one stream alone is held back and not turned away.
+/// the queue holds of one tenant, so that one stream alone is held back and not turned away.
 const TASKS_PER_STREAM: usize = 1024;
 
 /// How long after a task's deadline the worker's answer is still waited for. A worker ends a task before its deadline,
@@ -41,7 +44,10 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     pub(super) timeouts: Timeouts,
     pub(super) intake: super::Intake,
-    pub(super) queue_tasks: usize,
+    pub(super) budget: Mutex<Budget>,
+    pub(super) book: Book,
+    /// The tasks of one class that one tenant may have waiting.
+    pub(super) tenant_tasks: usize,
 }
 
 impl Inner {
@@ -51,34 +57,78 @@ impl Inner {
             return Err(TaskError::draining("the router is draining; submit to another one"));
         };
         let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
-        let outcome = self.route(&task, arrival).await?;
+        self.budget.lock().task();
+        let place = self.dispatcher.place(&task);
+        let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
+        let outcome = self.route(&task, &place, &entered, arrival).await.inspect_err(|error| entered.refused(error))?;
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
         self.metrics.outcome(task.priority, queued);
         Ok(outcome)
     }
 
     /// Tries workers until one answers for good.
-    async fn route(&self, task: &Task, arrival: Instant) -> Result<proto::Outcome, TaskError> {
-        let place = self.dispatcher.place(task.priority, task.integration.clone());
+    async fn route(
+        &self,
+        task: &Task,
+        place: &Place,
+        entered: &Entered,
+        arrival: Instant,
+    ) -> Result<proto::Outcome, TaskError> {
         let mut attempts = 0;
-        let mut last_refusal = None;
         loop {
-            let reservation = match timeout_at(task.deadline, self.dispatcher.reserve(&place, attempts > 0)).await {
-                Ok(reserved) => reserved?,
-                Err(_) if self.dispatcher.has_no_workers() => return Err(TaskError::no_workers(NO_WORKERS)),
-                Err(_) => return Err(waited_in_vain(arrival, attempts, last_refusal)),
-            };
+            let reserved = self.dispatcher.reserve(place, attempts > 0).await;
+            let reservation = reserved.map_err(|away| self.turned_away(away, place, entered, arrival))?;
             attempts += 1;
+            entered.is_called(reservation.placement().worker.clone());
             let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
-            let (refusal, pause) = match self.call(task, reservation, call).await {
+            let refusal = match self.call(task, reservation, call).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Failed::Final(error)) => return Err(error),
-                Err(Failed::Refused(error)) => (error.message, pause_after(attempts, Some(error.reason))),
-                Err(Failed::Unsent(reason)) => (reason, pause_after(attempts, None)),
+                Err(Failed::Refused(error)) => error.message,
+                Err(Failed::Unsent(reason)) => reason,
             };
-            last_refusal = Some(refusal);
+            entered.pauses(refusal);
+            let for_budget = self.budget.lock().retry(Instant::now());
+            if !for_budget.is_zero() {
+                self.metrics.retry_delayed();
+            }
+            let pause = pause_after(attempts).max(for_budget);
             tokio::time::sleep_until((Instant::now() + pause).min(task.deadline)).await;
+            entered.waits();
         }
+    }
+
+    /// The error for a task that gets no worker.
+    fn turned_away(&self, away: TurnedAway, place: &Place, entered: &Entered, arrival: Instant) -> TaskError {
+        match away {
+            TurnedAway::Hopeless(error) => error,
+            TurnedAway::Full(full) => {
+                self.metrics.dropped(place.priority, full.bound.as_str());
+                TaskError::queue_full(&full, full.retry_after)
+            }
+            TurnedAway::OutOfTime { .. } if self.dispatcher.has_no_workers() => TaskError::no_workers(NO_WORKERS),
+            TurnedAway::OutOfTime { needs } => {
+                self.metrics.dropped(place.priority, if needs.is_some() { TOO_LATE } else { DEADLINE });
+                self.waited_in_vain(needs, place, entered, arrival)
+            }
+        }
+    }
+
+    /// Says what held it.
+    fn waited_in_vain(&self, needs: Option<Duration>, place: &Place, entered: &Entered, arrival: Instant) -> TaskError {
+        let held = self.dispatcher.held(place);
+        let Progress { attempts, last_refusal, .. } = entered.progress();
+        let within = match needs {
+            None => "within the task's deadline".to_owned(),
+            Some(needs) => {
+                format!("in time for a run, which hardly ever succeeds in less than {:.1} s", needs.as_secs_f64())
+            }
+        };
+        let waited = arrival.elapsed().as_secs_f64();
+        let last = last_refusal.map(|reason| format!("; the last attempt ended with: {reason}")).unwrap_or_default();
+        TaskError::deadline_too_short(format!(
+            "no worker had room {within}: waited {waited:.1} s, tried {attempts} times; {held}{last}"
+        ))
     }
 
     /// One call to one worker.
@@ -117,17 +167,21 @@ impl Inner {
             let worker = &reservation.placement().worker;
             tracing::debug!(task = %task.id, %worker, attempt = call.attempt, "a call to a worker failed: {failed:?}");
         }
-        reservation.end(learned, load);
+        let ran = Ran {
+            ran: !matches!(result, Err(Failed::Refused(_) | Failed::Unsent(_))),
+            slots: load.and_then(|load| load.shares).map(|shares| shares.weight),
+            succeeded_in: result.as_ref().ok().and_then(ran_successfully_for),
+        };
+        reservation.end(Ended { learned, load, ran });
         result
     }
 }
 
-fn waited_in_vain(arrival: Instant, attempts: u32, last_refusal: Option<String>) -> TaskError {
-    let waited = arrival.elapsed().as_secs_f64();
-    let last = last_refusal.map(|reason| format!("; the last attempt ended with: {reason}")).unwrap_or_default();
-    TaskError::deadline_too_short(format!(
-        "no worker had room within the task's deadline: waited {waited:.1} s, tried {attempts} times{last}"
-    ))
+/// How long the integration took that has an output.
+fn ran_successfully_for(outcome: &proto::Outcome) -> Option<Duration> {
+    let is_output = matches!(outcome.result, Some(proto::outcome::Result::Output(_)));
+    let ran = outcome.timings.filter(|_| is_output)?.ran?;
+    ran.try_into().ok()
 }
 
 /// Counts a call whose caller went away.
@@ -176,7 +230,7 @@ impl proto::tasks_server::Tasks for RouterService {
                 result.inspect_err(|error| service.metrics.error(error))
             }
         };
-        let at_once = TASKS_PER_STREAM.min(self.inner.queue_tasks);
+        let at_once = TASKS_PER_STREAM.min(self.inner.tenant_tasks);
         Ok(Response::new(wire::stream::reply_to_each(request.into_inner(), at_once, submit).boxed()))
     }
 }

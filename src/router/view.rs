@@ -8,6 +8,10 @@
 //! "Stale" and "full" are different things. While the registry cannot be reached the view is stale: nothing in it
 //! expires, and even workers that were full in the last word of the registry may be tried again.
 
+mod allowance;
+mod held;
+mod known;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -15,26 +19,19 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::pick::pick;
+use super::queue::{Place, Room};
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
-use crate::task::{IntegrationName, Priority, WorkerId};
+use crate::task::{IntegrationName, Priority, Tenant, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
+pub(super) use held::{Held, Hold};
+use known::Known;
 
 /// How long a report that says "full" keeps a worker from being tried, while the registry has it as open.
 const REPORT_TRUSTED: Duration = Duration::from_millis(250);
 
-/// The same for a worker that the registry had as full, while the registry is away.
-const STALE_REPORT_TRUSTED: Duration = Duration::from_secs(1);
-
-/// How long a refusal that says "overloaded" keeps a worker from being tried. Its presence has the last word: of a short
-/// overload the registry may never have heard, and then nothing else would take the refusal back.
-const SHEDS: Duration = Duration::from_secs(1);
-
-/// How long a worker that could not be reached is left alone at first; doubled with each failure in a row.
-const SUSPECTED: Duration = Duration::from_millis(500);
-
-/// The longest that a worker is left alone.
-const SUSPECTED_MAX: Duration = Duration::from_secs(8);
+/// Workers that are looked at to say what holds a task: many may be told so at the same time.
+const LOOKED_AT: usize = 500;
 
 /// The workers of the pool.
 #[derive(Debug, Default)]
@@ -42,22 +39,7 @@ pub(super) struct View {
     workers: HashMap<WorkerId, Known>,
     serving: BTreeMap<IntegrationName, Vec<WorkerId>>,
     stale: bool,
-}
-
-#[derive(Debug)]
-struct Known {
-    presence: Presence,
-    own: u32,
-    others: u32,
-    target: u32,
-    reserved: u32,
-    /// Integrations that it takes no more of, by its replies, and when it said so.
-    kept_out: BTreeMap<IntegrationName, Instant>,
-    reported_at: Instant,
-    failures: u32,
-    suspected_until: Option<Instant>,
-    sheds_until: Option<Instant>,
-    missing_since: Option<Instant>,
+    has_other_limits: bool,
 }
 
 /// Where a call goes.
@@ -66,6 +48,20 @@ pub(super) struct Placement {
     pub(super) worker: WorkerId,
     pub(super) incarnation: Incarnation,
     pub(super) address: String,
+}
+
+/// What a call would be for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) integration: &'a IntegrationName,
+    pub(super) tenant: &'a Tenant,
+    pub(super) priority: Priority,
+}
+
+impl<'a> From<&'a Place> for Wanted<'a> {
+    fn from(place: &'a Place) -> Self {
+        Wanted { integration: &place.integration, tenant: &place.tenant, priority: place.priority }
+    }
 }
 
 /// How a call that had a placement ended, as far as the view can learn from it.
@@ -139,6 +135,10 @@ impl View {
             self.list(&presence);
         }
         if let Some(known) = self.workers.get_mut(&presence.worker) {
+            if known.presence.settings_version != presence.settings_version {
+                known.forget_caps();
+                self.has_other_limits = true;
+            }
             let Presence { in_flight, target, reserved, .. } = presence;
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
@@ -149,19 +149,8 @@ impl View {
 
     fn insert(&mut self, presence: Presence, now: Instant) {
         self.list(&presence);
-        let known = Known {
-            own: 0,
-            others: presence.in_flight,
-            target: presence.target,
-            reserved: presence.reserved,
-            kept_out: BTreeMap::new(),
-            reported_at: now,
-            failures: 0,
-            suspected_until: None,
-            sheds_until: None,
-            missing_since: None,
-            presence,
-        };
+        self.has_other_limits = true;
+        let known = Known::new(presence, now);
         self.workers.insert(known.presence.worker.clone(), known);
     }
 
@@ -211,48 +200,89 @@ impl View {
     }
 
     /// Finds a worker for a task and counts the call that will follow.
-    pub(super) fn reserve(
-        &mut self,
-        integration: &IntegrationName,
-        priority: Priority,
-        random: &mut impl Rng,
-        now: Instant,
-    ) -> Option<Placement> {
-        let serving = self.serving.get(integration)?;
+    pub(super) fn reserve(&mut self, wanted: &Wanted<'_>, random: &mut impl Rng, now: Instant) -> Room<Placement> {
+        let Some(serving) = self.serving.get(wanted.integration) else { return Room::NotForIntegration };
+        let known = |index: usize| self.workers.get(&serving[index]);
         let load = |index: usize| {
-            let known = self.workers.get(&serving[index])?;
-            if known.keeps_out(integration, self.stale, now) { None } else { known.load(priority, self.stale, now) }
+            known(index).filter(|known| known.takes_of_tenant(wanted.tenant, now))?.load_for(wanted, self.stale, now)
         };
-        let picked = pick(serving.len(), random, load)?;
-        let known = self.workers.get_mut(&serving[picked])?;
-        known.own += 1;
+        if let Some(picked) = pick(serving.len(), random, load) {
+            let worker = serving[picked].clone();
+            return self.take(&worker, wanted, now).map_or(Room::NotForIntegration, Room::Found);
+        }
+        // Somebody has room, and not for this tenant alone?
+        let is_tenants = (0..serving.len()).filter_map(known).any(|known| {
+            !known.takes_of_tenant(wanted.tenant, now) && known.load_for(wanted, self.stale, now).is_some()
+        });
+        if is_tenants { Room::NotForTenant { again: self.again_for(wanted, now) } } else { Room::NotForIntegration }
+    }
+
+    /// As [`View::reserve`], at one worker: the one where room may have appeared.
+    pub(super) fn reserve_at(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Room<Placement> {
+        let Some(known) = self.workers.get(worker) else { return Room::NotForClass };
+        if known.load(wanted.priority, self.stale, now).is_none() {
+            return Room::NotForClass;
+        }
+        if !known.presence.integrations.contains(wanted.integration)
+            || known.load_for(wanted, self.stale, now).is_none()
+        {
+            return Room::NotForIntegration;
+        }
+        if !known.takes_of_tenant(wanted.tenant, now) {
+            return Room::NotForTenant { again: self.again_for(wanted, now) };
+        }
+        self.take(worker, wanted, now).map_or(Room::NotForClass, Room::Found)
+    }
+
+    fn take(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Option<Placement> {
+        let known = self.workers.get_mut(worker)?;
+        known.take(wanted, now);
         Some(known.placement())
+    }
+
+    /// When some worker may take more of the tenant, where none does that runs the integration.
+    fn again_for(&self, wanted: &Wanted<'_>, now: Instant) -> Option<Instant> {
+        let serving = self.serving.get(wanted.integration)?;
+        let again = |worker: &WorkerId| self.workers.get(worker)?.again_for_tenant(wanted.tenant, now);
+        serving.iter().map(again).collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
+    /// What keeps a task from the workers that run its integration.
+    pub(super) fn held(&self, wanted: &Wanted<'_>, now: Instant) -> Held {
+        let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
+        let known = serving.iter().take(LOOKED_AT).filter_map(|worker| self.workers.get(worker));
+        let holds = known.map(|known| known.holds(wanted, self.stale, now));
+        Held::new(wanted.integration.clone(), serving.len(), holds)
     }
 
     /// A call has ended: it no longer counts, and what it taught is kept.
     pub(super) fn release(
         &mut self,
         placement: &Placement,
-        integration: &IntegrationName,
+        wanted: &Wanted<'_>,
         learned: Learned,
         load: Option<LoadReport>,
         now: Instant,
     ) {
-        let Some(known) = self.workers.get_mut(&placement.worker) else { return };
-        if known.presence.incarnation != placement.incarnation {
-            return;
+        let known = self.workers.get_mut(&placement.worker);
+        if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
+            known.give_back(wanted, learned, load, now);
         }
-        known.own = known.own.saturating_sub(1);
-        if let Some(load) = load {
-            known.report(load.in_flight, load.target, load.reserved, now);
-            known.report_of(integration, load.keeps_out, now);
-        }
-        known.learn(learned, now);
     }
 
-    /// Whether nobody is known.
-    pub(super) fn is_empty(&self) -> bool {
-        self.workers.is_empty()
+    /// Forgets what is too old to be of use.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.workers.values_mut().for_each(|known| known.forget(now));
+    }
+
+    /// Whether a worker has come, or has other settings, since this was last asked.
+    pub(super) fn has_other_limits(&mut self) -> bool {
+        std::mem::take(&mut self.has_other_limits)
+    }
+
+    /// How many are known.
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
     }
 
     /// Whether anyone runs an integration.
@@ -274,88 +304,6 @@ impl View {
             census.in_flight += u64::from(known.estimate());
             census
         })
-    }
-}
-
-impl Known {
-    fn placement(&self) -> Placement {
-        Placement {
-            worker: self.presence.worker.clone(),
-            incarnation: self.presence.incarnation,
-            address: self.presence.address.clone(),
-        }
-    }
-
-    fn estimate(&self) -> u32 {
-        self.others.saturating_add(self.own)
-    }
-
-    fn report(&mut self, in_flight: u32, target: u32, reserved: u32, now: Instant) {
-        self.others = in_flight.saturating_sub(self.own);
-        (self.target, self.reserved) = (target, reserved);
-        self.reported_at = now;
-    }
-
-    /// What a reply says of its own integration is newer than what the registry said.
-    fn report_of(&mut self, integration: &IntegrationName, keeps_out: bool, now: Instant) {
-        if keeps_out {
-            self.kept_out.insert(integration.clone(), now);
-        } else {
-            self.kept_out.remove(integration);
-            self.presence.full.retain(|full| full != integration);
-        }
-    }
-
-    /// Whether the worker spares the integration, because it fails.
-    fn spares(&self, integration: &IntegrationName) -> bool {
-        self.presence.broken.binary_search(integration).is_ok()
-    }
-
-    /// Whether a call for this integration would be in vain, though there may be room for others.
-    fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
-        let said = self.kept_out.get(integration);
-        let is_full = || self.presence.full.binary_search(integration).is_ok();
-        // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
-        (!stale && (self.spares(integration) || is_full()))
-            || said.is_some_and(|at| now.duration_since(*at) < REPORT_TRUSTED)
-    }
-
-    fn learn(&mut self, learned: Learned, now: Instant) {
-        match learned {
-            Learned::Answered => (self.failures, self.suspected_until) = (0, None),
-            Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
-            Learned::Refused(Reason::Overloaded) => self.sheds_until = Some(now + SHEDS),
-            // Another life of the worker answers at its address; the registry will say which.
-            Learned::Refused(Reason::StaleIncarnation) | Learned::Unreachable => {
-                let pause = SUSPECTED * 2u32.saturating_pow(self.failures.min(16));
-                self.failures += 1;
-                self.suspected_until = Some(now + pause.min(SUSPECTED_MAX));
-            }
-            Learned::Refused(_) | Learned::Nothing => {}
-        }
-    }
-
-    /// The share of places taken, or `None` when a call would be in vain.
-    fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
-        let trusted = match (self.presence.state, stale) {
-            (State::Draining, _) | (State::Overloaded, false) => return None,
-            (State::Full, false) => None,
-            (State::Full | State::Overloaded, true) => Some(STALE_REPORT_TRUSTED),
-            (State::Open, _) => Some(REPORT_TRUSTED),
-        };
-        if [self.suspected_until, self.sheds_until].into_iter().flatten().any(|until| now < until) {
-            return None;
-        }
-        let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);
-        let reserved = if priority == Priority::Batch { self.reserved } else { 0 };
-        let target = self.target.saturating_sub(reserved);
-        if self.estimate() < target {
-            Some(f64::from(self.estimate()) / f64::from(self.target))
-        } else if self.own < target && report_is_old() {
-            Some(1.0)
-        } else {
-            None
-        }
     }
 }
 

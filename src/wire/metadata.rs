@@ -10,6 +10,7 @@ const ATTEMPT: &str = "weir-attempt";
 const INCARNATION: &str = "weir-incarnation";
 const QUEUED: &str = "weir-queued-us";
 const LOAD: &str = "weir-load";
+const NO_CAP: &str = "-";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// What a router tells a worker about a call.
@@ -46,8 +47,9 @@ impl Call {
     }
 }
 
-/// A worker's load, on each of its replies, refusals included: `weir-load: in_flight/target/reserved/keeps_out`, the last
-/// one 0 or 1.
+/// A worker's load, on each of its replies, refusals included:
+/// `weir-load: in_flight/target/reserved/keeps_out/weight/integration_held/integration_most/tenant_held/tenant_most`, where
+/// `keeps_out` is 0 or 1 and a `most` is `-` where there is no cap. Readers take the first four for enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadReport {
     /// Slots that are held.
@@ -58,23 +60,75 @@ pub struct LoadReport {
     pub reserved: u32,
     /// Whether it takes no further task of the integration that the reply is about, whatever room it has for others.
     pub keeps_out: bool,
+    /// What the reply's integration and tenant hold; none where the worker does not say.
+    pub shares: Option<Shares>,
+}
+
+/// What the integration and the tenant that a reply is about hold of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// The slots that a task of the integration holds.
+    pub weight: u32,
+    /// In tasks of that weight.
+    pub integration: Share,
+    /// In tasks of that weight, too.
+    pub tenant: Share,
+}
+
+/// What is held, and the most that may be, where there is a cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the struct says what they are")]
+pub struct Share {
+    pub held: u32,
+    pub most: Option<u32>,
 }
 
 impl LoadReport {
     /// Reads a reply's metadata.
     pub fn read(metadata: &MetadataMap) -> Option<Self> {
-        let mut numbers = metadata.get(LOAD)?.to_str().ok()?.split('/').map(|number| number.parse().ok());
+        let text = metadata.get(LOAD)?.to_str().ok()?;
+        let mut numbers = text.split('/').map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
-        Some(LoadReport { in_flight: next()?, target: next()?, reserved: next()?, keeps_out: next()? != 0 })
+        Some(LoadReport {
+            in_flight: next()?,
+            target: next()?,
+            reserved: next()?,
+            keeps_out: next()? != 0,
+            shares: Shares::read(text),
+        })
     }
 
     /// Adds it to a reply's metadata.
     pub fn write(self, metadata: &mut MetadataMap) {
-        if let Ok(value) =
-            format!("{}/{}/{}/{}", self.in_flight, self.target, self.reserved, u8::from(self.keeps_out)).parse()
-        {
+        let LoadReport { in_flight, target, reserved, keeps_out, shares } = self;
+        let mut text = format!("{in_flight}/{target}/{reserved}/{}", u8::from(keeps_out));
+        if let Some(Shares { weight, integration, tenant }) = shares {
+            text.push_str(&format!("/{weight}"));
+            for Share { held, most } in [integration, tenant] {
+                let most = most.map_or_else(|| NO_CAP.to_owned(), |most| most.to_string());
+                text.push_str(&format!("/{held}/{most}"));
+            }
+        }
+        if let Ok(value) = text.parse() {
             metadata.insert(LOAD, value);
         }
+    }
+}
+
+impl Shares {
+    /// Reads what follows after the first four numbers.
+    fn read(text: &str) -> Option<Self> {
+        let mut fields = text.split('/').skip(4);
+        let weight = fields.next()?.parse().ok()?;
+        let mut share = || {
+            let held = fields.next()?.parse().ok()?;
+            let most = match fields.next()? {
+                NO_CAP => None,
+                most => Some(most.parse().ok()?),
+            };
+            Some(Share { held, most })
+        };
+        Some(Shares { weight, integration: share()?, tenant: share()? })
     }
 }
 
@@ -109,9 +163,12 @@ mod tests {
         let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()), queued: Duration::from_millis(7) };
         call.write(&mut metadata);
         assert_eq!(Call::read(&metadata), call);
-        let load = LoadReport { in_flight: 7, target: 30, reserved: 6, keeps_out: true };
-        load.write(&mut metadata);
-        assert_eq!(LoadReport::read(&metadata), Some(load));
+        let (integration, tenant) = (Share { held: 3, most: Some(3) }, Share { held: 1, most: None });
+        for shares in [None, Some(Shares { weight: 2, integration, tenant })] {
+            let load = LoadReport { in_flight: 7, target: 30, reserved: 6, keeps_out: true, shares };
+            load.write(&mut metadata);
+            assert_eq!(LoadReport::read(&metadata), Some(load));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The `Operations` service, the same for both roles: describe the process, or have it drain.
+//! The `Operations` service, the same for both roles: describe the process, say where a task is, or have it drain.
 //!
 //! The ports of weir have no login, and a drain ends a process: whoever may ask for one is a choice of the
 //! configuration ([`DrainFrom`]), by default programs on the same machine, who could mostly send a signal as well: those
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::proto;
-use crate::task::PoolName;
+use crate::task::{InvalidName, PoolName, TaskId};
 
 /// Running tasks in a description that was asked for without a number.
 const DEFAULT_TASKS: usize = 20;
@@ -70,6 +70,9 @@ impl DrainRequest {
 pub trait Operated: Send + Sync + 'static {
     /// What it is and does now, with the oldest running tasks up to a number.
     fn describe(&self, max_tasks: usize) -> proto::Description;
+
+    /// Where a task is.
+    fn explain(&self, task: &TaskId) -> proto::Explanation;
 
     /// What is to be finished, and whether it is draining.
     fn remaining(&self) -> Remaining;
@@ -161,6 +164,11 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
         Ok(Response::new(self.operated.describe(tasks)))
     }
 
+    async fn explain(&self, request: Request<proto::ExplainRequest>) -> Result<Response<proto::Explanation>, Status> {
+        let task: TaskId = request.into_inner().task_id.parse().map_err(invalid)?;
+        Ok(Response::new(self.operated.explain(&task)))
+    }
+
     async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
         let caller = request.remote_addr();
         self.check(caller, request.local_addr()).inspect_err(|_| {
@@ -182,6 +190,10 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
             was_draining: before.is_draining,
         }))
     }
+}
+
+fn invalid(error: InvalidName) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 #[cfg(test)]

@@ -15,10 +15,11 @@ use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
 use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Ledger, Reason};
 use crate::settings::{self, Settings};
+use crate::task::TaskId;
 use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
-use crate::wire::proto::{Description, description};
+use crate::wire::proto::{Description, Explanation, description};
 
 /// The most tenants at their cap in a description.
 const MAX_TENANTS: usize = 20;
@@ -64,6 +65,33 @@ impl Operated for WorkerOperations {
         };
         let role = Some(description::Role::Worker(worker));
         Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
+    }
+
+    fn explain(&self, task: &TaskId) -> Explanation {
+        let now = Instant::now();
+        let Some(entry) = self.runner.roster.newest_of(task) else {
+            let why = "it does not run here, and a worker keeps nothing of tasks that have ended or that it refused";
+            let (task_id, state, why) = (task.to_string(), "unknown".into(), why.into());
+            return Explanation { task_id, state, why, ..Explanation::default() };
+        };
+        let run = run_out(&entry, now);
+        let why = match run.overdue_seconds {
+            None => format!("it runs here, as run {}", run.run_id),
+            Some(late) => format!("it should have stopped {late:.1} s ago, and has not: {}", entry.why()),
+        };
+        Explanation {
+            task_id: run.task_id,
+            state: "running".into(),
+            why,
+            integration: run.integration,
+            tenant: run.tenant,
+            priority: run.priority,
+            age_seconds: Some(run.age_seconds),
+            remaining_seconds: Some(run.remaining_seconds),
+            attempts: Some(run.attempt),
+            worker: Some(self.identity.worker.to_string()),
+            ..Explanation::default()
+        }
     }
 
     fn remaining(&self) -> Remaining {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::task::{RunId, Task};
+use crate::task::{RunId, Task, TaskId};
 
 /// All runs of a worker.
 #[derive(Default)]
@@ -85,6 +85,11 @@ impl Roster {
         state.due.insert(entry.due());
         drop(state);
         Listed { roster: self.clone(), entry }
+    }
+
+    /// The newest run of a task, where one holds a place. Looks at each.
+    pub(super) fn newest_of(&self, task: &TaskId) -> Option<Arc<Entry>> {
+        self.state.lock().runs.values().rev().find(|entry| entry.task.id == *task).cloned()
     }
 
     /// The oldest runs, at most so many. Run ids sort by their time.

@@ -13,13 +13,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{Admitted, Runner};
 use super::shed;
-use crate::gate::{Gate, Refused, Want};
+use crate::gate::{self, Gate, Refused, Want};
 use crate::integration::Integrations;
 use crate::overload::Overload;
 use crate::registry::Incarnation;
+use crate::task::{Priority, Tenant};
 use crate::telemetry::Telemetry;
 use crate::upstream::{self, Upstreams};
-use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
+use crate::wire::metadata::{Call, LoadReport, Share, Shares, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that run at once; the stream is read no further.
@@ -76,10 +77,38 @@ impl Inner {
         TaskError::unknown_integration(format!("this worker has no integration {integration:?}; it has: {known}"))
     }
 
-    fn load(&self, integration: &str) -> LoadReport {
+    fn load(&self, about: &About) -> LoadReport {
         let load = self.gate.load();
-        let keeps_out = self.gate.stands().keeps_out(integration);
-        LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out }
+        let keeps_out = self.gate.stands().keeps_out(&about.integration);
+        let shares = about.shares(&self.gate);
+        LoadReport { in_flight: load.held(), target: load.target, reserved: load.reserved(), keeps_out, shares }
+    }
+}
+
+/// What a reply's load report is about, as the caller wrote it.
+struct About {
+    integration: String,
+    tenant: String,
+    priority: Priority,
+}
+
+impl About {
+    fn of(task: &proto::Task) -> Self {
+        let priority = match task.priority() {
+            proto::Priority::Interactive => Priority::Interactive,
+            proto::Priority::Batch | proto::Priority::Unspecified => Priority::Batch,
+        };
+        About { integration: task.integration.clone(), tenant: task.tenant.clone(), priority }
+    }
+
+    /// None where a name is not valid.
+    fn shares(&self, gate: &Gate) -> Option<Shares> {
+        let integration = self.integration.parse().ok()?;
+        let tenant = if self.tenant.is_empty() { Tenant::default() } else { self.tenant.parse().ok()? };
+        let gate::Shares { weight, integration, tenant } =
+            gate.shares(&Want { integration: &integration, tenant: &tenant, priority: self.priority });
+        let share = |share: gate::Share| Share { held: share.held, most: share.most };
+        Some(Shares { weight, integration: share(integration), tenant: share(tenant) })
     }
 }
 
@@ -129,17 +158,17 @@ impl proto::tasks_server::Tasks for WorkerService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
         let (call, timeout) = (Call::read(request.metadata()), grpc_timeout(request.metadata()));
         let task = request.into_inner();
-        let integration = task.integration.clone();
+        let about = About::of(&task);
         match self.inner.submit(task, call, timeout).await {
             Ok(outcome) => {
                 let mut response = Response::new(outcome);
-                self.inner.load(&integration).write(response.metadata_mut());
+                self.inner.load(&about).write(response.metadata_mut());
                 Ok(response)
             }
             Err(error) => {
                 self.inner.errors.count(&error);
                 let mut status = error.to_status();
-                self.inner.load(&integration).write(status.metadata_mut());
+                self.inner.load(&about).write(status.metadata_mut());
                 Err(status)
             }
         }

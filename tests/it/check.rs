@@ -54,7 +54,7 @@ async fn all_mistakes_are_found_at_once() {
         "worker.listen: \"nowhere\"",
         "wroker: unknown field",
         "router.default_timeout: 2h must be",
-        "router.queue_tasks: 0 would",
+        "router.queue.tasks: 0 would",
         "registry.url: not valid",
         "payloads.s3.bucket: \"\"; name",
         "sandbox.response_bytes: 99999999999",
@@ -165,7 +165,7 @@ const MISTAKES: &str = r#"
 [worker]
 listen = "nowhere"
 [router]
-queue_tasks = 0
+queue.tasks = 0
 default_timeout = "2h"
 [settings]
 file = "$flags"

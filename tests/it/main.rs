@@ -28,6 +28,7 @@ mod pulls;
 mod readme;
 mod registry_redis;
 mod replay;
+mod routing;
 mod slow_bank;
 mod soak;
 mod submit_many;

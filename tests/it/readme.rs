@@ -105,6 +105,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
     ("docs/performance.md", "docs/"),
+    ("docs/routing.md", "docs/"),
     ("docs/sandbox.md", "docs/"),
     ("docs/upstream.md", "docs/"),
 ];

@@ -191,7 +191,7 @@ async fn a_full_worker_refuses_at_once_and_says_how_full_it_is() {
     assert_eq!((error.reason, error.started, error.retry), (Reason::WorkerFull, Started::No, Retry::Elsewhere));
     let wait = error.retry_after.expect("a time to wait");
     let text = |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    assert_eq!(text("weir-load").as_deref(), Some("1/1/0/0"));
+    assert_eq!(text("weir-load").as_deref(), Some("1/1/0/0/1/1/-/1/-"));
     assert_eq!(text("grpc-retry-pushback-ms"), Some(wait.as_millis().to_string()));
     assert_eq!(house.worker_metric(0, "weir_gate_refused_total{reason=\"full\"}"), 1.0);
 
@@ -200,7 +200,7 @@ async fn a_full_worker_refuses_at_once_and_says_how_full_it_is() {
     let mut request = message("third", "synthetic", r#"{"do":"noop"}"#);
     request.priority = proto::Priority::Interactive.into();
     let response = plain.submit(request).await.expect("an outcome");
-    assert_eq!(response.metadata().get("weir-load").and_then(|load| load.to_str().ok()), Some("0/1/0/0"));
+    assert_eq!(response.metadata().get("weir-load").and_then(|load| load.to_str().ok()), Some("0/1/0/0/1/0/-/0/-"));
     house.close().await;
 }
 

@@ -95,8 +95,11 @@ async fn a_router_says_whom_it_knows_and_who_waits() {
     let router = &description["role"]["router"];
     assert_eq!((&router["view"]["workers"], &router["view"]["slots"]), (&json!(1), &json!(1)));
     assert_eq!((&router["view"]["slots_held"], &router["view"]["stale"]), (&json!(1), &json!(false)));
-    let batch = json!({"priority": "batch", "waiting": 1, "capacity": 1000});
-    assert_eq!((&router["queues"][1], &router["channels"]), (&batch, &json!(1)));
+    let batch = &router["queues"][1];
+    assert_eq!((&batch["priority"], &batch["waiting"], &batch["capacity"]), (&json!("batch"), &json!(1), &json!(1000)));
+    assert_eq!((&batch["bytes"], &router["channels"]), (&json!(4), &json!(1)));
+    let tenant = json!({"name": "default", "priority": "batch", "waiting": 1, "running": 1, "at_cap": false});
+    assert_eq!(router["tenants"], json!([tenant]));
     let text = stdout(&describe(&address, &[]).await);
     for part in ["router in pool default", "2 tasks, 1 channel to workers", "1 of 1 held", "CAPACITY"] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
@@ -217,7 +220,7 @@ async fn shells_complete_the_commands() {
         let output = run(weir().args(["completion", shell]), "").await;
         assert_ok(&output);
         let script = stdout(&output);
-        for command in ["worker", "router", "submit", "fleet", "describe", "drain", "check", "completion"] {
+        for command in ["worker", "router", "submit", "fleet", "describe", "explain", "drain", "check", "completion"] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
     }

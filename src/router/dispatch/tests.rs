@@ -2,7 +2,9 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::registry::{Incarnation, Presence, State as WorkerState};
+use crate::task::Json;
 use crate::wire::Reason;
+use crate::wire::metadata::{Share, Shares};
 
 fn presence(worker: &str, target: u32) -> Presence {
     Presence {
@@ -22,21 +24,43 @@ fn presence(worker: &str, target: u32) -> Presence {
 }
 
 fn dispatcher(capacity: usize, workers: impl IntoIterator<Item = Presence>) -> Dispatcher {
-    let dispatcher = Dispatcher::new(capacity, 1);
+    let dispatcher = Dispatcher::new(queue::Config { tasks: capacity, ..queue::Config::default() }, 1);
     dispatcher.apply(workers.into_iter().map(Change::Present).collect());
     dispatcher
 }
 
 fn place(dispatcher: &Dispatcher, priority: Priority, integration: &str) -> Place {
-    dispatcher.place(priority, integration.parse().expect("a name"))
+    place_for(dispatcher, priority, integration, "acme")
 }
 
-fn reason(answer: Answer) -> Reason {
-    answer.err().expect("it is turned away").reason
+fn place_for(dispatcher: &Dispatcher, priority: Priority, integration: &str, tenant: &str) -> Place {
+    dispatcher.place(&Task {
+        id: "t".parse().expect("an id"),
+        integration: integration.parse().expect("a name"),
+        tenant: tenant.parse().expect("a tenant"),
+        priority,
+        input: Json::null(),
+        deadline: Instant::now() + Duration::from_secs(60),
+    })
+}
+
+fn reason(answer: Result<Reservation, TurnedAway>) -> Reason {
+    match answer.err().expect("it is turned away") {
+        TurnedAway::Hopeless(error) => error.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answered(load: Option<LoadReport>) -> Ended {
+    Ended { learned: Learned::Answered, load, ran: Ran { ran: true, ..Ran::default() } }
+}
+
+fn refused(reason: Reason, load: Option<LoadReport>) -> Ended {
+    Ended { learned: Learned::Refused(reason), load, ran: Ran::default() }
 }
 
 fn waiting(dispatcher: &Dispatcher) -> usize {
-    dispatcher.numbers().waiting.iter().map(|(_, waiting)| waiting).sum()
+    dispatcher.numbers().classes.iter().map(|class| class.waiting).sum()
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,8 +91,8 @@ async fn a_full_queue_turns_away_at_once_and_says_when_to_come_back() {
     let mut waits = JoinSet::new();
     waits.spawn(async move { waiter.reserve(&first, false).await.is_ok() });
     tokio::task::yield_now().await;
-    let error = dispatcher.reserve(&second, false).await.err().expect("full");
-    assert_eq!((error.reason, error.retry_after), (Reason::QueueFull, Some(QUEUE_FULL_RETRY_AFTER)));
+    let Some(TurnedAway::Full(full)) = dispatcher.reserve(&second, false).await.err() else { panic!("it is full") };
+    assert_eq!((full.bound, full.retry_after), (queue::Bound::Tasks, Duration::from_secs(1)));
     dispatcher.apply(vec![Change::Present(presence("w2", 1))]);
     assert!(waits.join_next().await.expect("served").expect("no panic"));
 }
@@ -87,7 +111,7 @@ async fn who_stops_waiting_leaves_the_queue_and_takes_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_patience() {
-    let empty = Dispatcher::new(10, 1);
+    let empty = Dispatcher::new(queue::Config::default(), 1);
     let started = Instant::now();
     let wait = place(&empty, Priority::Batch, "bank");
     let ticking = async {
@@ -114,10 +138,8 @@ async fn a_refused_task_is_served_before_those_who_came_later() {
     let (later, waiter) = (place(&dispatcher, Priority::Batch, "bank"), dispatcher.clone());
     waits.spawn(async move { ("later", waiter.reserve(&later, false).await) });
     tokio::task::yield_now().await;
-    reservation.end(
-        Learned::Refused(Reason::WorkerFull),
-        Some(LoadReport { in_flight: 1, target: 1, reserved: 0, keeps_out: false }),
-    );
+    let load = LoadReport { in_flight: 1, target: 1, reserved: 0, keeps_out: false, shares: None };
+    reservation.end(refused(Reason::WorkerFull, Some(load)));
     let waiter = dispatcher.clone();
     waits.spawn(async move { ("early", waiter.reserve(&early, true).await) });
     tokio::task::yield_now().await;
@@ -138,8 +160,9 @@ async fn a_storm_of_calls_and_cancellations_leaves_nothing_behind() {
             let call = async {
                 let reservation = dispatcher.reserve(&place, false).await.expect("a worker");
                 tokio::task::yield_now().await;
-                let learned = if number.is_multiple_of(3) { Learned::Answered } else { Learned::Nothing };
-                reservation.end(learned, None);
+                if number.is_multiple_of(3) {
+                    reservation.end(answered(None));
+                }
             };
             if number.is_multiple_of(2) {
                 call.await;
@@ -162,4 +185,61 @@ async fn the_view_is_fresh_again_when_the_registry_answers_even_if_nothing_has_c
     assert!(dispatcher.numbers().stale);
     dispatcher.apply(Vec::new());
     assert!(!dispatcher.numbers().stale);
+}
+
+/// A worker that takes five tasks of any tenant at a time and has room for many more.
+fn capped(held: u32) -> Option<LoadReport> {
+    let (integration, tenant) = (Share { held, most: None }, Share { held, most: Some(5) });
+    let shares = Some(Shares { weight: 1, integration, tenant });
+    Some(LoadReport { in_flight: held, target: 100, reserved: 0, keeps_out: false, shares })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_at_its_cap_waits_for_its_own_and_holds_up_nobody() {
+    let dispatcher = dispatcher(1_000, [presence("w1", 100)]);
+    let mut out = Vec::new();
+    for _ in 0..5 {
+        let place = place_for(&dispatcher, Priority::Batch, "bank", "greedy");
+        out.push(dispatcher.reserve(&place, false).await.expect("room"));
+    }
+    let sixth = place_for(&dispatcher, Priority::Batch, "bank", "greedy");
+    dispatcher.reserve(&sixth, false).await.expect("nothing is known").end(refused(Reason::TenantFull, capped(5)));
+    let mut waits = JoinSet::new();
+    for _ in 0..500 {
+        let (dispatcher, place) = (dispatcher.clone(), place_for(&dispatcher, Priority::Batch, "bank", "greedy"));
+        waits.spawn(async move { dispatcher.reserve(&place, false).await });
+    }
+    // The runtime polls some of them at a time.
+    for _ in 0..500 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(waiting(&dispatcher), 500);
+    let other = place_for(&dispatcher, Priority::Batch, "bank", "other");
+    dispatcher.reserve(&other, false).await.expect("at once").end(answered(capped(5)));
+    assert_eq!(waiting(&dispatcher), 500, "what another's call ends makes no room for the greedy one");
+    out.pop().expect("five").end(answered(capped(4)));
+    assert_eq!(waiting(&dispatcher), 499, "its own does, for one");
+    waits.join_next().await.expect("served").expect("no panic").expect("a worker").end(answered(capped(4)));
+    assert_eq!(waiting(&dispatcher), 498);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hardly_any_run_would_still_make_is_dropped_while_it_waits() {
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    let second = Duration::from_secs(1);
+    for _ in 0..40 {
+        let reservation = dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("room");
+        tokio::time::advance(second).await;
+        let ran = Ran { ran: true, slots: None, succeeded_in: Some(second) };
+        reservation.end(Ended { learned: Learned::Answered, load: None, ran });
+    }
+    let _held = dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("room");
+    let (began, late) = (Instant::now(), place(&dispatcher, Priority::Batch, "bank"));
+    let away = dispatcher.reserve(&late, false).await.err().expect("nobody ends");
+    assert!(matches!(away, TurnedAway::OutOfTime { needs: Some(_) }), "{away:?}");
+    let waited = began.elapsed().as_secs_f64();
+    assert!((58.9..59.1).contains(&waited), "a minute less a second: {waited}");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let away = dispatcher.reserve(&late, true).await.err().expect("its deadline has passed");
+    assert!(matches!(away, TurnedAway::OutOfTime { needs: None }), "{away:?}");
 }

@@ -1,7 +1,9 @@
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::known::{SHEDS, SUSPECTED};
 use super::*;
+use crate::wire::metadata::{Share, Shares};
 
 fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence {
     Presence {
@@ -20,7 +22,10 @@ fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence
     }
 }
 
+/// What a task of the tenant acme would be, for the integration `bank`.
 struct Bench {
+    bank: IntegrationName,
+    acme: Tenant,
     view: View,
     random: SmallRng,
     now: Instant,
@@ -29,7 +34,8 @@ struct Bench {
 impl Bench {
     fn with(workers: impl IntoIterator<Item = Presence>) -> Self {
         let (view, random) = (View::default(), SmallRng::seed_from_u64(1));
-        let mut bench = Bench { view, random, now: Instant::now() };
+        let (bank, acme) = ("bank".parse().expect("a name"), "acme".parse().expect("a tenant"));
+        let mut bench = Bench { bank, acme, view, random, now: Instant::now() };
         for presence in workers {
             bench.view.apply(Change::Present(presence), bench.now);
         }
@@ -41,16 +47,35 @@ impl Bench {
     }
 
     fn reserve_for(&mut self, priority: Priority) -> Option<Placement> {
-        self.view.reserve(&"bank".parse().expect("an integration"), priority, &mut self.random, self.now)
+        match self.room_for(priority) {
+            Room::Found(placement) => Some(placement),
+            _ => None,
+        }
+    }
+
+    fn room_for(&mut self, priority: Priority) -> Room<Placement> {
+        let wanted = Wanted { integration: &self.bank, tenant: &self.acme, priority };
+        self.view.reserve(&wanted, &mut self.random, self.now)
+    }
+
+    fn held(&self, priority: Priority) -> String {
+        self.view.held(&Wanted { integration: &self.bank, tenant: &self.acme, priority }, self.now).to_string()
     }
 
     fn release(&mut self, placement: &Placement, learned: Learned, load: Option<(u32, u32)>) {
-        let load = load.map(|(in_flight, target)| LoadReport { in_flight, target, reserved: 0, keeps_out: false });
+        let load = load.map(|(in_flight, target)| LoadReport {
+            in_flight,
+            target,
+            reserved: 0,
+            keeps_out: false,
+            shares: None,
+        });
         self.release_with(placement, learned, load);
     }
 
     fn release_with(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>) {
-        self.view.release(placement, &"bank".parse().expect("an integration"), learned, load, self.now);
+        let wanted = Wanted { integration: &self.bank, tenant: &self.acme, priority: Priority::Batch };
+        self.view.release(placement, &wanted, learned, load, self.now);
     }
 }
 
@@ -187,7 +212,7 @@ fn replies_tell_at_once_whether_an_integration_is_kept_out() {
     let full = Presence { full: vec![bank], ..presence("w1", 0, 9, State::Open) };
     let mut bench = Bench::with([presence("w1", 0, 9, State::Open)]);
     let (first, second) = (bench.reserve().expect("room"), bench.reserve().expect("room"));
-    let says = |keeps_out| Some(LoadReport { in_flight: 1, target: 9, reserved: 0, keeps_out });
+    let says = |keeps_out| Some(LoadReport { in_flight: 1, target: 9, reserved: 0, keeps_out, shares: None });
     bench.release_with(&first, Learned::Refused(Reason::IntegrationFull), says(true));
     assert!(bench.reserve().is_none());
     bench.view.present(Presence { incarnation: second.incarnation, ..full }, bench.now);
@@ -213,4 +238,77 @@ fn a_refusal_for_overload_is_believed_for_a_second_and_the_registrys_word_until_
     assert!(bench.reserve().is_none());
     bench.view.set_stale();
     assert!(bench.reserve().is_some(), "the registry cannot say that it is over");
+}
+
+/// A report in which the tenant holds so many of so many.
+fn tenant_holds(held: u32, most: u32) -> Option<LoadReport> {
+    let (integration, tenant) = (Share { held, most: None }, Share { held, most: Some(most) });
+    let shares = Some(Shares { weight: 1, integration, tenant });
+    Some(LoadReport { in_flight: held, target: 20, reserved: 0, keeps_out: false, shares })
+}
+
+#[test]
+fn a_tenant_at_its_cap_everywhere_is_told_from_one_that_another_worker_may_take() {
+    let mut bench = Bench::with([presence("w1", 0, 20, State::Open)]);
+    let calls: Vec<_> = (0..7).map(|_| bench.reserve().expect("nothing is known of a cap")).collect();
+    calls[5..]
+        .iter()
+        .for_each(|call| bench.release_with(call, Learned::Refused(Reason::TenantFull), tenant_holds(5, 5)));
+    let Room::NotForTenant { again: Some(again) } = bench.room_for(Priority::Batch) else { panic!("it is at its cap") };
+    assert!(again > bench.now);
+    assert!(bench.held(Priority::Batch).ends_with("is at the cap of the tenant (tenant_caps)"));
+    bench.release_with(&calls[0], Learned::Answered, tenant_holds(4, 5));
+    assert!(bench.reserve().is_some(), "one of its own has ended");
+    bench.view.apply(Change::Present(presence("w2", 20, 20, State::Full)), bench.now);
+    assert_eq!(bench.room_for(Priority::Batch), Room::NotForTenant { again: None });
+}
+
+#[test]
+fn a_worker_with_other_settings_may_have_other_caps() {
+    let worker = presence("w1", 0, 20, State::Open);
+    let mut bench = Bench::with([worker.clone()]);
+    assert!(bench.view.has_other_limits() && !bench.view.has_other_limits());
+    let call = bench.reserve().expect("room");
+    bench.release_with(&call, Learned::Refused(Reason::TenantFull), tenant_holds(0, 0));
+    assert!(bench.held(Priority::Batch).contains("its cap in tenant_caps is 0"));
+    bench.view.apply(Change::Present(Presence { settings_version: "next".into(), ..worker }), bench.now);
+    assert!(bench.view.has_other_limits() && bench.reserve().is_some());
+}
+
+#[test]
+fn room_at_one_worker_is_looked_for_there_alone() {
+    let bank: IntegrationName = "bank".parse().expect("a name");
+    let full = Presence { full: vec![bank], reserved: 2, ..presence("full", 0, 2, State::Open) };
+    let mut bench = Bench::with([full, presence("free", 0, 2, State::Open)]);
+    let mut at = |worker: &str, priority| {
+        let wanted = Wanted { integration: &bench.bank, tenant: &bench.acme, priority };
+        bench.view.reserve_at(&worker.parse().expect("an id"), &wanted, bench.now)
+    };
+    assert_eq!(at("full", Priority::Batch), Room::NotForClass);
+    assert_eq!(at("full", Priority::Interactive), Room::NotForIntegration);
+    assert!(matches!(at("free", Priority::Batch), Room::Found(_)));
+    assert_eq!(at("nobody", Priority::Batch), Room::NotForClass);
+}
+
+#[test]
+fn each_door_that_is_closed_is_named() {
+    let bank: IntegrationName = "bank".parse().expect("a name");
+    for (worker, says) in [
+        (presence("w", 0, 0, State::Full), "taking nothing (max_parallelism is 0)"),
+        (presence("w", 3, 3, State::Full), "full: all of its slots are held (max_parallelism)"),
+        (presence("w", 0, 3, State::Draining), "draining"),
+        (presence("w", 0, 3, State::Overloaded), "overloaded"),
+        (Presence { reserved: 3, ..presence("w", 0, 3, State::Open) }, "interactive_reserve is 1"),
+        (
+            Presence { reserved: 2, ..presence("w", 1, 3, State::Open) },
+            "what is left is reserved (interactive_reserve)",
+        ),
+        (Presence { full: vec![bank.clone()], ..presence("w", 0, 3, State::Open) }, "integration_caps"),
+        (Presence { broken: vec![bank.clone()], ..presence("w", 0, 3, State::Open) }, "because it fails"),
+        (presence("w", 0, 3, State::Open), "expected to have room"),
+    ] {
+        let held = Bench::with([worker]).held(Priority::Batch);
+        assert!(held.contains(says), "{held}");
+    }
+    assert!(Bench::with([]).held(Priority::Batch).contains("no worker"));
 }

@@ -320,7 +320,7 @@ impl Plan {
         config.registry.url = Some(redis.url().into());
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
-        config.router.queue_tasks = self.queue_tasks;
+        config.router.queue.tasks = self.queue_tasks;
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {

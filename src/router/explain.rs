@@ -1,0 +1,213 @@
+//! Where each task is: those under way, and for a while those that were refused.
+//!
+//! Beside the dispatcher and with a lock of its own: what a task waits for is asked of the dispatcher only when somebody
+//! wants to know.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::queue::Place;
+use crate::task::{TaskId, WorkerId};
+use crate::wire::{Reason, TaskError};
+
+/// Refused tasks that are remembered.
+const MAX_REFUSED: usize = 1_000;
+
+/// For how long.
+const REFUSED_KEPT: Duration = Duration::from_secs(600);
+
+/// All tasks of a router. Clones are the same book.
+#[derive(Clone, Default)]
+pub(super) struct Book {
+    pages: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// Of tasks with the same id, the one that came last.
+    under_way: HashMap<TaskId, Arc<Entry>>,
+    refused: VecDeque<Refused>,
+}
+
+/// A task under way.
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) since: Instant,
+    progress: Mutex<Progress>,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    /// Calls to workers, the one that is out included.
+    pub(super) attempts: u32,
+    /// How the last one ended that did not start it.
+    pub(super) last_refusal: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) enum Stage {
+    /// For a worker with room.
+    #[default]
+    Waiting,
+    /// A worker has it.
+    Calling { worker: WorkerId, since: Instant },
+    /// Until its next attempt.
+    Pausing,
+}
+
+/// A task that was answered with an error.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) task: TaskId,
+    pub(super) place: Place,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+    pub(super) at: Instant,
+}
+
+/// What the book knows of a task.
+pub(super) enum Found {
+    UnderWay(Arc<Entry>),
+    Refused(Refused),
+    Nothing,
+}
+
+/// A task's entry; dropping it takes the task out of the book.
+pub(super) struct Entered {
+    book: Book,
+    task: TaskId,
+    entry: Arc<Entry>,
+}
+
+impl Book {
+    pub(super) fn enter(&self, task: TaskId, place: Place, since: Instant) -> Entered {
+        let entry = Arc::new(Entry { place, since, progress: Mutex::default() });
+        self.pages.lock().under_way.insert(task.clone(), entry.clone());
+        Entered { book: self.clone(), task, entry }
+    }
+
+    pub(super) fn find(&self, task: &TaskId) -> Found {
+        let now = Instant::now();
+        let mut pages = self.pages.lock();
+        if let Some(entry) = pages.under_way.get(task) {
+            return Found::UnderWay(entry.clone());
+        }
+        pages.forget(now);
+        match pages.refused.iter().rev().find(|refused| refused.task == *task) {
+            Some(refused) => Found::Refused(refused.clone()),
+            None => Found::Nothing,
+        }
+    }
+}
+
+impl Pages {
+    fn forget(&mut self, now: Instant) {
+        let is_old = |refused: &Refused| now.saturating_duration_since(refused.at) >= REFUSED_KEPT;
+        while self.refused.len() > MAX_REFUSED || self.refused.front().is_some_and(is_old) {
+            self.refused.pop_front();
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.lock().clone()
+    }
+}
+
+impl Entered {
+    pub(super) fn waits(&self) {
+        self.entry.progress.lock().stage = Stage::Waiting;
+    }
+
+    pub(super) fn is_called(&self, worker: WorkerId) {
+        let mut progress = self.entry.progress.lock();
+        progress.attempts += 1;
+        progress.stage = Stage::Calling { worker, since: Instant::now() };
+    }
+
+    pub(super) fn pauses(&self, refusal: String) {
+        let mut progress = self.entry.progress.lock();
+        (progress.stage, progress.last_refusal) = (Stage::Pausing, Some(refusal));
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.entry.progress()
+    }
+
+    /// It was answered with an error, which is kept.
+    pub(super) fn refused(&self, error: &TaskError) {
+        let (task, place) = (self.task.clone(), self.entry.place.clone());
+        let now = Instant::now();
+        let refused = Refused { task, place, reason: error.reason, message: error.message.clone(), at: now };
+        let mut pages = self.book.pages.lock();
+        pages.refused.push_back(refused);
+        pages.forget(now);
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut pages = self.book.pages.lock();
+        if pages.under_way.get(&self.task).is_some_and(|entry| Arc::ptr_eq(entry, &self.entry)) {
+            pages.under_way.remove(&self.task);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::queue::{Config, Queue};
+    use crate::task::{Json, Priority, Task, Tenant};
+
+    fn enter(book: &Book, id: &str) -> Entered {
+        let task = Task {
+            id: id.parse().expect("an id"),
+            integration: "bank".parse().expect("a name"),
+            tenant: Tenant::default(),
+            priority: Priority::Batch,
+            input: Json::null(),
+            deadline: Instant::now(),
+        };
+        let place = Queue::<()>::new(Config::default(), Instant::now()).place(&task, Instant::now());
+        book.enter(task.id, place, Instant::now())
+    }
+
+    fn find(book: &Book, id: &str) -> Found {
+        book.find(&id.parse().expect("an id"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_is_found_while_it_is_under_way_and_for_a_while_after_it_was_refused() {
+        let book = Book::default();
+        let entered = enter(&book, "t1");
+        assert!(matches!(find(&book, "t1"), Found::UnderWay(_)));
+        entered.refused(&TaskError::invalid("because"));
+        drop(entered);
+        assert!(matches!(find(&book, "t1"), Found::Refused(refused) if refused.message == "because"));
+        tokio::time::advance(REFUSED_KEPT).await;
+        assert!(matches!(find(&book, "t1"), Found::Nothing));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_tasks_are_bounded_and_of_two_with_one_id_the_later_is_meant() {
+        let book = Book::default();
+        for number in 0..MAX_REFUSED + 10 {
+            enter(&book, &format!("t{number}")).refused(&TaskError::invalid("no"));
+        }
+        assert!(matches!(find(&book, "t9"), Found::Nothing));
+        assert!(matches!(find(&book, "t10"), Found::Refused(_)));
+        let (first, second) = (enter(&book, "same"), enter(&book, "same"));
+        drop(first);
+        assert!(matches!(find(&book, "same"), Found::UnderWay(_)));
+        drop(second);
+        assert!(book.pages.lock().under_way.is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+//! One worker, as its presence and its replies say: pure, with the time passed in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::allowance::{Allowance, Word};
+use super::{Hold, Learned, Placement, REPORT_TRUSTED, Wanted};
+use crate::registry::{Presence, State};
+use crate::task::{IntegrationName, Priority, Tenant};
+use crate::wire::Reason;
+use crate::wire::metadata::LoadReport;
+
+/// The same for a worker that the registry had as full, while the registry is away.
+const STALE_REPORT_TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long a refusal that says "overloaded" keeps a worker from being tried. Its presence has the last word: of a short
+/// overload the registry may never have heard, and then nothing else would take the refusal back.
+pub(super) const SHEDS: Duration = Duration::from_secs(1);
+
+/// How long a worker that could not be reached is left alone at first; doubled with each failure in a row.
+pub(super) const SUSPECTED: Duration = Duration::from_millis(500);
+
+/// The longest that a worker is left alone.
+const SUSPECTED_MAX: Duration = Duration::from_secs(8);
+
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) presence: Presence,
+    own: u32,
+    others: u32,
+    pub(super) target: u32,
+    reserved: u32,
+    /// What it takes of an integration, and of a tenant, by its replies: those of which calls are out, or that have a cap.
+    integrations: HashMap<IntegrationName, Allowance>,
+    tenants: HashMap<Tenant, Allowance>,
+    reported_at: Instant,
+    failures: u32,
+    pub(super) suspected_until: Option<Instant>,
+    sheds_until: Option<Instant>,
+    pub(super) missing_since: Option<Instant>,
+}
+
+impl Known {
+    pub(super) fn new(presence: Presence, now: Instant) -> Self {
+        Known {
+            own: 0,
+            others: presence.in_flight,
+            target: presence.target,
+            reserved: presence.reserved,
+            integrations: HashMap::new(),
+            tenants: HashMap::new(),
+            reported_at: now,
+            failures: 0,
+            suspected_until: None,
+            sheds_until: None,
+            missing_since: None,
+            presence,
+        }
+    }
+
+    pub(super) fn placement(&self) -> Placement {
+        Placement {
+            worker: self.presence.worker.clone(),
+            incarnation: self.presence.incarnation,
+            address: self.presence.address.clone(),
+        }
+    }
+
+    pub(super) fn estimate(&self) -> u32 {
+        self.others.saturating_add(self.own)
+    }
+
+    pub(super) fn report(&mut self, in_flight: u32, target: u32, reserved: u32, now: Instant) {
+        self.others = in_flight.saturating_sub(self.own);
+        (self.target, self.reserved) = (target, reserved);
+        self.reported_at = now;
+    }
+
+    /// A call goes out.
+    pub(super) fn take(&mut self, wanted: &Wanted<'_>, now: Instant) {
+        self.own += 1;
+        allowance(&mut self.integrations, wanted.integration, now).take(now);
+        allowance(&mut self.tenants, wanted.tenant, now).take(now);
+    }
+
+    /// A call has ended.
+    pub(super) fn give_back(&mut self, wanted: &Wanted<'_>, learned: Learned, load: Option<LoadReport>, now: Instant) {
+        self.own = self.own.saturating_sub(1);
+        let shares = load.and_then(|load| load.shares);
+        let refused = |reason| match learned {
+            Learned::Refused(refused) if refused == reason => Word::Refused,
+            _ => Word::Nothing,
+        };
+        let mut word = refused(Reason::IntegrationFull);
+        if let Some(load) = load {
+            self.report(load.in_flight, load.target, load.reserved, now);
+            // Without a number, as of an older worker or of a task that weighs more than what is left, only the word counts.
+            let is_capped = shares.is_some_and(|shares| shares.integration.most.is_some());
+            if load.keeps_out && !is_capped && word == Word::Nothing {
+                word = Word::NoMore;
+            }
+            if !load.keeps_out {
+                // What a reply says of its own integration is newer than what the registry said.
+                self.presence.full.retain(|full| full != wanted.integration);
+            }
+        }
+        let of_integration = allowance(&mut self.integrations, wanted.integration, now);
+        of_integration.give_back(shares.map(|shares| shares.integration), word, now);
+        let of_tenant = allowance(&mut self.tenants, wanted.tenant, now);
+        of_tenant.give_back(shares.map(|shares| shares.tenant), refused(Reason::TenantFull), now);
+        if of_tenant.is_worthless(now) {
+            self.tenants.remove(wanted.tenant);
+        }
+        self.learn(learned, now);
+    }
+
+    /// It has other settings: its caps may be others.
+    pub(super) fn forget_caps(&mut self) {
+        self.integrations.values_mut().chain(self.tenants.values_mut()).for_each(Allowance::forget);
+    }
+
+    /// Forgets what is too old to be of use.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.integrations.retain(|_, allowance| !allowance.is_worthless(now));
+        self.tenants.retain(|_, allowance| !allowance.is_worthless(now));
+    }
+
+    /// Whether another call for this tenant is worth while, as far as its cap goes.
+    pub(super) fn takes_of_tenant(&self, tenant: &Tenant, now: Instant) -> bool {
+        self.tenants.get(tenant).is_none_or(|allowance| allowance.is_open(now))
+    }
+
+    /// When one may be, where it is not.
+    pub(super) fn again_for_tenant(&self, tenant: &Tenant, now: Instant) -> Option<Instant> {
+        self.tenants.get(tenant).filter(|allowance| !allowance.is_open(now)).map(Allowance::again_at)
+    }
+
+    /// As [`Known::load`], for an integration that it may keep out.
+    pub(super) fn load_for(&self, wanted: &Wanted<'_>, stale: bool, now: Instant) -> Option<f64> {
+        if self.keeps_out(wanted.integration, stale, now) { None } else { self.load(wanted.priority, stale, now) }
+    }
+
+    /// What keeps a task from it.
+    pub(super) fn holds(&self, wanted: &Wanted<'_>, stale: bool, now: Instant) -> Hold {
+        let is_before = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        let state = (self.presence.state, stale);
+        let integration = self.integrations.get(wanted.integration);
+        let tenant = self.tenants.get(wanted.tenant);
+        let reserved = wanted.priority == Priority::Batch && self.reserved > 0;
+        match () {
+            () if state.0 == State::Draining => Hold::Draining,
+            () if is_before(self.suspected_until) => Hold::Unreachable,
+            () if state == (State::Overloaded, false) || is_before(self.sheds_until) => Hold::Overloaded,
+            () if self.target == 0 => Hold::Closed,
+            () if self.estimate() >= self.target || state == (State::Full, false) => Hold::Full,
+            () if reserved && self.reserved >= self.target => Hold::AllReserved,
+            () if reserved && self.load(wanted.priority, stale, now).is_none() => Hold::Reserved,
+            () if !stale && self.spares(wanted.integration) => Hold::Breaker,
+            () if self.keeps_out(wanted.integration, stale, now) => match integration {
+                Some(allowance) if allowance.is_shut() => Hold::IntegrationShut,
+                _ => Hold::IntegrationCap,
+            },
+            () => match tenant {
+                Some(allowance) if allowance.is_shut() => Hold::TenantShut,
+                Some(allowance) if !allowance.has_room() => Hold::TenantCap,
+                _ => Hold::HasRoom,
+            },
+        }
+    }
+
+    /// Whether the worker spares the integration, because it fails.
+    pub(super) fn spares(&self, integration: &IntegrationName) -> bool {
+        self.presence.broken.binary_search(integration).is_ok()
+    }
+
+    /// Whether a call for this integration would be in vain, though there may be room for others.
+    fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
+        let is_full = || self.presence.full.binary_search(integration).is_ok();
+        // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
+        (!stale && (self.spares(integration) || is_full()))
+            || self.integrations.get(integration).is_some_and(|allowance| !allowance.is_open(now))
+    }
+
+    fn learn(&mut self, learned: Learned, now: Instant) {
+        match learned {
+            Learned::Answered => (self.failures, self.suspected_until) = (0, None),
+            Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
+            Learned::Refused(Reason::Overloaded) => self.sheds_until = Some(now + SHEDS),
+            // Another life of the worker answers at its address; the registry will say which.
+            Learned::Refused(Reason::StaleIncarnation) | Learned::Unreachable => {
+                let pause = SUSPECTED * 2u32.saturating_pow(self.failures.min(16));
+                self.failures += 1;
+                self.suspected_until = Some(now + pause.min(SUSPECTED_MAX));
+            }
+            Learned::Refused(_) | Learned::Nothing => {}
+        }
+    }
+
+    /// The share of places taken, or `None` when a call would be in vain.
+    pub(super) fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
+        let trusted = match (self.presence.state, stale) {
+            (State::Draining, _) | (State::Overloaded, false) => return None,
+            (State::Full, false) => None,
+            (State::Full | State::Overloaded, true) => Some(STALE_REPORT_TRUSTED),
+            (State::Open, _) => Some(REPORT_TRUSTED),
+        };
+        if [self.suspected_until, self.sheds_until].into_iter().flatten().any(|until| now < until) {
+            return None;
+        }
+        let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);
+        let reserved = if priority == Priority::Batch { self.reserved } else { 0 };
+        let target = self.target.saturating_sub(reserved);
+        if self.estimate() < target {
+            Some(f64::from(self.estimate()) / f64::from(self.target))
+        } else if self.own < target && report_is_old() {
+            Some(1.0)
+        } else {
+            None
+        }
+    }
+}
+
+fn allowance<'a, N: Clone + Eq + std::hash::Hash>(
+    allowances: &'a mut HashMap<N, Allowance>,
+    name: &N,
+    now: Instant,
+) -> &'a mut Allowance {
+    allowances.entry(name.clone()).or_insert_with(|| Allowance::new(now))
+}
