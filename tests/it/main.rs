@@ -4,6 +4,7 @@ mod admin;
 mod asked;
 mod bad_input;
 mod canary;
+mod cancels;
 mod check;
 mod cli;
 mod corpus;

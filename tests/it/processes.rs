@@ -4,6 +4,7 @@
 //! prints its numbers.
 
 mod outage;
+mod soak;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use weir::payload::key::SUFFIX;
@@ -65,6 +66,8 @@ pub struct Fleet {
     s3: Option<Process>,
     payloads: PathBuf,
     directory: TempDir,
+    max_parallelism: u32,
+    sheds: bool,
 }
 
 impl Plan {
@@ -88,33 +91,29 @@ impl Plan {
         let configuration = (self.configuration + CONFIGURATION).replace("$bank", &bank).replace("$store", &store);
         std::fs::write(directory.path().join("weir.toml"), configuration).expect("written");
 
-        let url = redis.url();
-        let router = router(directory.path(), &url);
-        let parallelism = self.max_parallelism.to_string();
-        let start = |number: usize| {
-            let (name, token) = (format!("w{number}"), format!("sandbox.w{number}"));
-            let mut flags = vec!["worker", "--id", &name, "--max-parallelism", &parallelism];
-            flags.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-            let variables = [
-                ("WEIR_REGISTRY__URL", url.as_str()),
-                ("BANK_TOKEN", &token),
-                ("WEIR_OVERLOAD__BLOCKED_THREAD__ENABLED", if self.sheds { "true" } else { "false" }),
-                ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-            ];
-            serve(&name, directory.path(), &flags, &variables, "the worker serves")
+        let router = router(directory.path(), &redis.url(), "127.0.0.1:0");
+        let mut fleet = Fleet {
+            redis,
+            router,
+            workers: Vec::new(),
+            sandbox,
+            s3,
+            payloads,
+            directory,
+            max_parallelism: self.max_parallelism,
+            sheds: self.sheds,
         };
-        let workers: Vec<_> = (1..=self.workers).map(start).collect();
+        fleet.workers = (0..self.workers).map(|index| fleet.start_worker(index)).collect();
         if !self.redis_away {
-            let known = || known_workers(&router) == Some(workers.len());
+            let known = || known_workers(&fleet.router) == Some(self.workers);
             wait_for("the router knows all workers", LONG, || known().then_some(()));
         }
-        Fleet { redis, router, workers, sandbox, s3, payloads, directory }
+        fleet
     }
 }
 
-fn router(directory: &Path, redis: &str) -> Server {
-    let flags = ["router", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+fn router(directory: &Path, redis: &str, listen: &str) -> Server {
+    let flags = ["router", "--listen", listen, "--admin", "127.0.0.1:0"];
     serve("router", directory, &flags, &[("WEIR_REGISTRY__URL", redis)], "the router serves")
 }
 
@@ -175,6 +174,35 @@ impl Fleet {
         let flags = ["worker", "--id", id, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let variables = [("WEIR_REGISTRY__URL", url.as_str()), ("BANK_TOKEN", "sandbox.one-more")];
         serve(log, self.directory.path(), &flags, &variables, "the worker serves")
+    }
+
+    fn start_worker(&self, index: usize) -> Server {
+        let (name, url) = (format!("w{}", index + 1), self.redis.url());
+        let (token, parallelism) = (format!("sandbox.{name}"), self.max_parallelism.to_string());
+        let mut flags = vec!["worker", "--id", &name, "--max-parallelism", &parallelism];
+        flags.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let variables = [
+            ("WEIR_REGISTRY__URL", url.as_str()),
+            ("BANK_TOKEN", &token),
+            ("WEIR_OVERLOAD__BLOCKED_THREAD__ENABLED", if self.sheds { "true" } else { "false" }),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ];
+        serve(&name, self.directory.path(), &flags, &variables, "the worker serves")
+    }
+
+    /// Ends a worker with SIGKILL and starts another one with its id.
+    pub fn replace_worker(&mut self, index: usize) {
+        self.workers[index].process.signal(Signal::KILL);
+        self.workers[index].process.exit_code(LONG);
+        self.workers[index] = self.start_worker(index);
+    }
+
+    /// Ends the router with SIGKILL and starts another one at its address.
+    pub fn replace_router(&mut self) {
+        self.router.process.signal(Signal::KILL);
+        self.router.process.exit_code(LONG);
+        self.router = router(self.directory.path(), &self.redis.url(), &self.router.listen.to_string());
     }
 
     pub fn known_workers(&self) -> usize {

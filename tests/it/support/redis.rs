@@ -63,6 +63,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends the server as a crash does. What it held is lost.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server runs");
@@ -118,7 +123,7 @@ impl RedisServer {
 
     /// Whether it is this very process that answers: another test's server may have taken the port.
     fn answers(&mut self) -> bool {
-        let (start, process) = (Instant::now(), format!("process_id:{}\r\n", self.child.id()));
+        let (start, process) = (Instant::now(), format!("process_id:{}\r\n", self.id()));
         while start.elapsed() < START_TIMEOUT && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             if self.try_ask("INFO server").is_ok_and(|answer| answer.contains(&process)) {
                 return true;
