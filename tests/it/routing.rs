@@ -107,7 +107,11 @@ async fn a_hundred_tasks_beside_two_thousand_of_a_tenant_at_its_cap_take_no_long
     };
     let alone = other("alone").await;
     let greedy: Vec<_> = (0..2_000)
-        .map(|n| house.submit(Submission { tenant: tenant("greedy"), ..held(&format!("greedy-{n}")) }))
+        .map(|n| {
+            // Time enough that none is turned away for its estimated wait, however slow the machine.
+            let timeout = Duration::from_secs(600);
+            house.submit(Submission { tenant: tenant("greedy"), timeout, ..held(&format!("greedy-{n}")) })
+        })
         .collect();
     house.until_waiting("batch", 1_998).await;
     let beside = other("beside").await;
