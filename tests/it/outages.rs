@@ -167,7 +167,7 @@ async fn through_a_fault(config: registry::Config, disturb: impl AsyncFnOnce(&Ho
     };
     tokio::join!(load, fault);
     assert_eq!(ended.load(Ordering::Relaxed), submitted.load(Ordering::Relaxed), "each task has one outcome");
-    let peaks = peaks.0.lock().clone();
+    let peaks = *peaks.0.lock();
     assert!(peaks.iter().all(|&(now, most)| now == 0 && most <= 8), "over-admitted: {peaks:?}");
     house.close().await;
 }
