@@ -21,6 +21,8 @@ mod processes;
 mod redis;
 #[path = "support/spread.rs"]
 mod spread;
+#[path = "../tests/it/support/waiting.rs"]
+mod waiting;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -190,6 +192,7 @@ async fn simulate(number: usize, pool: PoolName, registry: Arc<dyn Registry>, bo
         integrations: (0..10).map(|n| format!("bank-{n}").parse().expect("a name")).collect(),
         full: Vec::new(),
         broken: Vec::new(),
+        half_open: Vec::new(),
         settings_version: "1".to_owned(),
     };
     // Not all in the same moment.

@@ -36,6 +36,8 @@ mod redis;
 mod s3;
 #[path = "support/spread.rs"]
 mod spread;
+#[path = "../tests/it/support/waiting.rs"]
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

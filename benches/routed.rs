@@ -24,6 +24,8 @@ mod redis;
 mod s3;
 #[path = "support/spread.rs"]
 mod spread;
+#[path = "../tests/it/support/waiting.rs"]
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

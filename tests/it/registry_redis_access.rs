@@ -31,6 +31,7 @@ fn presence(state: State) -> Presence {
         integrations: vec!["bank".parse().expect("an integration")],
         full: vec![],
         broken: vec![],
+        half_open: Vec::new(),
         settings_version: "start".into(),
     }
 }

@@ -10,4 +10,5 @@ pub mod redis;
 pub mod s3;
 pub mod site;
 pub mod valve;
+pub mod waiting;
 pub mod watch;

@@ -197,6 +197,7 @@ mod tests {
             integrations: vec![],
             full: vec![],
             broken: vec![],
+            half_open: Vec::new(),
             settings_version: version.into(),
         };
         (worker, presence)

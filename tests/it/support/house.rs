@@ -32,9 +32,7 @@ use super::calls::metric;
 use super::redis::RedisServer;
 use super::s3::{ACCESS_KEY, S3Server, SECRET_KEY};
 use super::valve::{Held, Stubborn, Valve};
-
-/// Long enough for anything on a busy machine; nothing waits for it when all is well.
-pub const LONG: Duration = Duration::from_secs(30);
+pub use super::waiting::{LONG, eventually};
 
 /// What a test may want different.
 pub struct Plan {
@@ -404,16 +402,6 @@ pub fn submission(id: &str, integration: &str, input: serde_json::Value) -> Subm
     );
     submission.timeout = LONG;
     submission
-}
-
-/// Waits until something holds, and fails with what was awaited when it never does.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let waited = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LONG, waited).await.unwrap_or_else(|_| panic!("it never came true: {what}"));
 }
 
 fn install_tls() {
