@@ -55,7 +55,7 @@ pub(super) enum TurnedAway {
     Full(Full),
     /// It would wait in vain.
     Hopeless(TaskError),
-    /// Its time is over: all of it, or so much that hardly any run succeeds in what `needs` says.
+    /// Its time is over: all of it, or so much that a run, which takes `needs`, would more likely than not end too late.
     OutOfTime { needs: Option<Duration> },
 }
 

@@ -35,9 +35,10 @@ use fair::{Calls, Charge, Usage, usage};
 use pace::Pace;
 use turns::Turns;
 
-/// A task is turned away when even the estimated wait over this is more than it has: a queue that drains in bursts is
-/// measured no better.
-const ESTIMATE_IS_OFF_BY: u32 = 2;
+/// A task is turned away when so many times its estimated wait, and then a run, are more than it has. What is let in beyond
+/// that waits until hardly any time is left, and then takes slots for runs that end too late: under twice the load that
+/// can be carried, most of them.
+const WAIT_MARGIN: f64 = 1.25;
 
 /// A place in the queue: kept by the task until it ends, over all of its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +201,7 @@ impl<T> Queue<T> {
         self.class_mut(priority).end(&tenant, charged, used);
         self.classes.iter_mut().for_each(|class| class.unpark(&tenant));
         if ran.ran {
-            let quantile = self.config.quick_quantile;
+            let quantile = self.config.run_quantile;
             let pace = self.paces.entry(integration.clone()).or_insert_with(|| Pace::new(now));
             pace.ran(took, ran.slots);
             if let Some(time) = ran.succeeded_in {
@@ -309,9 +310,9 @@ impl<T> Queue<T> {
         places.into_iter().filter_map(|(place, reason)| Some((self.remove(&place, now)?, reason))).collect()
     }
 
-    /// A time within which hardly any run of the integration succeeds; none while too little is known.
+    /// How long a run of the integration takes, by the configured quantile; none while too little is known.
     pub(super) fn needs(&mut self, integration: &IntegrationName, now: Instant) -> Option<Duration> {
-        self.paces.get_mut(integration)?.needs(self.config.quick_quantile, now)
+        self.paces.get_mut(integration)?.needs(self.config.run_quantile, now)
     }
 
     /// Where a place stands; none when it is not taken.
@@ -374,21 +375,26 @@ impl<T> Queue<T> {
             // Once a tenth of them is gone: who comes at the first free place finds all the others there.
             full(bound, (tasks as f64 / 10.0).max(1.0))
         })?;
-        let too_long = |bound, estimate: Duration, most: Duration| Full {
+        let too_long = |bound, estimate: Duration, excess: Duration, most: Duration| Full {
             bound,
-            retry_after: retry_after((estimate - most).as_secs_f64(), Some(1.0)),
+            retry_after: retry_after(excess.as_secs_f64(), Some(1.0)),
             message: self.config.describe_wait(bound, place.priority, estimate, most),
         };
         if let Some(estimate) = estimate.filter(|estimate| *estimate > self.config.wait) {
-            return Err(too_long(Bound::Wait, estimate, self.config.wait));
+            return Err(too_long(Bound::Wait, estimate, estimate - self.config.wait, self.config.wait));
         }
         let remaining = place.deadline.saturating_duration_since(now);
-        let is_hopeless = |estimate: &Duration| *estimate / ESTIMATE_IS_OFF_BY > remaining;
+        let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
+        let needed = |estimate: Duration| {
+            let wait = Duration::try_from_secs_f64(estimate.as_secs_f64() * WAIT_MARGIN).unwrap_or(Duration::MAX);
+            wait.saturating_add(run)
+        };
+        let is_hopeless = |estimate: &Duration| needed(*estimate) > remaining;
         if estimate.as_ref().is_some_and(is_hopeless) {
             // Not all of its tenant's own come first: those with a later deadline do not, which only now is worth a count.
             let own_ahead = class.stands(place).map_or(0, |(own_ahead, _)| own_ahead);
             if let Some(estimate) = self.estimate(place, own_ahead, now).filter(is_hopeless) {
-                return Err(too_long(Bound::WaitOverDeadline, estimate, remaining));
+                return Err(too_long(Bound::WaitOverDeadline, estimate, needed(estimate) - remaining, remaining));
             }
         }
         Ok(())

@@ -56,7 +56,7 @@ impl Pace {
         self.needs = self.estimate(quantile);
     }
 
-    /// A time within which hardly any run succeeds; none while too little is known.
+    /// How long a run takes, by that quantile; none while too little is known.
     pub(super) fn needs(&mut self, quantile: f64, now: Instant) -> Option<Duration> {
         self.age(quantile, now);
         self.needs
