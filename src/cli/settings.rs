@@ -25,6 +25,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Flags of `weir settings`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
+  weir settings status --pool parallel --watch")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
