@@ -1,27 +1,50 @@
 //! Memory that was freed goes back to the system at once while memory is short.
 //!
 //! An allocator keeps what is freed for the next who asks, so that a worker whose tasks have ended may look as full as
-//! before. jemalloc keeps it for some ten seconds (`dirty_decay_ms`, and a curve on which it gives back less and less
-//! late); while memory is short here it keeps nothing, which its manual says of a time of 0, and afterwards as before.
-//! That costs whoever frees and allocates meanwhile a system call and page faults. Without the feature `jemalloc` there is
-//! nothing to be told: the C library has `malloc_trim`, which no library wraps without unsafe code.
+//! before. jemalloc keeps it for some ten seconds (`dirty_decay_ms`), after which it comes back slowly; with a time of 0,
+//! as its manual has it, at once. That is what it is told while memory is short, and costs whoever frees and allocates
+//! meanwhile a system call and page faults. Without the feature `jemalloc` there is nothing that could be told without
+//! unsafe code.
+
+#[cfg(feature = "jemalloc")]
+use std::collections::BTreeMap;
+
+#[cfg(feature = "jemalloc")]
+use tikv_jemalloc_ctl::{Access, AsName, Mib, arenas};
 
 /// What has been told to the allocator.
 #[derive(Debug, Default)]
 pub(super) struct Relief {
-    /// For how long each arena kept memory before; none while it does.
+    /// The arenas that keep nothing now, and for how many milliseconds each did before; less than 0 is for good.
     #[cfg(feature = "jemalloc")]
-    kept_before: Option<Vec<arenas::Kept>>,
+    kept_before: BTreeMap<usize, isize>,
 }
 
 #[cfg(feature = "jemalloc")]
 impl Relief {
-    /// Begins or ends it. The first time frees what is kept, some 0.1 ms per MiB on the calling thread.
+    /// Has the allocator keep nothing, or as much as before. To be told again and again while memory is short: each time
+    /// it gives back, on the calling thread, what it has kept nevertheless, where several threads freed at the same time
+    /// or one has begun an arena since.
     pub(super) fn set(&mut self, wanted: bool) {
-        match (wanted, self.kept_before.take()) {
-            (true, None) => self.kept_before = Some(arenas::keep_nothing()),
-            (false, Some(before)) => arenas::keep_as(before),
-            (_, as_is) => self.kept_before = as_is,
+        if !wanted && self.kept_before.is_empty() {
+            return;
+        }
+        let Ok(mut decay) = b"arena.0.dirty_decay_ms\0".name().mib::<[usize; 3]>() else { return };
+        let mut of = |arena| -> Mib<[usize; 3]> {
+            decay[1] = arena;
+            decay
+        };
+        for arena in 0..arenas::narenas::read().unwrap_or_default() as usize {
+            // One that nobody uses yet is not there.
+            if let Ok(decay_ms) = of(arena).update(0_isize) {
+                self.kept_before.entry(arena).or_insert(decay_ms);
+            }
+        }
+        if !wanted {
+            for (arena, decay_ms) in std::mem::take(&mut self.kept_before) {
+                // No arena is ever taken away: what could be set before can be set again.
+                let _ = of(arena).write(decay_ms);
+            }
         }
     }
 }
@@ -29,45 +52,4 @@ impl Relief {
 #[cfg(not(feature = "jemalloc"))]
 impl Relief {
     pub(super) fn set(&mut self, _wanted: bool) {}
-}
-
-#[cfg(feature = "jemalloc")]
-mod arenas {
-    use tikv_jemalloc_ctl::{Access, AsName, Mib, arenas};
-
-    /// An arena, and for how many milliseconds it keeps what was freed; less than 0 is for good.
-    #[derive(Debug)]
-    pub(super) struct Kept {
-        arena: usize,
-        decay_ms: isize,
-    }
-
-    pub(super) fn keep_nothing() -> Vec<Kept> {
-        let Some(decay) = decay() else { return Vec::new() };
-        let count = arenas::narenas::read().unwrap_or_default() as usize;
-        let keep_nothing = |arena| {
-            // An arena that nobody uses yet is not there.
-            let decay_ms = of(decay, arena).update(0_isize).ok()?;
-            // The arena of large allocations always gives back at once.
-            (decay_ms != 0).then_some(Kept { arena, decay_ms })
-        };
-        (0..count).filter_map(keep_nothing).collect()
-    }
-
-    pub(super) fn keep_as(before: Vec<Kept>) {
-        let Some(decay) = decay() else { return };
-        for Kept { arena, decay_ms } in before {
-            // An arena is never taken away: what could be set before can be set again.
-            let _ = of(decay, arena).write(decay_ms);
-        }
-    }
-
-    fn decay() -> Option<Mib<[usize; 3]>> {
-        b"arena.0.dirty_decay_ms\0".name().mib().ok()
-    }
-
-    fn of(mut decay: Mib<[usize; 3]>, arena: usize) -> Mib<[usize; 3]> {
-        decay[1] = arena;
-        decay
-    }
 }
