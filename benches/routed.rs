@@ -72,6 +72,7 @@ fn main() {
     // The limit is not what is measured, and payloads are not either.
     let configuration = "[settings]\npayload_sampling = 0\n".to_owned();
     let fleet = Plan { max_parallelism: 2_000, configuration, ..Plan::default() }.start();
+    let _inside = runtime.enter();
     let client = |address| Client::new(&format!("http://{address}")).expect("an address");
     let (direct, routed) = (client(fleet.workers[0].listen), client(fleet.router.listen));
 

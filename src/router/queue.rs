@@ -1,11 +1,11 @@
 //! The bounded, fair wait for a worker with room: pure, with the time passed in.
 //!
-//! - **Which class** is next is a matter of turns ([`turns`]): interactive before batch, which has a share all the same.
-//! - **Which tenant** of it: the one that has used the least, in busy slot-seconds, what runs included ([`fair`]).
+//! - **Which class** is next is a matter of turns (`turns`): interactive before batch, which has a share all the same.
+//! - **Which tenant** of it: the one that has used the least, in busy slot-seconds, what runs included (`fair`).
 //! - **Which task** of the tenant: the one with the earliest deadline. A task that was refused keeps its place.
 //! - What no worker has room for (an integration at its cap everywhere, a tenant at its own) holds up nobody else
-//!   ([`class`]).
-//! - What may wait is bounded by number, bytes and the estimated wait, of each class and of each tenant ([`bounds`]).
+//!   (`class`).
+//! - What may wait is bounded by number, bytes and the estimated wait, of each class and of each tenant (`bounds`).
 //!
 //! To serve one task takes O(i + log n): i integrations that somebody waits for, n tasks and tenants. Where a worker is
 //! at the cap of some tenants but not all workers are, serving it also passes those by that hold something there: never

@@ -126,7 +126,7 @@ impl Inner {
         let within = match needs {
             None => "within the task's deadline".to_owned(),
             Some(needs) => {
-                format!("in time for a run, which hardly ever succeeds in less than {:.1} s", needs.as_secs_f64())
+                format!("in time for a run, which takes {:.1} s or more as often as not", needs.as_secs_f64())
             }
         };
         let waited = arrival.elapsed().as_secs_f64();

@@ -20,6 +20,8 @@ pub struct Plan {
     pub workers: usize,
     pub max_parallelism: u32,
     pub latency: &'static str,
+    /// The 99th percentile of it, where the bank is not always as fast.
+    pub latency_p99: Option<&'static str>,
     /// An S3 server as one more process; otherwise a directory.
     pub s3: bool,
     /// Whether workers shed load while an integration blocks one of their threads.
@@ -40,6 +42,7 @@ impl Default for Plan {
             workers: 1,
             max_parallelism: 50,
             latency: "100ms",
+            latency_p99: None,
             s3: false,
             sheds: false,
             redis_away: false,
@@ -82,6 +85,7 @@ impl Plan {
         }
         let mut flags = vec!["sandbox", "--listen", "127.0.0.1:0", "--latency", self.latency];
         flags.extend(self.script.iter().flat_map(|script| ["--script", script]));
+        flags.extend(self.latency_p99.iter().flat_map(|p99| ["--latency-p99", p99]));
         let sandbox = serve("sandbox", directory.path(), &flags, &[], "the sandbox bank answers");
         let bank = format!("http://{}", sandbox.listen);
         let (s3, payloads, store) = match self.s3 {
