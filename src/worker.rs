@@ -34,9 +34,9 @@ use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
 use crate::task::{PoolName, WorkerId};
-use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::{Telemetry, process};
 use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
@@ -198,6 +198,7 @@ impl Worker {
         let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
         telemetry.run_upkeep(&loops);
+        process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
@@ -228,7 +229,7 @@ impl Worker {
             runner: runner.clone(),
             errors: service::Errors::new(&telemetry),
         };
-        let port = Port::listen(config.listen).await?;
+        let port = Port::listen(config.listen, &telemetry).await?;
         let address = config.advertised(port.local_address)?;
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 

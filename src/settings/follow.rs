@@ -242,6 +242,7 @@ struct Metrics {
     rejected_documents: Counter,
     rejected_unknown: Counter,
     rejected_keys: Vec<(&'static str, Counter)>,
+    version: Gauge,
     max_parallelism: Gauge,
     payload_sampling: Gauge,
 }
@@ -253,6 +254,10 @@ impl Metrics {
             describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
             describe_gauge!("weir_settings_applied_timestamp_seconds", "When settings last took effect, Unix time.");
             describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole file.");
+            describe_gauge!(
+                "weir_settings_version",
+                "The version of the settings as a number, to compare processes by; 0 for the start values."
+            );
             describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
             describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
             Metrics {
@@ -261,6 +266,7 @@ impl Metrics {
                 rejected_documents: counter!(REJECTED, "key" => "document"),
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
+                version: gauge!("weir_settings_version"),
                 max_parallelism: gauge!("weir_settings_max_parallelism"),
                 payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
             }
@@ -268,6 +274,8 @@ impl Metrics {
     }
 
     fn show(&self, settings: &Settings) {
+        // 48 bits of a hash, which a float holds exactly. The start values' version is no such number.
+        self.version.set(u64::from_str_radix(&settings.version, 16).unwrap_or_default() as f64);
         self.max_parallelism.set(settings.max_parallelism);
         self.payload_sampling.set(settings.payload_sampling);
     }

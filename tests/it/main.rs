@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
 mod admin;
+mod alerts;
 mod asked;
 mod bad_input;
 mod canary;
@@ -18,6 +19,7 @@ mod fleet_settings;
 mod foreign_clients;
 mod last_exit;
 mod live_settings;
+mod metrics_page;
 mod never_arrived;
 mod outages;
 mod overload;
