@@ -7,6 +7,7 @@
 //! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file or a key of Redis. `follow.rs` turns what is there
 //! into settings, and `kept.rs` keeps the last good ones for the next start.
 
+mod by_integration;
 pub mod edit;
 pub mod file;
 pub mod flagd;
