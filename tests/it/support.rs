@@ -4,7 +4,10 @@ pub mod cable;
 pub mod calls;
 pub mod fleet;
 pub mod house;
+#[cfg(feature = "launchdarkly")]
+pub mod launchdarkly;
 pub mod lone;
+pub mod place;
 pub mod processes;
 pub mod redis;
 pub mod s3;
