@@ -184,10 +184,11 @@ impl Worker {
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
-        let context = config.settings_context(Some(id.clone()));
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let context =
+            settings::Context { integrations: integrations.clone(), ..config.settings_context(Some(id.clone())) };
         let settings =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
@@ -354,7 +355,8 @@ impl Config {
 
     /// Who a worker of this configuration is to whoever targets settings.
     pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
-        settings::Context { pool: self.pool.clone(), worker: worker.or(self.id.clone()), zone: self.zone.clone() }
+        let (pool, zone) = (self.pool.clone(), self.zone.clone());
+        settings::Context { pool, worker: worker.or(self.id.clone()), zone, ..settings::Context::default() }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

@@ -254,3 +254,11 @@ base_url = "$bank"
 connect_timeout = "5s"
 steps = [{ name = "accounts", path = "/accounts" }]
 "#;
+
+#[cfg(not(feature = "launchdarkly"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weir_without_launchdarkly_says_so() {
+    let output = check("[settings]\nsource = \"launchdarkly\"", &["--role", "worker"], &[]).await;
+    let said = "settings.source: this weir was built without LaunchDarkly: build it with --features launchdarkly";
+    assert!(found(&output, "wrong").iter().any(|line| line.starts_with(said)), "{}", stdout(&output));
+}

@@ -18,6 +18,8 @@ mod fleet;
 mod fleet_settings;
 mod foreign_clients;
 mod last_exit;
+#[cfg(feature = "launchdarkly")]
+mod launchdarkly;
 mod live_settings;
 mod metrics_page;
 mod never_arrived;
@@ -34,6 +36,7 @@ mod registry_redis;
 mod registry_redis_access;
 mod replay;
 mod routing;
+mod settings_sources;
 mod slow_bank;
 mod soak;
 mod submit_many;

@@ -14,8 +14,10 @@ use crate::cli::worker::{descriptors_allowed, descriptors_needed};
 use crate::client::operations::Operations;
 use crate::config::Config;
 use crate::integration::{Error, Integrations};
+use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Object};
 use crate::registry;
+use crate::settings;
 use crate::task::{IntegrationName, PoolName};
 use crate::telemetry::Telemetry;
 use crate::wire::proto::description;
@@ -23,6 +25,9 @@ use crate::worker::descriptors::Need;
 
 /// How long any one of them may take; each has shorter limits of its own.
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// How long what was tried may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Integrations tried at the same time.
 const AT_ONCE: usize = 16;
@@ -36,6 +41,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
         descriptors(config, parts, report)?;
         integrations(&parts.integrations, report).await?;
         store(config, report).await?;
+        launchdarkly(config, report).await?;
     }
     if role.is(Role::Router) && !report.is_wrong("router") {
         ports("router", router.listen, router.admin.listen, report).await?;
@@ -136,6 +142,28 @@ async fn store(config: &Config, report: &mut Report) -> anyhow::Result<()> {
         }
         Ok(Err(error)) => report.wrong("payloads", error),
         Err(_) => report.wrong("payloads", "the store did not answer within a minute"),
+    }
+}
+
+/// The settings of the other sources are read without this.
+async fn launchdarkly(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    if config.settings.source != settings::Source::LaunchDarkly || report.is_wrong("settings") {
+        return Ok(());
+    }
+    let lifecycle = Lifecycle::new();
+    let read = match settings::store::open(&config.settings, &lifecycle) {
+        Ok(Some(store)) => store.read().await.map_err(anyhow::Error::from).and_then(|listing| {
+            let flags = store.evaluate(&listing, &config.worker.settings_context(None)).map_err(anyhow::Error::msg)?;
+            Ok(format!("{}: flags for {} of {} settings", store.name(), flags.len(), settings::TABLE.len()))
+        }),
+        Ok(None) => return Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    // What is left is a name that is being looked up, which ends by itself.
+    let _ = lifecycle.stop(STOP_WITHIN).await;
+    match read {
+        Ok(found) => report.fine("settings.launchdarkly", found),
+        Err(error) => report.wrong("settings.launchdarkly", error),
     }
 }
 
