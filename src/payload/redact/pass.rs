@@ -194,8 +194,10 @@ impl<'r> Pass<'r> {
         } else if !is_kept || is_sensitive(&plain_name) {
             Cow::Owned(self.placeholder(&plain_value))
         } else {
-            match self.text(&plain_value)? {
-                Cow::Borrowed(_) => self.text(value.unwrap_or_default())?,
+            // As it is written first: where it was not encoded, a + is no space.
+            let written = self.text(value.unwrap_or_default())?;
+            match self.text(&decoded(&written))? {
+                Cow::Borrowed(_) => written,
                 Cow::Owned(changed) => Cow::Owned(encoded(&changed)),
             }
         };
