@@ -115,7 +115,7 @@ impl Submission {
             )));
         }
         if self.timeout.is_zero() {
-            return Err(SubmitError::too_late("the task's timeout is nothing: give it time to run".into()));
+            return Err(SubmitError::too_late("the task's timeout is zero: give it time to run".into()));
         }
         Ok(())
     }

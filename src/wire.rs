@@ -93,7 +93,7 @@ pub fn task_in(
         deadline: timeouts.deadline(arrival, own_timeout, call_timeout),
     };
     if task.deadline <= arrival {
-        return Err(TaskError::deadline_too_short("the task's timeout is over as it arrives: give it time to run"));
+        return Err(TaskError::deadline_too_short("the task's timeout is zero: give it time to run"));
     }
     Ok(task)
 }
