@@ -4,8 +4,8 @@
 //! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
 //! counter say so. The version names the source document, so that one can see which workers run with it.
 //!
-//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs` turns what is there
-//! into settings, and `kept.rs` keeps the last good ones for the next start.
+//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
+//! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start.
 
 mod by_integration;
 pub mod edit;
