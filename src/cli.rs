@@ -7,7 +7,9 @@ mod describe;
 mod drain;
 mod explain;
 mod fleet;
+mod output;
 mod payload;
+mod profile;
 mod router;
 mod sandbox;
 mod settings;
@@ -85,6 +87,8 @@ enum Command {
     Describe(describe::Args),
     /// Says where a task is and what holds it, or why it was refused.
     Explain(explain::Args),
+    /// Shows what a worker or router spends its processor time on, as a flame graph or for pprof.
+    Profile(profile::Args),
     /// Has a worker or router end in order.
     Drain(drain::Args),
     /// Checks the configuration, and on request whether all that it names can be reached.
@@ -111,6 +115,7 @@ impl Cli {
             Command::Settings(args) => settings::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Explain(args) => explain::run(&args),
+            Command::Profile(args) => profile::run(&args),
             Command::Drain(args) => drain::run(args),
             Command::Check(args) => check::run(&args, file.as_deref()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),

@@ -14,6 +14,7 @@ pub mod flagd;
 mod follow;
 pub mod kept;
 pub mod launchdarkly;
+mod profiling;
 pub mod redis;
 pub mod store;
 mod table;
@@ -32,6 +33,7 @@ use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
 pub use follow::watch;
+pub use profiling::Profiling;
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
 pub use targeting::Context;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub payload_sampling: f64,
     /// A log level or filter.
     pub log_level: String,
+    /// Whether the workers of the pool profile themselves, one at a time.
+    pub profiling: Profiling,
     /// Names the document that these values are from: [`START_VERSION`], or the first 12 hex digits of its SHA-256.
     pub version: String,
 }
@@ -92,6 +96,8 @@ pub struct Config {
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
     #[serde(skip)]
     pub log_level: String,
+    /// The start value of the setting of this name.
+    pub profiling: Profiling,
     /// Where the document of flag definitions is.
     pub source: Source,
     /// The file to watch, with [`Source::File`]. Without one, the start values stay.
@@ -130,6 +136,7 @@ impl Default for Config {
             integration_weights: ByName::default(),
             payload_sampling: 1.0,
             log_level: "info".into(),
+            profiling: Profiling::Off,
             source: Source::File,
             file: None,
             redis_key: "weir:{settings}".into(),
@@ -151,6 +158,7 @@ impl Config {
             integration_weights: self.integration_weights.clone(),
             payload_sampling: self.payload_sampling,
             log_level: self.log_level.clone(),
+            profiling: self.profiling,
             version: START_VERSION.into(),
         }
     }

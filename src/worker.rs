@@ -11,6 +11,7 @@ mod drain;
 pub(crate) mod end;
 mod metrics;
 mod operations;
+mod profiling;
 mod roster;
 mod run;
 mod service;
@@ -36,14 +37,18 @@ use crate::settings;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::profile::Profiler;
 use crate::telemetry::{Telemetry, process};
 use crate::upstream::{self, Upstreams};
-use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
+use crate::wire::callers::Callers;
+use crate::wire::operations::{DrainRequest, Operations};
+use crate::wire::profiles::Profiles;
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
 use announce::{Announcer, Identity};
 pub use drain::Ended;
 use operations::WorkerOperations;
+use profiling::ProfilingMode;
 use roster::Roster;
 use run::Runner;
 use service::{Inner, WorkerService};
@@ -78,7 +83,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub drain_within: Duration,
     /// Who may drain the worker through its gRPC port.
-    pub drain_from: DrainFrom,
+    pub drain_from: Callers,
+    /// Who may profile the worker, through its gRPC port or its admin port.
+    pub profile_from: Callers,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
     /// What follows from how integrations do: breakers, deadlines at the door, adaptive limits.
@@ -98,7 +105,8 @@ impl Default for Config {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
-            drain_from: DrainFrom::Loopback,
+            drain_from: Callers::Loopback,
+            profile_from: Callers::Loopback,
             environment: integration::environment::Config::default(),
             upstream: upstream::Config::default(),
         }
@@ -170,6 +178,7 @@ pub struct Worker {
     background: Lifecycle,
     serving: Lifecycle,
     announcing: Lifecycle,
+    profiling: Lifecycle,
     loops: Lifecycle,
 }
 
@@ -180,7 +189,7 @@ impl Worker {
             return Err(StartError::NoIntegrations);
         }
         let (runs, background, serving) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
-        let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
+        let (announcing, profiling, loops) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
@@ -195,8 +204,15 @@ impl Worker {
         let overload = shed::start(&parts.overload, &integrations, lag.clone(), gate.clone(), &telemetry, &loops);
         let overload = overload.map_err(StartError::Overload)?;
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
+        let store = parts.store.clone();
         let payloads = parts.store.map(start).transpose()?;
-        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
+        let profiles = Profiles {
+            profiler: Profiler::new(&telemetry, &loops),
+            callers: config.profile_from,
+            key: "worker.profile_from",
+            name: format!("worker {id} of pool {}", config.pool),
+        };
+        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), profiles.clone(), &loops).await?;
         telemetry.run_upkeep(&loops);
         process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
@@ -246,9 +262,24 @@ impl Worker {
             look,
             runner,
         };
-        let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
+        let operations = Operations::new(
+            operated,
+            config.drain_from,
+            "worker.drain_from",
+            drain_request.clone(),
+            profiles.on(&serving),
+        );
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
+        let mode = ProfilingMode {
+            identity: identity.clone(),
+            registry: parts.registry.clone(),
+            settings: settings.clone(),
+            store,
+            profiler: profiles.profiler,
+            metrics: profiling::Metrics::register(&telemetry),
+        };
+        profiling.spawn("profiling mode", mode.run(profiling.token()));
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, settings };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
@@ -265,6 +296,7 @@ impl Worker {
             background,
             serving,
             announcing,
+            profiling,
             loops,
         })
     }
@@ -306,7 +338,11 @@ impl Worker {
 
     /// Waits until a part of the worker has failed for good: drain it then.
     pub async fn failed(&self) {
-        Lifecycle::any_cancelled([&self.runs, &self.background, &self.serving, &self.announcing, &self.loops]).await;
+        Lifecycle::any_cancelled(self.lifecycles()).await;
+    }
+
+    fn lifecycles(&self) -> [&Lifecycle; 6] {
+        [&self.runs, &self.background, &self.serving, &self.announcing, &self.profiling, &self.loops]
     }
 }
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::flagd::ALLOW_JUMP;
-use super::{Config, Settings, brief};
+use super::{Config, Profiling, Settings, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
 use crate::telemetry::logs;
@@ -31,6 +31,7 @@ enum Kind {
     TenantCaps(fn(&mut Settings) -> &mut ByName<Tenant, Cap>),
     IntegrationWeights(fn(&mut Settings) -> &mut ByName<IntegrationName, Weight>),
     LogFilter(fn(&mut Settings) -> &mut String),
+    Profiling(fn(&mut Settings) -> &mut Profiling),
 }
 
 /// Every setting.
@@ -77,6 +78,12 @@ pub const TABLE: &[Spec] = &[
         affects: "what is logged from then on",
         kind: Kind::LogFilter(|settings| &mut settings.log_level),
     },
+    Spec {
+        key: "profiling",
+        unit: "",
+        affects: "whether one worker of the pool at a time profiles itself, and stores the profile when it ends (docs/profiling.md)",
+        kind: Kind::Profiling(|settings| &mut settings.profiling),
+    },
 ];
 
 /// The setting of that name.
@@ -96,6 +103,7 @@ impl Spec {
             Kind::IntegrationWeights(_) => {
                 format!("an object of integers from 1 to {MAX_SLOTS}, such as {{\"scraper\": 5}}")
             }
+            Kind::Profiling(_) => Profiling::EXPECTED.into(),
             Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
         }
     }
@@ -106,7 +114,7 @@ impl Spec {
             Kind::Integer(..) => "integer",
             Kind::Number(..) => "number",
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) | Kind::IntegrationWeights(_) => "object",
-            Kind::LogFilter(_) => "text",
+            Kind::LogFilter(_) | Kind::Profiling(_) => "text",
         }
     }
 
@@ -118,13 +126,14 @@ impl Spec {
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) => format!("0 to {MAX_SLOTS}, or above 0% to 100% of N"),
             Kind::IntegrationWeights(_) => format!("1 to {MAX_SLOTS}"),
             Kind::LogFilter(_) => "a level or filter".into(),
+            Kind::Profiling(_) => "off, until_exit, or 1s to 24h".into(),
         }
     }
 
     /// What it can be different for.
     pub fn scope(&self) -> &'static str {
         match &self.kind {
-            Kind::Integer(..) | Kind::Number(..) | Kind::LogFilter(_) => "worker",
+            Kind::Integer(..) | Kind::Number(..) | Kind::LogFilter(_) | Kind::Profiling(_) => "worker",
             Kind::IntegrationCaps(_) | Kind::IntegrationWeights(_) => "worker, integration",
             Kind::TenantCaps(_) => "worker, tenant",
         }
@@ -173,6 +182,7 @@ impl Spec {
             Kind::TenantCaps(at) => at(settings).write().into(),
             Kind::IntegrationWeights(at) => at(settings).write().into(),
             Kind::LogFilter(at) => at(settings).clone().into(),
+            Kind::Profiling(at) => at(settings).to_string().into(),
         }
     }
 
@@ -194,6 +204,7 @@ impl Spec {
                 logs::check(filter).map_err(|error| error.to_string())?;
                 *at(settings) = filter.to_owned();
             }
+            Kind::Profiling(at) => *at(settings) = value.as_str().ok_or_else(wrong)?.parse()?,
         }
         Ok(())
     }

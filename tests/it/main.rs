@@ -30,6 +30,7 @@ mod payload_reading;
 mod payload_s3;
 mod payload_spool;
 mod processes;
+mod profiling;
 mod pulls;
 mod readme;
 mod registry_redis;

@@ -34,7 +34,9 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("console", &["cli"]),
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
-    ("tikv_jemalloc", &["telemetry/allocator.rs", "overload/relief.rs", "main.rs"]),
+    ("tikv_jemalloc", &["telemetry/allocator.rs", "telemetry/profile/heap.rs", "overload/relief.rs", "main.rs"]),
+    ("pprof", &["telemetry/profile"]),
+    ("backtrace", &["telemetry/profile/heap.rs"]),
     ("tracing_subscriber", &["telemetry/logs.rs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),
 ];

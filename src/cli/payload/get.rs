@@ -1,7 +1,6 @@
 //! `weir payload get`: one payload, for people, for programs, or for a browser's developer tools.
 
 mod indent;
-mod output;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -12,13 +11,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::block_on;
+use super::super::output::Output;
 use super::moment::{Moment, shown};
 use super::{list, load, open};
 use crate::config::{Config, ConfigError};
 use crate::payload::search::Query;
 use crate::task::TaskId;
 use indent::indented;
-use output::Output;
 
 /// Flags of `weir payload get`.
 #[derive(Debug, clap::Args)]
