@@ -186,19 +186,19 @@ impl Profiler {
     /// meanwhile.
     pub async fn start(&self, hz: u32, time: Option<Duration>) -> Result<Sampling, ProfileError> {
         let slot = Slot::take(time).inspect_err(|_| self.metrics.busy.increment(1))?;
+        let counted = Counted::new(&self.metrics.sampling);
         // The first time reads the program's unwind tables.
         let starting = self.lifecycle.blocking("profile start", move || {
             let built = ProfilerGuardBuilder::default().frequency(hz as i32).build();
-            built.map(|guard| Running { guard, _slot: slot })
+            built.map(|guard| Running { guard, _slot: slot, _counted: counted })
         });
-        let counted = Counted::new(&self.metrics.sampling);
         let started = match starting.await {
             Ok(Ok(running)) => Ok(running),
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let running = started.map_err(|error| self.failed(error))?;
-        Ok(Sampling { running: Some(running), hz, profiler: self.clone(), _counted: counted })
+        Ok(Sampling { running: Some(running), hz, profiler: self.clone() })
     }
 
     fn failed(&self, reason: String) -> ProfileError {
@@ -230,10 +230,11 @@ impl Drop for Slot {
     }
 }
 
-/// Fields are dropped in this order: the timer is off before another profile may begin.
+/// Fields are dropped in this order: the timer is off before another profile may begin, which may when the gauge says so.
 struct Running {
     guard: ProfilerGuard<'static>,
     _slot: Slot,
+    _counted: Counted,
 }
 
 /// Samples being taken. Dropping it ends that, without a profile.
@@ -241,7 +242,6 @@ pub struct Sampling {
     running: Option<Running>,
     hz: u32,
     profiler: Profiler,
-    _counted: Counted,
 }
 
 impl Sampling {

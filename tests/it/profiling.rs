@@ -50,7 +50,7 @@ impl Integration for Hot {
             }
             burnt
         });
-        Json::of(&burnt.await.to_string()).map_err(|error| Error::permanent(error.to_string()))
+        Json::of(&burnt.await?.to_string()).map_err(|error| Error::permanent(error.to_string()))
     }
 }
 

@@ -25,7 +25,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("launchdarkly_sdk_transport", &["settings/launchdarkly"]),
     ("minijinja", &["integration/http"]),
     ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
-    ("axum", &["admin.rs", "sandbox"]),
+    ("axum", &["admin", "sandbox"]),
     ("tokio_rustls", &["sandbox"]),
     ("webpki", &["sandbox/tls.rs"]),
     ("toml", &["sandbox/script.rs"]),
