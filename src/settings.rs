@@ -5,13 +5,15 @@
 //! counter say so. The version names the source document, so that one can see which workers run with it.
 //!
 //! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file or a key of Redis. `follow.rs` turns what is there
-//! into settings, and `kept.rs` keeps the last good ones for the next start.
+//! into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N can go up.
 
 pub mod edit;
 pub mod file;
 pub mod flagd;
 mod follow;
 mod kept;
+pub mod mark;
+pub mod raise;
 pub mod redis;
 pub mod store;
 mod table;

@@ -1,0 +1,521 @@
+//! `weir settings raise`: turns N up step by step, on a share of the workers first, and takes back what is worse.
+//!
+//! What is decided, and by which rule, is in `settings/raise.rs`; here it is observed and done. Each change is a document like
+//! any other, with the numbers in the history. The mark in it says that a raise is under way, so that no second one begins;
+//! and since each write names the document that it replaces, whoever else changes the settings meanwhile ends the raise
+//! without losing anything.
+
+mod fleet;
+mod readings;
+mod scrape;
+mod show;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow, bail};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::Signals;
+use super::super::table::counted;
+use super::{document, who};
+use crate::config::Config;
+use crate::registry::{self, Registry};
+use crate::settings::edit::{self, Change, Scope, Share};
+use crate::settings::raise::{How, Look, Next, Raise, Rules, Stop, Verdict};
+use crate::settings::store::{Edit, Store, WriteError, version_of};
+use crate::settings::{Context, Settings, flagd, mark};
+use crate::task::{PoolName, WorkerId};
+use crate::telemetry::Telemetry;
+use fleet::{Fleet, Pool};
+use scrape::Scraper;
+use show::Output;
+
+/// The only setting that can be raised so far.
+const KEY: &str = "max_parallelism";
+
+/// Exit codes.
+const WORSE: u8 = 3;
+const WEAK: u8 = 4;
+const INTERRUPTED: u8 = 130;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A share of the workers, the canaries, gets a step more, and is compared with the others from their metrics. \
+A step that is shown to be good goes to all workers and is watched; one that is worse, or that nothing can be told of, is taken \
+back. The rule, and what ends a raise: docs/raise.md. Ctrl-C puts back the last N that has proven itself.
+
+Exit codes: 0 the raise is where it should go (or --dry-run); 3 the next step is worse; 4 the signal is too weak; 1 it failed; 130 it \
+was interrupted.
+
+Examples:
+  weir settings raise max_parallelism --to 60 --pool parallel --dry-run
+  weir settings raise max_parallelism --to 60 --pool parallel
+  weir settings raise max_parallelism --to 60 --pool parallel --share 5% --window 1m --prometheus http://prometheus:9090")]
+pub(super) struct Args {
+    /// What to raise.
+    #[arg(value_name = "KEY", value_parser = [KEY])]
+    key: String,
+    /// How far.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    to: u32,
+    /// The pool; without it, the one that [router] names.
+    #[arg(long)]
+    pool: Option<PoolName>,
+    /// The share of the workers that try each step; more where that is nobody.
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    share: Share,
+    /// How much N grows with a step.
+    #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = percent::<100>)]
+    step: f64,
+    /// How long each window of the observation is.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
+    window: Duration,
+    /// How long all workers are watched after the last step.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    watch: Duration,
+    /// How much longer tasks may take on average, after all steps.
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent::<1000>)]
+    max_slower: f64,
+    /// How many more of 100 tasks may fail, after all steps.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = percent::<100>)]
+    max_failures: f64,
+    /// How much later a worker's runtime may be on average.
+    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = humantime::parse_duration)]
+    max_lag: Duration,
+    /// How much more memory a worker may use than in proportion to N.
+    #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = percent::<1000>)]
+    max_memory: f64,
+    /// How much a worker's memory may grow while N stays.
+    #[arg(long, value_name = "PERCENT", default_value = "2%", value_parser = percent::<1000>)]
+    max_growth: f64,
+    /// So many tasks of an integration must have ended on either side before a step is good.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    min_tasks: u64,
+    /// A Prometheus that scrapes the workers, in place of their admin ports. A window should be four of its scrapes or more.
+    #[arg(long, value_name = "URL")]
+    prometheus: Option<String>,
+    /// The reason, for the history.
+    #[arg(long, value_name = "TEXT")]
+    why: Option<String>,
+    /// Prints what it would do and what it sees, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints one JSON object per window, change and line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// From above 0% to `MOST`%.
+fn percent<const MOST: u32>(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let number = number.filter(|percent| *percent > 0.0 && *percent <= f64::from(MOST));
+    number.map(|percent| percent / 100.0).ok_or_else(|| format!("use a form such as \"5%\", above 0% and up to {MOST}%"))
+}
+
+impl Args {
+    fn rules(&self) -> anyhow::Result<Rules> {
+        let window = self.window;
+        if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&window) {
+            bail!("--window {} is not 100ms to 1h", humantime::format_duration(window));
+        }
+        Ok(Rules {
+            window_seconds: window.as_secs_f64(),
+            step: self.step,
+            max_slower: self.max_slower,
+            max_failures: self.max_failures,
+            max_lag_seconds: self.max_lag.as_secs_f64(),
+            max_memory: self.max_memory,
+            max_growth: self.max_growth,
+            min_tasks: self.min_tasks,
+            watch_windows: self.watch.as_secs_f64().div_euclid(window.as_secs_f64()) as usize,
+            ..Rules::default()
+        })
+    }
+}
+
+/// How the observation ended.
+enum Ended {
+    Stopped(Stop),
+    Interrupted,
+}
+
+pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> anyhow::Result<ExitCode> {
+    if config.registry.url.is_none() {
+        bail!("registry.url: name the Redis that the workers announce themselves in, such as \"redis://127.0.0.1:6379\"");
+    }
+    let (rules, scraper) = (args.rules()?, Scraper::new(args.prometheus.as_deref())?);
+    let pool = args.pool.clone().unwrap_or_else(|| config.router.pool.clone());
+    let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
+    let mut signals = Signals::listen()?;
+    let mut session = Session::open(&args, &*store, &*registry, scraper, pool, config).await?;
+    let mut raise = Raise::new(rules.clone(), session.from, args.to);
+    session.announce(&rules)?;
+    if args.dry_run {
+        return session.observe_once(args.window, &mut signals).await;
+    }
+    let ended = session.course(&mut raise, args.window, &mut signals).await;
+    let (stop, code) = match &ended {
+        Ok(Ended::Stopped(stop)) => {
+            let code = match stop.how {
+                How::Reached => 0,
+                How::Worse => WORSE,
+                How::Weak => WEAK,
+            };
+            (stop.clone(), code)
+        }
+        Ok(Ended::Interrupted) => {
+            (Stop { how: How::Weak, stays: raise.proven(), why: "it was interrupted".into() }, INTERRUPTED)
+        }
+        Err(error) => (Stop { how: How::Weak, stays: raise.proven(), why: format!("it failed: {error:#}") }, 1),
+    };
+    let what_remains = session.remains();
+    let left = signals.or_exit(session.leave(&stop), || eprintln!("weir: {what_remains}")).await;
+    // What ended it is the first thing to know; what could not be put back is in it.
+    match (ended, left) {
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
+        (Ok(_), left) => left.map(|()| ExitCode::from(code)),
+    }
+}
+
+/// A raise, and what it has done so far.
+struct Session<'a> {
+    args: &'a Args,
+    store: &'a dyn Store,
+    registry: &'a dyn Registry,
+    scraper: Scraper,
+    pool: PoolName,
+    start: Settings,
+    max_jump: f64,
+    share: Share,
+    canaries: Vec<WorkerId>,
+    workers: usize,
+    fleet: Fleet,
+    from: u32,
+    /// The document that is there, as far as this raise knows.
+    current: Option<String>,
+    /// The document of each N that all had, without the mark; none where there was no document.
+    levels: Vec<(u32, Option<String>)>,
+    /// The last change that this raise made.
+    revision: Option<u64>,
+    /// The command that takes all of it back.
+    undo: String,
+    output: Output,
+}
+
+impl<'a> Session<'a> {
+    async fn open(
+        args: &'a Args,
+        store: &'a dyn Store,
+        registry: &'a dyn Registry,
+        scraper: Scraper,
+        pool: PoolName,
+        config: &Config,
+    ) -> anyhow::Result<Self> {
+        let bytes = document(store).await?;
+        if let Some(raise) = bytes.as_deref().and_then(|document| mark::marked(document, KEY)) {
+            bail!("another raise is under way: {raise}");
+        }
+        let current = bytes.map(String::from_utf8).transpose().context("the document is not UTF-8")?;
+        let members = Pool::read(registry, &pool).await?;
+        let from = members.n;
+        if args.to <= from {
+            bail!("--to {}: pool {pool} has N = {from} already", args.to);
+        }
+        if let Some(version) = current.as_deref().map(|document| version_of(document.as_bytes()))
+            && let Some(behind) = members.workers.iter().find(|worker| worker.settings_version != version)
+        {
+            bail!(
+                "worker {} runs settings {}, and the document is {version}: look at weir settings status --pool {pool} first",
+                behind.worker,
+                behind.settings_version
+            );
+        }
+        let undo = undo(store, current.as_deref(), from, &pool).await?;
+        let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
+        let ids: Vec<_> = members.workers.iter().map(|worker| worker.worker.clone()).collect();
+        let trial = |share| {
+            let change = change(from.saturating_add(1), &pool, Some(share));
+            edit::edit(current.as_deref().map(str::as_bytes), &[change], &start, max_jump)
+        };
+        let (share, canaries) = choose(args.share, &ids, from.saturating_add(1), &pool, trial)?;
+        let fleet = Fleet::observe(&members, &canaries).await?;
+        Ok(Session {
+            args,
+            store,
+            registry,
+            scraper,
+            pool,
+            start,
+            max_jump,
+            share,
+            canaries,
+            workers: ids.len(),
+            fleet,
+            from,
+            levels: vec![(from, current.clone())],
+            current,
+            revision: None,
+            undo,
+            output: Output::new(args.json),
+        })
+    }
+
+    fn announce(&self, rules: &Rules) -> anyhow::Result<()> {
+        let (mut steps, mut n) = (vec![self.from], self.from);
+        while n < self.args.to {
+            n = rules.next(n, self.args.to);
+            steps.push(n);
+        }
+        let named: Vec<_> = self.canaries.iter().take(5).map(WorkerId::as_str).collect();
+        let more = if self.canaries.len() > named.len() { ", …" } else { "" };
+        let (canaries, controls) = self.fleet.counts();
+        let path: Vec<_> = steps.iter().map(u32::to_string).collect();
+        let text = format!(
+            "{KEY} of pool {}: {}; each step on {} of {} first ({}: {}{more}); observed are {canaries} of them and {}, in windows \
+             of {}",
+            self.pool,
+            path.join(" → "),
+            self.canaries.len(),
+            counted(self.workers as u64, "worker"),
+            self.share,
+            named.join(", "),
+            counted(controls as u64, "other"),
+            humantime::format_duration(self.args.window),
+        );
+        let plan = json!({"key": KEY, "pool": self.pool.as_str(), "steps": steps, "share": self.share.to_string(),
+            "canaries": self.canaries.iter().map(WorkerId::as_str).collect::<Vec<_>>(), "workers": self.workers,
+            "window_seconds": self.args.window.as_secs_f64()});
+        self.output.plan(&text, plan)
+    }
+
+    async fn observe_once(&mut self, window: Duration, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+        self.fleet.begin(&self.scraper).await;
+        tokio::select! {
+            () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
+            () = tokio::time::sleep(window) => {}
+        }
+        let mut warnings = Vec::new();
+        let seen = self.fleet.window(self.registry, &self.scraper, false, &mut warnings).await;
+        warnings.iter().for_each(|warning| self.output.warn(warning));
+        self.output.observation(&seen)?;
+        self.output.say("nothing was changed: this was --dry-run")?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Windows, looks, and what follows from them, until there is nothing more to do.
+    async fn course(&mut self, raise: &mut Raise, window: Duration, signals: &mut Signals) -> anyhow::Result<Ended> {
+        self.fleet.begin(&self.scraper).await;
+        let mut end = Instant::now() + window;
+        loop {
+            tokio::select! {
+                () = signals.next() => return Ok(Ended::Interrupted),
+                () = sleep_until(end) => {}
+            }
+            self.is_untouched().await?;
+            let (n, on_trial, mut warnings) = (raise.n(), raise.on_trial(), Vec::new());
+            let all_have_it = on_trial.is_none() && n != self.from;
+            let seen = self.fleet.window(self.registry, &self.scraper, all_have_it, &mut warnings).await;
+            warnings.iter().for_each(|warning| self.output.warn(warning));
+            let look = raise.look(&seen);
+            self.output.window(&seen, &look, n, on_trial)?;
+            end += window;
+            let targets = match look.next {
+                Next::Hold => continue,
+                Next::Stop(stop) => return Ok(Ended::Stopped(stop)),
+                Next::Step(to) => self.step(to, n).await?,
+                Next::Promote(to) => self.promote(to, &look).await?,
+            };
+            let version = version_of(self.current.as_deref().unwrap_or_default().as_bytes());
+            tokio::select! {
+                () = signals.next() => return Ok(Ended::Interrupted),
+                applied = self.fleet.applied(self.registry, &version, targets) => applied?,
+            }
+            self.fleet.begin(&self.scraper).await;
+            end = Instant::now() + window;
+        }
+    }
+
+    /// That nobody else has changed the document.
+    async fn is_untouched(&self) -> anyhow::Result<()> {
+        let there = document(self.store).await?;
+        if there.as_deref() != self.current.as_deref().map(str::as_bytes) {
+            return Err(Touched.into());
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, to: u32, n: u32) -> anyhow::Result<(u32, u32)> {
+        let document = self.edited(to, Some(self.share))?;
+        let whom = format!("{} of pool {}, on trial", self.share, self.pool);
+        self.write(self.marked(&document), to, &whom, "to be compared with the others").await?;
+        Ok((to, n))
+    }
+
+    async fn promote(&mut self, to: u32, look: &Look) -> anyhow::Result<(u32, u32)> {
+        let document = self.edited(to, None)?;
+        let whom = format!("all of pool {}", self.pool);
+        self.write(self.marked(&document), to, &whom, &good(&look.verdicts, look.windows)).await?;
+        self.levels.push((to, Some(document)));
+        Ok((to, to))
+    }
+
+    /// Leaves the document of the last N that has proven itself, without the mark.
+    async fn leave(&mut self, stop: &Stop) -> anyhow::Result<()> {
+        if self.revision.is_none() {
+            return self.output.end(stop, "Nothing was changed");
+        }
+        let level = self.levels.iter().find(|(n, _)| *n == stop.stays).and_then(|(_, document)| document.clone());
+        let document = match level {
+            Some(document) => document,
+            // There was no document: this one says what the workers were started with.
+            None => self.edited(stop.stays, None)?,
+        };
+        let whom = format!("all of pool {}, at the end of the raise", self.pool);
+        let written = self.write(document, stop.stays, &whom, &stop.why).await;
+        written.with_context(|| format!("the raise ended ({}), and could not put back what it leaves. {}", stop.why, self.remains()))?;
+        let what_remains = match stop.stays == self.from {
+            true => "All is as it was".to_owned(),
+            false => format!("To take it back: {}", self.undo),
+        };
+        self.output.end(stop, &what_remains)
+    }
+
+    /// What is there if nothing more is done, and how to undo it.
+    fn remains(&self) -> String {
+        match self.revision {
+            None => "nothing was changed".into(),
+            Some(revision) => format!("v{revision} of this raise stays; to take all of it back: {}", self.undo),
+        }
+    }
+
+    fn edited(&self, n: u32, share: Option<Share>) -> anyhow::Result<String> {
+        let changes = [change(n, &self.pool, share)];
+        let edited = edit::edit(self.current.as_deref().map(str::as_bytes), &changes, &self.start, self.max_jump);
+        edited.map_err(anyhow::Error::msg)
+    }
+
+    fn marked(&self, document: &str) -> String {
+        let since = humantime::format_rfc3339_seconds(SystemTime::now());
+        let text = format!(
+            "{} raises it to {} for pool {}, seen at {since}; if that has been ended, take it back: {}",
+            who(),
+            self.args.to,
+            self.pool,
+            self.undo
+        );
+        mark::mark(document, KEY, &text)
+    }
+
+    async fn write(&mut self, document: String, n: u32, whom: &str, why: &str) -> anyhow::Result<()> {
+        let reason = self.args.why.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let text = format!("raise to {}{reason}: N = {n} for {whom}: {why}", self.args.to);
+        let edit = Edit { document, who: who(), why: text };
+        let written = self.store.write(self.current.as_deref().map(str::as_bytes), &edit).await;
+        let revision = written.map_err(|error| match error {
+            WriteError::Conflict => Touched.into(),
+            failed => anyhow!(failed),
+        })?;
+        (self.current, self.revision) = (Some(edit.document), Some(revision));
+        self.output.change(revision, n, whom, &edit.why)
+    }
+}
+
+/// Somebody else has changed the document.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else has changed the settings meanwhile: look at weir settings history and weir settings diff")]
+struct Touched;
+
+fn change(n: u32, pool: &PoolName, share: Option<Share>) -> Change {
+    let scope = Scope::Some { pool: Some(pool.clone()), share };
+    Change { key: KEY.into(), value: n.into(), scope, allow_jump: false }
+}
+
+fn good(verdicts: &[Verdict], windows: usize) -> String {
+    format!("good after {windows} windows: {}", show::summary(verdicts))
+}
+
+/// The command that takes a raise back: to the document before, or where the history does not have it, to N.
+async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolName) -> anyhow::Result<String> {
+    let history = store.history().await?;
+    let revision = match (history.last(), current) {
+        // The first change notes what was there.
+        (None, Some(_)) => Some(1),
+        (Some(last), Some(current)) if last.edit.document == current => Some(last.number),
+        _ => None,
+    };
+    let why = "--why 'the raise is taken back'";
+    Ok(match revision {
+        Some(revision) => format!("weir settings rollback {revision} {why}"),
+        None => format!("weir settings set {KEY}={from} --pool {pool} {why}"),
+    })
+}
+
+/// The smallest share from `wanted` on that has a worker within it and one outside, and who is within it.
+fn choose(
+    wanted: Share,
+    workers: &[WorkerId],
+    n: u32,
+    pool: &PoolName,
+    trial: impl Fn(Share) -> Result<String, String>,
+) -> anyhow::Result<(Share, Vec<WorkerId>)> {
+    let larger = (1..100).filter_map(|percent| format!("{percent}%").parse().ok()).filter(|share: &Share| *share > wanted);
+    for share in std::iter::once(wanted).chain(larger) {
+        let document = trial(share).map_err(anyhow::Error::msg)?;
+        let mut within = Vec::new();
+        for worker in workers {
+            let context = Context { pool: pool.clone(), worker: Some(worker.clone()), zone: None };
+            let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
+            let value = flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone());
+            if value == Some(n.into()) {
+                within.push(worker.clone());
+            }
+        }
+        if !within.is_empty() && within.len() < workers.len() {
+            return Ok((share, within));
+        }
+    }
+    bail!(
+        "the {} of pool {pool} cannot be parted by a share: their ids are so close that flagd's hash puts all of them on one \
+         side; give one of them another id (worker.id), or start another worker",
+        counted(workers.len() as u64, "worker")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings;
+
+    fn workers(count: usize) -> Vec<WorkerId> {
+        (0..count).map(|number| format!("worker-{number}").parse().expect("an id")).collect()
+    }
+
+    fn chosen(share: &str, count: usize) -> anyhow::Result<(Share, Vec<WorkerId>)> {
+        let (pool, start) = (PoolName::default(), settings::Config::default().start());
+        let trial = |share| edit::edit(None, &[change(31, &pool, Some(share))], &start, 10.0);
+        choose(share.parse().expect("a share"), &workers(count), 31, &pool, trial)
+    }
+
+    #[test]
+    fn a_share_grows_until_somebody_is_within_it_and_never_takes_all() {
+        let (share, canaries) = chosen("10%", 200).expect("many");
+        assert_eq!(share.to_string(), "10%");
+        assert!((8..40).contains(&canaries.len()), "{}", canaries.len());
+        for count in 2..12 {
+            let (share, canaries) = chosen("0.01%", count).expect("two or more");
+            assert!(!canaries.is_empty() && canaries.len() < count, "{share} of {count}: {canaries:?}");
+        }
+        assert!(chosen("10%", 1).expect_err("one").to_string().contains("cannot be parted"));
+    }
+
+    #[test]
+    fn percents_have_their_sign_and_their_range() {
+        assert_eq!((percent::<100>("25%"), percent::<100>("0.5 %")), (Ok(0.25), Ok(0.005)));
+        for wrong in ["25", "0%", "-1%", "101%", "x%", "NaN%", ""] {
+            assert!(percent::<100>(wrong).expect_err(wrong).contains("such as \"5%\""), "{wrong}");
+        }
+    }
+}
