@@ -121,6 +121,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
     ("docs/performance.md", "docs/"),
+    ("docs/raise.md", "docs/"),
     ("docs/redis.md", "docs/"),
     ("docs/routing.md", "docs/"),
     ("docs/sandbox.md", "docs/"),

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::registry::{self, Registry};
 use crate::settings::edit::{self, Change, Scope, Share};
 use crate::settings::raise::{How, Look, Next, Raise, Rules, Stop, Verdict};
-use crate::settings::store::{Edit, Store, WriteError, version_of};
+use crate::settings::store::{Edit, ReadError, Store, WriteError, version_of};
 use crate::settings::{Context, Settings, flagd, mark};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
@@ -41,8 +41,13 @@ const WORSE: u8 = 3;
 const WEAK: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
+/// How often the last change is tried, and the pause before the next time.
+const ATTEMPTS: u32 = 10;
+const RETRY: Duration = Duration::from_secs(1);
+
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A share of the workers, the canaries, gets a step more, and is compared with the others from their metrics. \
+#[command(
+    after_help = "A share of the workers, the canaries, gets a step more, and is compared with the others from their metrics. \
 A step that is shown to be good goes to all workers and is watched; one that is worse, or that nothing can be told of, is taken \
 back. The rule, and what ends a raise: docs/raise.md. Ctrl-C puts back the last N that has proven itself.
 
@@ -52,7 +57,8 @@ was interrupted.
 Examples:
   weir settings raise max_parallelism --to 60 --pool parallel --dry-run
   weir settings raise max_parallelism --to 60 --pool parallel
-  weir settings raise max_parallelism --to 60 --pool parallel --share 5% --window 1m --prometheus http://prometheus:9090")]
+  weir settings raise max_parallelism --to 60 --pool parallel --share 5% --window 1m --prometheus http://prometheus:9090"
+)]
 pub(super) struct Args {
     /// What to raise.
     #[arg(value_name = "KEY", value_parser = [KEY])]
@@ -111,7 +117,9 @@ pub(super) struct Args {
 fn percent<const MOST: u32>(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     let number = number.filter(|percent| *percent > 0.0 && *percent <= f64::from(MOST));
-    number.map(|percent| percent / 100.0).ok_or_else(|| format!("use a form such as \"5%\", above 0% and up to {MOST}%"))
+    number
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| format!("use a form such as \"5%\", above 0% and up to {MOST}%"))
 }
 
 impl Args {
@@ -143,7 +151,9 @@ enum Ended {
 
 pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> anyhow::Result<ExitCode> {
     if config.registry.url.is_none() {
-        bail!("registry.url: name the Redis that the workers announce themselves in, such as \"redis://127.0.0.1:6379\"");
+        bail!(
+            "registry.url: name the Redis that the workers announce themselves in, such as \"redis://127.0.0.1:6379\""
+        );
     }
     let (rules, scraper) = (args.rules()?, Scraper::new(args.prometheus.as_deref())?);
     let pool = args.pool.clone().unwrap_or_else(|| config.router.pool.clone());
@@ -219,24 +229,16 @@ impl<'a> Session<'a> {
             bail!("another raise is under way: {raise}");
         }
         let current = bytes.map(String::from_utf8).transpose().context("the document is not UTF-8")?;
-        let members = Pool::read(registry, &pool).await?;
+        let version = current.as_deref().map(|document| version_of(document.as_bytes()));
+        let members = Pool::read(registry, &pool, version.as_deref()).await?;
         let from = members.n;
         if args.to <= from {
             bail!("--to {}: pool {pool} has N = {from} already", args.to);
         }
-        if let Some(version) = current.as_deref().map(|document| version_of(document.as_bytes()))
-            && let Some(behind) = members.workers.iter().find(|worker| worker.settings_version != version)
-        {
-            bail!(
-                "worker {} runs settings {}, and the document is {version}: look at weir settings status --pool {pool} first",
-                behind.worker,
-                behind.settings_version
-            );
-        }
         let undo = undo(store, current.as_deref(), from, &pool).await?;
         let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
         let ids: Vec<_> = members.workers.iter().map(|worker| worker.worker.clone()).collect();
-        let trial = |share| {
+        let trial = |share: Share| {
             let change = change(from.saturating_add(1), &pool, Some(share));
             edit::edit(current.as_deref().map(str::as_bytes), &[change], &start, max_jump)
         };
@@ -338,13 +340,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// That nobody else has changed the document.
+    /// That nobody else has changed the document. Where it cannot be read, nobody knows; the next write finds out.
     async fn is_untouched(&self) -> anyhow::Result<()> {
-        let there = document(self.store).await?;
-        if there.as_deref() != self.current.as_deref().map(str::as_bytes) {
-            return Err(Touched.into());
-        }
-        Ok(())
+        let there = match self.store.read().await {
+            Ok(there) => Some(there),
+            Err(ReadError::Missing) => None,
+            Err(error) => {
+                self.output.warn(&format!("{}: {error}", self.store.name()));
+                return Ok(());
+            }
+        };
+        if there.as_deref() == self.current.as_deref().map(str::as_bytes) { Ok(()) } else { Err(Touched.into()) }
     }
 
     async fn step(&mut self, to: u32, n: u32) -> anyhow::Result<(u32, u32)> {
@@ -374,8 +380,19 @@ impl<'a> Session<'a> {
             None => self.edited(stop.stays, None)?,
         };
         let whom = format!("all of pool {}, at the end of the raise", self.pool);
-        let written = self.write(document, stop.stays, &whom, &stop.why).await;
-        written.with_context(|| format!("the raise ended ({}), and could not put back what it leaves. {}", stop.why, self.remains()))?;
+        let mut attempts = 1;
+        while let Err(error) = self.write(document.clone(), stop.stays, &whom, &stop.why).await {
+            if error.is::<Touched>() || attempts == ATTEMPTS {
+                let remains = if error.is::<Touched>() { self.remains_beside(stop.stays) } else { self.remains() };
+                return Err(error.context(format!(
+                    "the raise ended ({}), and could not take back its last step: {remains}",
+                    stop.why
+                )));
+            }
+            self.output.warn(&format!("{error:#}; trying again"));
+            attempts += 1;
+            tokio::time::sleep(RETRY).await;
+        }
         let what_remains = match stop.stays == self.from {
             true => "All is as it was".to_owned(),
             false => format!("To take it back: {}", self.undo),
@@ -389,6 +406,15 @@ impl<'a> Session<'a> {
             None => "nothing was changed".into(),
             Some(revision) => format!("v{revision} of this raise stays; to take all of it back: {}", self.undo),
         }
+    }
+
+    /// The same where somebody else has written over it: putting back a whole document would take back that, too.
+    fn remains_beside(&self, stays: u32) -> String {
+        format!(
+            "what this raise last wrote may be a part of the document that is there; to end it: weir settings set {KEY}={stays} \
+             --pool {} --why 'the raise is taken back'",
+            self.pool
+        )
     }
 
     fn edited(&self, n: u32, share: Option<Share>) -> anyhow::Result<String> {
@@ -409,15 +435,23 @@ impl<'a> Session<'a> {
         mark::mark(document, KEY, &text)
     }
 
+    /// The number of this change, where it is what is in the way of itself: it was made, and only the answer was lost.
+    async fn is_ours(&self, edit: &Edit) -> anyhow::Result<u64> {
+        match self.store.history().await?.last() {
+            Some(last) if last.edit == *edit => Ok(last.number),
+            _ => Err(Touched.into()),
+        }
+    }
+
     async fn write(&mut self, document: String, n: u32, whom: &str, why: &str) -> anyhow::Result<()> {
         let reason = self.args.why.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         let text = format!("raise to {}{reason}: N = {n} for {whom}: {why}", self.args.to);
         let edit = Edit { document, who: who(), why: text };
-        let written = self.store.write(self.current.as_deref().map(str::as_bytes), &edit).await;
-        let revision = written.map_err(|error| match error {
-            WriteError::Conflict => Touched.into(),
-            failed => anyhow!(failed),
-        })?;
+        let revision = match self.store.write(self.current.as_deref().map(str::as_bytes), &edit).await {
+            Ok(revision) => revision,
+            Err(WriteError::Conflict) => self.is_ours(&edit).await?,
+            Err(failed) => return Err(failed.into()),
+        };
         (self.current, self.revision) = (Some(edit.document), Some(revision));
         self.output.change(revision, n, whom, &edit.why)
     }
@@ -461,7 +495,8 @@ fn choose(
     pool: &PoolName,
     trial: impl Fn(Share) -> Result<String, String>,
 ) -> anyhow::Result<(Share, Vec<WorkerId>)> {
-    let larger = (1..100).filter_map(|percent| format!("{percent}%").parse().ok()).filter(|share: &Share| *share > wanted);
+    let larger =
+        (1..100).filter_map(|percent| format!("{percent}%").parse().ok()).filter(|share: &Share| *share > wanted);
     for share in std::iter::once(wanted).chain(larger) {
         let document = trial(share).map_err(anyhow::Error::msg)?;
         let mut within = Vec::new();
@@ -495,7 +530,7 @@ mod tests {
 
     fn chosen(share: &str, count: usize) -> anyhow::Result<(Share, Vec<WorkerId>)> {
         let (pool, start) = (PoolName::default(), settings::Config::default().start());
-        let trial = |share| edit::edit(None, &[change(31, &pool, Some(share))], &start, 10.0);
+        let trial = |share: Share| edit::edit(None, &[change(31, &pool, Some(share))], &start, 10.0);
         choose(share.parse().expect("a share"), &workers(count), 31, &pool, trial)
     }
 

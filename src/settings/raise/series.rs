@@ -252,9 +252,8 @@ impl Series {
             let [canaries_then, controls_then] = level.shares(integration);
             contrast(&[canaries, controls_then], &[controls, canaries_then], tail)
         };
-        let enough = |integration: &str| {
-            self.totals[integration].iter().all(|tasks| tasks.ended >= bounds.rules.min_tasks)
-        };
+        let enough =
+            |integration: &str| self.totals[integration].iter().all(|tasks| tasks.ended >= bounds.rules.min_tasks);
         self.judge([&level.between, &self.between], bounds, failures, enough)
     }
 

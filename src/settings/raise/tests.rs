@@ -255,10 +255,13 @@ fn a_raise_ends_where_each_simulation_says() {
         let (mut as_it_says, mut courses) = (0, Vec::new());
         for seed in simulation.seed..simulation.seed + SEEDS {
             let Ended { stop: Stop { how, stays, why }, windows, controls_slower } = run(&simulation, seed);
-            let says = format!("{name}, seed {seed}: {how:?} at {stays} after {windows} windows, controls × {controls_slower:.2}: {why}");
+            let says = format!(
+                "{name}, seed {seed}: {how:?} at {stays} after {windows} windows, controls × {controls_slower:.2}: {why}"
+            );
             println!("{says}");
             let ends = &simulation.ends;
-            let is_right = ends.how.contains(&format!("{how:?}").to_lowercase()) && (ends.n[0]..=ends.n[1]).contains(&stays);
+            let is_right =
+                ends.how.contains(&format!("{how:?}").to_lowercase()) && (ends.n[0]..=ends.n[1]).contains(&stays);
             as_it_says += u64::from(is_right);
             if stays > ends.n[1] || controls_slower > ends.controls_slower || !is_right && ends.at_least == SEEDS {
                 wrong.push(says.clone());

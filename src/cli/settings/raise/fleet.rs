@@ -21,6 +21,9 @@ const OBSERVED: usize = 50;
 /// How long a document may take to be applied.
 const APPLIES_WITHIN: Duration = Duration::from_secs(30);
 
+/// The same for one that was there before the raise.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often that is looked at. A worker announces it at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -52,9 +55,24 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) async fn read(registry: &dyn Registry, pool: &PoolName) -> anyhow::Result<Self> {
-        let mut workers = registry.snapshot().await?.workers;
-        workers.retain(|worker| worker.state != State::Draining);
+    /// Those that run this document, of which one may just have been told.
+    pub(super) async fn read(registry: &dyn Registry, pool: &PoolName, version: Option<&str>) -> anyhow::Result<Self> {
+        let until = Instant::now() + SETTLED_WITHIN;
+        let mut workers = loop {
+            let mut workers = registry.snapshot().await?.workers;
+            workers.retain(|worker| worker.state != State::Draining);
+            let is_behind = |worker: &&Presence| version.is_some_and(|version| worker.settings_version != version);
+            let Some(behind) = workers.iter().find(is_behind) else { break workers };
+            if Instant::now() >= until {
+                bail!(
+                    "worker {} runs settings {}, and the document is {}: look at weir settings status --pool {pool} first",
+                    behind.worker,
+                    behind.settings_version,
+                    version.unwrap_or_default()
+                );
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        };
         workers.sort_by(|one, other| one.worker.cmp(&other.worker));
         let first = match workers.as_slice() {
             [] => bail!("pool {pool} has no worker"),
@@ -192,7 +210,8 @@ impl Fleet {
     }
 
     async fn read(&mut self, scraper: &Scraper, warnings: &mut Vec<String>) -> [Group; 2] {
-        let workers: Vec<_> = self.members.iter().map(|(worker, member)| (worker.clone(), member.admin.clone())).collect();
+        let workers: Vec<_> =
+            self.members.iter().map(|(worker, member)| (worker.clone(), member.admin.clone())).collect();
         let mut readings = scraper.read(&workers).await;
         let mut done: [Vec<Done>; 2] = Default::default();
         for (worker, member) in &mut self.members {
@@ -286,7 +305,9 @@ mod tests {
     #[tokio::test]
     async fn a_pool_that_cannot_be_compared_is_refused_with_what_to_do() {
         let (registry, pool) = (MemoryRegistry::new(), PoolName::default());
-        let read = async || Pool::read(&registry, &pool).await.map(|pool| pool.n).map_err(|error| error.to_string());
+        let read = async || {
+            Pool::read(&registry, &pool, Some("v")).await.map(|pool| pool.n).map_err(|error| error.to_string())
+        };
         assert!(read().await.expect_err("nobody").contains("has no worker"));
         registry.announce(&presence("one", 30), true).await.expect("announced");
         let error = read().await.expect_err("one alone");

@@ -47,17 +47,13 @@ impl Reading {
         let mut reading = Reading { at_seconds, ..Reading::default() };
         for Sample { name, labels, value } in samples {
             let value = *value;
-            let mut tasks = || {
-                let integration = labels.get("integration").cloned().unwrap_or_default();
-                reading.tasks.entry(integration).or_default()
-            };
             match name.as_str() {
-                "weir_task_duration_seconds_sum" => tasks().seconds += value,
-                "weir_task_duration_seconds_count" => tasks().timed += value as u64,
+                "weir_task_duration_seconds_sum" => of_integration(&mut reading.tasks, labels).seconds += value,
+                "weir_task_duration_seconds_count" => of_integration(&mut reading.tasks, labels).timed += value as u64,
                 "weir_tasks_total" => {
                     let outcome = labels.get("outcome").map(String::as_str).unwrap_or_default();
                     let count = if outcome == CANCELLED { 0 } else { value as u64 };
-                    let tasks = tasks();
+                    let tasks = of_integration(&mut reading.tasks, labels);
                     tasks.ended += count;
                     tasks.failed += if outcome == "ok" { 0 } else { count };
                 }
@@ -97,6 +93,10 @@ impl Reading {
         let lag = (self.lag_seconds - before.lag_seconds, self.lag_count - before.lag_count);
         Some(Done { tasks, slots, memory_bytes: self.memory_bytes, lag })
     }
+}
+
+fn of_integration<'a>(tasks: &'a mut BTreeMap<String, Tasks>, labels: &BTreeMap<String, String>) -> &'a mut Tasks {
+    tasks.entry(labels.get("integration").cloned().unwrap_or_default()).or_default()
 }
 
 /// What a worker did between two readings.
@@ -207,7 +207,10 @@ weir_runtime_lag_seconds_count 1000
     fn a_worker_that_was_started_anew_or_not_read_anew_did_nothing() {
         let now = Reading::of(&parse(TEXT), 30.0);
         assert_eq!(now.since(&now), None);
-        assert_eq!(Reading { at_seconds: 45.0, ..now.clone() }.since(&Reading::default()).map(|done| done.slots), Some(20.0 / 3.0));
+        assert_eq!(
+            Reading { at_seconds: 45.0, ..now.clone() }.since(&Reading::default()).map(|done| done.slots),
+            Some(20.0 / 3.0)
+        );
         let young = Reading::of(&parse("weir_tasks_total{integration=\"bank\",outcome=\"ok\"} 1"), 45.0);
         assert_eq!(young.since(&now), None);
         let nothing = group(&[]);
@@ -219,7 +222,14 @@ weir_runtime_lag_seconds_count 1000
         let line = r#"weir_tasks_total{integration="a \"b\" \\ c",outcome="ok"} 1.5 1700000000"#;
         let sample = parse_line(line).expect("a sample");
         assert_eq!((sample.labels["integration"].as_str(), sample.value), (r#"a "b" \ c"#, 1.5));
-        for nonsense in ["", "weir_tasks_total", "weir_tasks_total{", "weir_tasks_total{a=\"b} 1", "weir_gate_in_flight x", "other 1"] {
+        for nonsense in [
+            "",
+            "weir_tasks_total",
+            "weir_tasks_total{",
+            "weir_tasks_total{a=\"b} 1",
+            "weir_gate_in_flight x",
+            "other 1",
+        ] {
             assert_eq!(parse_line(nonsense), None, "{nonsense}");
         }
     }

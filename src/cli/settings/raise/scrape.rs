@@ -42,7 +42,8 @@ impl Scraper {
             max_response_bytes: MAX_BYTES,
             ..transport::Config::default()
         };
-        let transport = Transport::new("raise", "raise", &limits, &Telemetry::new()?).map_err(|error| anyhow!("{error}"))?;
+        let transport =
+            Transport::new("raise", "raise", &limits, &Telemetry::new()?).map_err(|error| anyhow!("{error}"))?;
         let prometheus = prometheus.map(|url| match url::Url::parse(url) {
             Ok(parsed) if parsed.host().is_some() => Ok(url.trim_end_matches('/').to_owned()),
             _ => Err(anyhow!("--prometheus {url:?} is no URL: use a form such as \"http://127.0.0.1:9090\"")),
@@ -55,7 +56,9 @@ impl Scraper {
         match &self.prometheus {
             Some(prometheus) => self.read_prometheus(prometheus, workers).await,
             None => {
-                let reads = workers.iter().map(|(worker, admin)| async move { (worker.clone(), self.read_worker(admin).await) });
+                let reads = workers
+                    .iter()
+                    .map(|(worker, admin)| async move { (worker.clone(), self.read_worker(admin).await) });
                 let reads: stream::BufferUnordered<_> = stream::iter(reads).buffer_unordered(AT_ONCE);
                 reads.collect().await
             }

@@ -161,7 +161,8 @@ fn observation_table(window: &Window) -> String {
     let unknown = || "unknown".to_owned();
     let lag = |group: &Group| group.lag_seconds.map_or_else(unknown, |lag| format!("{:.1} ms", lag * 1e3));
     row("runtime lag".into(), groups.map(lag));
-    let memory = |group: &Group| group.memory_bytes.map_or_else(unknown, |bytes| format!("{:.1} MiB", bytes / 1_048_576.0));
+    let memory =
+        |group: &Group| group.memory_bytes.map_or_else(unknown, |bytes| format!("{:.1} MiB", bytes / 1_048_576.0));
     row("memory".into(), groups.map(memory));
     indented(&table)
 }
@@ -193,7 +194,8 @@ fn says(verdict: &Verdict) -> &'static str {
 }
 
 fn verdict_json(verdict: &Verdict) -> Value {
-    let change = verdict.change.map(|change| json!({"estimate": change.estimate, "low": change.low, "high": change.high}));
+    let change =
+        verdict.change.map(|change| json!({"estimate": change.estimate, "low": change.low, "high": change.high}));
     let says = match verdict.says() {
         Says::Good => "good",
         Says::Bad => "worse",
@@ -234,9 +236,13 @@ mod tests {
             Verdict { change: None, required: false, ..verdict(Signal::Leak, [0.0; 3], 0.02f64.ln_1p()) },
         ];
         let table = verdicts_table(&verdicts);
-        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect()).collect();
+        let rows: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect()).collect();
         assert_eq!(rows[1], ["time of bank", "+0.0%", "-1.0%", "+2.0%", "+10.0%", "good"]);
-        assert_eq!(rows[2], ["failures of bank", "+3.00 points", "+2.00 points", "+4.00 points", "+1.00 points", "worse"]);
+        assert_eq!(
+            rows[2],
+            ["failures of bank", "+3.00 points", "+2.00 points", "+4.00 points", "+1.00 points", "worse"]
+        );
         assert_eq!(rows[3], ["growth of memory", "+2.0%", "open, not waited for"]);
         assert_eq!(
             summary(&verdicts),
@@ -256,7 +262,13 @@ mod tests {
         };
         let window = Window { canaries: group(1, 37.0), controls: group(9, 29.5), lost: None };
         let table = observation_table(&window);
-        for row in ["slots held by each      37.0       29.5", "time of bank          1.50 s     1.50 s", "failures of bank       0.50%      0.50%", "memory             100.0 MiB  100.0 MiB", "runtime lag          unknown    unknown"] {
+        for row in [
+            "slots held by each      37.0       29.5",
+            "time of bank          1.50 s     1.50 s",
+            "failures of bank       0.50%      0.50%",
+            "memory             100.0 MiB  100.0 MiB",
+            "runtime lag          unknown    unknown",
+        ] {
             assert!(table.contains(row), "{row}\n{table}");
         }
         assert_eq!(numbers(&window), "slots held 37.0 | 29.5, bank 1.50 s | 1.50 s (200 | 200 tasks, 1 | 1 failed)");
