@@ -50,6 +50,19 @@ pub struct Share(u32);
 /// The whole, in hundredths of a percent.
 const WHOLE: u32 = 10_000;
 
+impl Share {
+    /// The smallest and the largest.
+    pub const LEAST: Share = Share(1);
+    /// See [`Share::LEAST`].
+    pub const MOST: Share = Share(WHOLE - 1);
+
+    /// One half-way between two; none when they are neighbours.
+    pub fn between(low: Share, high: Share) -> Option<Share> {
+        let middle = low.0.midpoint(high.0);
+        (low.0 < middle && middle < high.0).then_some(Share(middle))
+    }
+}
+
 impl FromStr for Share {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

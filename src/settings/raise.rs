@@ -10,12 +10,12 @@
 //! | an integration's share of failures | counted over all windows | `max_failures`, for the whole raise |
 //! | lag of the runtime | canaries − controls, in seconds | `max_lag_seconds` |
 //! | memory of a worker | ln(canaries / controls) | ln(N' / N) + ln(1 + `max_memory`) |
-//! | growth of memory | from the second third of the windows to the last | ln(1 + `max_growth`) |
+//! | growth of memory | the slope of ln(canaries / controls), times a third of the windows | ln(1 + `max_growth`) |
 //!
-//! **The rule.** A signal's change is the mean of its values in the trial less their mean in the windows before, when all
+//! **The rule.** A signal's change is the mean of its values in the trial less their mean in all windows before in which all
 //! had the same N: a difference of differences. What slows a bank for everyone cancels out within a window, and what has
 //! always been different about the canaries cancels out between the two times. The change has a confidence interval:
-//! Welch's for means, Newcombe's for shares (`statistics.rs`). A step is *worse* when the lower end of one signal's interval
+//! Welch's for means, Newcombe's for shares, least squares for growth (`statistics.rs`). A step is *worse* when the lower end of one signal's interval
 //! is beyond its bound, and *good* when the upper ends of all are within theirs: not being shown to be worse is not enough.
 //! Anything else is *open*, and more windows are waited for.
 //!
@@ -55,7 +55,7 @@ const LOOKS: [usize; 4] = [4, 12, 24, 48];
 const GOOD_FROM: usize = 12;
 
 /// The windows in which all have the same N.
-const LEVEL: usize = 16;
+const LEVEL: usize = 24;
 
 /// So many windows without news, and no more are waited for.
 const PATIENCE: usize = 32;
@@ -181,8 +181,10 @@ pub struct Raise {
     levels: Vec<u32>,
     phase: Phase,
     now: Series,
-    /// The phase before: what this one is compared with.
-    before: Option<Series>,
+    /// All windows in which all had the same N: what trials are compared with.
+    alike: Series,
+    /// The last trial: what comes after its promotion is compared with it.
+    trial: Option<Series>,
     /// Windows that are left out, because tasks that end in them began before the last change.
     settling: usize,
     /// Windows that did not count.
@@ -201,9 +203,9 @@ enum Phase {
 impl Raise {
     /// From an N that all have.
     pub fn new(rules: Rules, from: u32, to: u32) -> Self {
-        let (now, used) = (Series::default(), BTreeMap::new());
+        let (now, alike, used) = (Series::default(), Series::default(), BTreeMap::new());
         let (levels, phase) = (vec![from], Phase::Level);
-        Raise { rules, to, levels, phase, now, before: None, settling: 0, idle: 0, used }
+        Raise { rules, to, levels, phase, now, alike, trial: None, settling: 0, idle: 0, used }
     }
 
     /// The N of those that are no canaries.
@@ -252,16 +254,19 @@ impl Raise {
         let length = if is_last { self.rules.watch_windows.max(LEVEL) } else { LEVEL };
         look.note = format!("{windows} of {length} windows with N = {n} for all");
         let looks: Vec<_> = LOOKS.into_iter().filter(|look| *look < length).chain([length]).collect();
-        if let (Some(before), [.., last, _], true) = (&self.before, self.levels.as_slice(), looks.contains(&windows)) {
+        if let (Some(trial), [.., last, _], true) = (&self.trial, self.levels.as_slice(), looks.contains(&windows)) {
             let raised_by = (f64::from(n) / f64::from((*last).max(1))).ln();
             // The step has been paid for already: what it may come to here is the whole bound.
             let bounds = Bounds { rules: &self.rules, raised_by, used: &BTreeMap::new(), looks: looks.len() };
-            look.verdicts = self.now.against_before(before, &bounds);
+            look.verdicts = self.now.against_before(trial, &bounds);
             if let Some(bad) = look.verdicts.iter().find(|verdict| verdict.says() == Says::Bad) {
-                let why = format!(
-                    "since all have N = {n}, {}: either what they share bears no more, or it slowed for its own reasons",
-                    in_words(bad)
-                );
+                let cause = match bad.signal {
+                    Signal::Time(_) | Signal::Failures(_) => {
+                        ": either what they share bears no more, or something else happened to it just then"
+                    }
+                    Signal::Lag | Signal::Memory | Signal::Leak => "",
+                };
+                let why = format!("since all have N = {n}, {}{cause}", in_words(bad));
                 look.next = stop(How::Worse, self.proven(), why);
                 return;
             }
@@ -310,10 +315,12 @@ impl Raise {
         let windows = self.now.windows;
         look.windows = windows;
         look.note = format!("{windows} windows with N = {to} for the canaries");
-        let (Some(level), true) = (&self.before, LOOKS.contains(&windows)) else { return };
+        if !LOOKS.contains(&windows) {
+            return;
+        }
         let raised_by = (f64::from(to) / f64::from(n.max(1))).ln();
         let bounds = Bounds { rules: &self.rules, raised_by, used: &self.used, looks: LOOKS.len() };
-        look.verdicts = self.now.against_controls(level, &bounds);
+        look.verdicts = self.now.against_controls(&self.alike, &bounds);
         let is_good = |verdict: &Verdict| !verdict.required || verdict.says() == Says::Good;
         let has_tasks = self.now.major().next().is_some();
         if let Some(bad) = look.verdicts.iter().find(|verdict| verdict.says() == Says::Bad) {
@@ -333,7 +340,11 @@ impl Raise {
     fn begin(&mut self, phase: Phase) {
         let tasks_take = (2.0 * self.now.slowest_seconds() / self.rules.window_seconds).ceil() as usize;
         self.settling = tasks_take.clamp(1, PATIENCE);
-        self.before = Some(std::mem::take(&mut self.now));
+        let ended = std::mem::take(&mut self.now);
+        match self.phase {
+            Phase::Level => self.alike.absorb(&ended),
+            Phase::Trial(_) => self.trial = Some(ended),
+        }
         (self.phase, self.idle) = (phase, 0);
     }
 

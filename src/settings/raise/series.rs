@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Rules;
-use super::statistics::{Interval, Share, contrast, shift};
+use super::statistics::{Interval, Share, contrast, rise, shift};
 
 /// Fewer tasks of an integration in a window, in either group, are put together with the next window's.
 const TASKS_PER_VALUE: u64 = 20;
@@ -78,7 +78,7 @@ pub enum Signal {
     Lag,
     /// Physical memory: a natural logarithm of a ratio.
     Memory,
-    /// How far memory has grown while N stayed, from the second third of the windows to the last: a natural logarithm.
+    /// How far memory grows in a third of the windows while N stays: a natural logarithm.
     Leak,
 }
 
@@ -185,11 +185,23 @@ impl Lane {
         self.times.get(integration).map(|times| times.values.as_slice()).unwrap_or_default()
     }
 
-    /// How the memory of the last third is above that of the second.
+    /// How far memory rises in a third of the windows, by the last two thirds: at first it fills what a new N needs.
     fn growth(&self, tail: f64) -> Option<Interval> {
         let third = self.memory.len() / 3;
-        let late = &self.memory[self.memory.len() - 2 * third..];
-        if third >= VALUES { shift(&late[..third], &late[third..], tail) } else { None }
+        if third < VALUES {
+            return None;
+        }
+        let Interval { low, estimate, high } = rise(&self.memory[self.memory.len() - 2 * third..], tail)?;
+        let over_a_third = |slope: f64| slope * third as f64;
+        Some(Interval { low: over_a_third(low), estimate: over_a_third(estimate), high: over_a_third(high) })
+    }
+
+    fn absorb(&mut self, other: &Lane) {
+        for (integration, times) in &other.times {
+            self.times.entry(integration.clone()).or_default().values.extend(&times.values);
+        }
+        self.lag.extend(&other.lag);
+        self.memory.extend(&other.memory);
     }
 }
 
@@ -217,6 +229,17 @@ impl Series {
         let workers = (canaries.workers + controls.workers).max(1) as f64;
         let held = canaries.slots * canaries.workers as f64 + controls.slots * controls.workers as f64;
         self.slots += held / workers;
+    }
+
+    /// Takes in the comparisons of another series, as if its windows were of this one.
+    pub(super) fn absorb(&mut self, other: &Series) {
+        self.windows += other.windows;
+        self.between.absorb(&other.between);
+        for (integration, [canaries, controls]) in &other.totals {
+            let totals = self.totals.entry(integration.clone()).or_default();
+            totals[0].add(canaries);
+            totals[1].add(controls);
+        }
     }
 
     /// The slots held by each worker, on average.

@@ -14,7 +14,8 @@ pub(super) fn change(n: u32, pool: &PoolName, share: Option<Share>) -> Change {
     Change { key: KEY.into(), value: n.into(), scope, allow_jump: false }
 }
 
-/// The smallest share from `wanted` on that has a worker within it and one outside, and who is within it.
+/// Who is within a share, and who is not, is asked of flagd's own rule, as the workers will. The share is `wanted`, where
+/// somebody is within it and somebody is not; otherwise the nearest one of which that is so.
 pub(super) fn choose(
     wanted: Share,
     workers: &[WorkerId],
@@ -22,9 +23,7 @@ pub(super) fn choose(
     pool: &PoolName,
     trial: impl Fn(Share) -> Result<String, String>,
 ) -> anyhow::Result<(Share, Vec<WorkerId>)> {
-    let larger =
-        (1..100).filter_map(|percent| format!("{percent}%").parse().ok()).filter(|share: &Share| *share > wanted);
-    for share in std::iter::once(wanted).chain(larger) {
+    let within = |share: Share| -> anyhow::Result<Vec<WorkerId>> {
         let document = trial(share).map_err(anyhow::Error::msg)?;
         let mut within = Vec::new();
         for worker in workers {
@@ -35,8 +34,21 @@ pub(super) fn choose(
                 within.push(worker.clone());
             }
         }
-        if !within.is_empty() && within.len() < workers.len() {
-            return Ok((share, within));
+        Ok(within)
+    };
+    let canaries = within(wanted)?;
+    if (1..workers.len()).contains(&canaries.len()) {
+        return Ok((wanted, canaries));
+    }
+    // Who is within a share is within each larger one: the smallest share that has anybody is found by halving.
+    let (mut none, mut some) = (Share::LEAST, Share::MOST);
+    while let Some(middle) = Share::between(none, some) {
+        if within(middle)?.is_empty() { none = middle } else { some = middle }
+    }
+    for share in [none, some] {
+        let canaries = within(share)?;
+        if (1..workers.len()).contains(&canaries.len()) {
+            return Ok((share, canaries));
         }
     }
     bail!(

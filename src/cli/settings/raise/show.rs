@@ -262,14 +262,15 @@ mod tests {
         };
         let window = Window { canaries: group(1, 37.0), controls: group(9, 29.5), lost: None };
         let table = observation_table(&window);
+        let rows: Vec<_> = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         for row in [
-            "slots held by each      37.0       29.5",
-            "time of bank          1.50 s     1.50 s",
-            "failures of bank       0.50%      0.50%",
-            "memory             100.0 MiB  100.0 MiB",
-            "runtime lag          unknown    unknown",
+            "slots held by each 37.0 29.5",
+            "time of bank 1.50 s 1.50 s",
+            "failures of bank 0.50% 0.50%",
+            "memory 100.0 MiB 100.0 MiB",
+            "runtime lag unknown unknown",
         ] {
-            assert!(table.contains(row), "{row}\n{table}");
+            assert!(rows.iter().any(|line| line == row), "{row}\n{table}");
         }
         assert_eq!(numbers(&window), "slots held 37.0 | 29.5, bank 1.50 s | 1.50 s (200 | 200 tasks, 1 | 1 failed)");
     }
