@@ -35,7 +35,7 @@ const WIDE: [&str; 10] = [
 ];
 
 /// N before the raise.
-const FROM: u32 = 6;
+const FROM: u32 = 12;
 
 /// When a task ended, where, and how long it ran.
 type Ran = Vec<(Instant, String, Duration)>;
@@ -126,7 +126,7 @@ fn targets(house: &House, workers: usize) -> Vec<u32> {
 async fn busy(workers: usize) -> (House, Load) {
     let plan = Plan { workers, max_parallelism: FROM, settings: Source::Redis, ..Plan::default() };
     let house = plan.start().await;
-    let load = Load::start(&house, workers * 12, |id| synthetic(id, json!({"do": "sleep", "ms": 100})));
+    let load = Load::start(&house, workers * 30, |id| synthetic(id, json!({"do": "sleep", "ms": 400})));
     (house, load)
 }
 
@@ -137,27 +137,27 @@ async fn a_raise_goes_all_the_way_and_its_numbers_are_in_the_history() {
     assert_ok(&set);
     let directory = tempfile::tempdir().expect("a directory");
     let arguments =
-        [&["--to", "8", "--step", "40%", "--window", "300ms", "--watch", "1s", "--min-tasks", "20"][..], &WIDE]
+        [&["--to", "16", "--step", "40%", "--window", "300ms", "--watch", "1s", "--min-tasks", "20"][..], &WIDE]
             .concat();
     let (code, all, log) = ended(raise(&house, &directory, "raise", &arguments), 3 * LONG);
     assert_eq!(code, Some(0), "{all:#?}\n{log}");
-    assert_eq!(targets(&house, 2), [8, 8]);
+    assert_eq!(targets(&house, 2), [16, 16]);
     let changes: Vec<_> =
         events(&all, "change").iter().map(|change| (change["n"].as_u64(), change["revision"].as_u64())).collect();
     assert_eq!(
         changes,
-        [(Some(8), Some(2)), (Some(8), Some(3)), (Some(8), Some(4))],
+        [(Some(16), Some(2)), (Some(16), Some(3)), (Some(16), Some(4))],
         "on trial, for all, and without the mark"
     );
     let looks: Vec<_> = events(&all, "window").into_iter().filter(|window| window["verdicts"] != json!([])).collect();
-    assert!(looks.iter().any(|look| look["on_trial"] == 8) && looks.iter().any(|look| look["on_trial"].is_null()));
+    assert!(looks.iter().any(|look| look["on_trial"] == 16) && looks.iter().any(|look| look["on_trial"].is_null()));
     let end = events(&all, "end")[0];
-    assert_eq!((&end["how"], &end["n"]), (&json!("reached"), &json!(8)));
+    assert_eq!((&end["how"], &end["n"]), (&json!("reached"), &json!(16)));
     assert!(end["remains"].as_str().is_some_and(|text| text.contains("weir settings rollback 1 --why")), "{end}");
 
     let history = history(&house).await;
     let why = |revision: usize| history[4 - revision]["why"].as_str().expect("a reason").to_owned();
-    assert!(why(2).starts_with("raise to 8: N = 8 for ") && why(2).contains("on trial"), "{}", why(2));
+    assert!(why(2).starts_with("raise to 16: N = 16 for ") && why(2).contains("on trial"), "{}", why(2));
     assert!(why(3).contains("good after 12 windows: ") && why(3).contains("time of synthetic "), "{}", why(3));
     let document = |revision: usize| history[4 - revision]["document"].as_str().expect("a document").to_owned();
     let marked = |revision| mark::marked(document(revision).as_bytes(), "max_parallelism");
@@ -168,10 +168,14 @@ async fn a_raise_goes_all_the_way_and_its_numbers_are_in_the_history() {
 }
 
 /// A raise whose trial lasts until the test is done with it.
-const ENDLESS: [&str; 8] = ["--to", "9", "--step", "50%", "--window", "100ms", "--min-tasks", "1000000"];
+const ENDLESS: [&str; 8] = ["--to", "18", "--step", "50%", "--window", "200ms", "--min-tasks", "1000000"];
 
-async fn until_trial(house: &House) {
-    eventually("the canary has its N", || targets(house, 2) == [FROM, 9]).await;
+async fn until_trial(house: &House, process: &Process) {
+    let until = Instant::now() + LONG;
+    while targets(house, 2) != [FROM, 18] {
+        assert!(Instant::now() < until, "no canary has its N:\n{}", process.out());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +183,7 @@ async fn an_interrupted_raise_puts_back_what_was_there() {
     let (house, load) = busy(2).await;
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
-    until_trial(&house).await;
+    until_trial(&house, &process).await;
     process.signal(Signal::INT);
     let (code, all, log) = ended(process, LONG);
     assert_eq!(code, Some(130), "{log}");
@@ -197,17 +201,17 @@ async fn somebody_elses_change_ends_a_raise_and_stays() {
     let (house, load) = busy(2).await;
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
-    until_trial(&house).await;
+    until_trial(&house, &process).await;
     assert_ok(&settings(&house, &["set", "payload_sampling=0.5", "--why", "mine"]).await);
     let (code, _, log) = ended(process, LONG);
     assert_eq!(code, Some(1));
     for part in
-        ["somebody else has changed the settings", "to end it: weir settings set max_parallelism=6 --pool default"]
+        ["somebody else has changed the settings", "to end it: weir settings set max_parallelism=12 --pool default"]
     {
         assert!(log.contains(part), "{part:?} is missing in {log}");
     }
     assert_eq!(history(&house).await[0]["why"], "mine");
-    let command = ["set", "max_parallelism=6", "--pool", "default", "--why", "the raise is taken back"];
+    let command = ["set", "max_parallelism=12", "--pool", "default", "--why", "the raise is taken back"];
     assert_ok(&settings(&house, &command).await);
     eventually("it is put back", || targets(&house, 2) == [FROM, FROM]).await;
     let document = history(&house).await[0]["document"].as_str().expect("a document").to_owned();
@@ -220,18 +224,18 @@ async fn somebody_elses_change_ends_a_raise_and_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_raise_is_found_by_the_next_one_and_undone_by_the_command_that_it_names() {
     let (house, load) = busy(2).await;
-    assert_ok(&settings(&house, &["set", "max_parallelism=6", "--why", "a document"]).await);
+    assert_ok(&settings(&house, &["set", "max_parallelism=12", "--why", "a document"]).await);
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
-    until_trial(&house).await;
+    until_trial(&house, &process).await;
     process.signal(Signal::KILL);
     let (code, ..) = ended(process, LONG);
     assert_eq!(code, None);
-    let again = settings(&house, &["raise", "max_parallelism", "--to", "9"]).await;
+    let again = settings(&house, &["raise", "max_parallelism", "--to", "18"]).await;
     assert_failed(&again, &["another raise is under way: me@", "take it back: weir settings rollback 1 --why"]);
     assert_ok(&settings(&house, &["rollback", "1", "--why", "the raise is taken back"]).await);
     eventually("it is put back", || targets(&house, 2) == [FROM, FROM]).await;
-    let dry = settings(&house, &["raise", "max_parallelism", "--to", "9", "--dry-run", "--window", "300ms"]).await;
+    let dry = settings(&house, &["raise", "max_parallelism", "--to", "18", "--dry-run", "--window", "300ms"]).await;
     assert_ok(&dry);
     load.end().await;
     house.close().await;
@@ -246,7 +250,7 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
     house.add_worker().await;
     house.until_known(2).await;
     for (arguments, why) in [
-        (&["--to", "6"][..], "--to 6: pool default has N = 6 already"),
+        (&["--to", "12"][..], "--to 12: pool default has N = 12 already"),
         (&["--to", "60", "--pool", "nobody"], "pool nobody has no worker"),
         (&["--to", "60", "--window", "1ms"], "--window 1ms is not 100ms to 1h"),
         (&["--to", "60", "--prometheus", "x"], "is no URL"),
@@ -257,10 +261,10 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
     let other_key = settings(&house, &["raise", "payload_sampling", "--to", "60"]).await;
     assert_eq!(other_key.status.code(), Some(2));
 
-    let dry = settings(&house, &["raise", "max_parallelism", "--to", "12", "--dry-run", "--window", "200ms"]).await;
+    let dry = settings(&house, &["raise", "max_parallelism", "--to", "24", "--dry-run", "--window", "200ms"]).await;
     assert_ok(&dry);
     let text = stdout(&dry);
-    for part in ["max_parallelism of pool default: 6 → 7 → 8 → 10 → 12", "slots held by each", "nothing was changed"]
+    for part in ["max_parallelism of pool default: 12 → 15 → 18 → 22 → 24", "slots held by each", "nothing was changed"]
     {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }

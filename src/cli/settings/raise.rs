@@ -5,6 +5,7 @@
 //! and since each write names the document that it replaces, whoever else changes the settings meanwhile ends the raise
 //! without losing anything.
 
+mod args;
 mod fleet;
 mod readings;
 mod scrape;
@@ -30,7 +31,8 @@ use crate::settings::store::{Edit, ReadError, Store, WriteError, version_of};
 use crate::settings::{Settings, mark};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
-use fleet::{Fleet, Pool};
+pub(super) use args::Args;
+use fleet::{Fleet, LOOK_INTERVAL, Pool};
 use scrape::Scraper;
 use share::{change, choose};
 use show::Output;
@@ -43,107 +45,12 @@ const WORSE: u8 = 3;
 const WEAK: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
+/// How long a change may take to be applied by those who are observed.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+
 /// How often the last change is tried, and the pause before the next time.
 const ATTEMPTS: u32 = 10;
 const RETRY: Duration = Duration::from_secs(1);
-
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "A share of the workers, the canaries, gets a step more, and is compared with the others from their metrics. \
-A step that is shown to be good goes to all workers and is watched; one that is worse, or that nothing can be told of, is taken \
-back. The rule, and what ends a raise: docs/raise.md. Ctrl-C puts back the last N that has proven itself.
-
-Exit codes: 0 the raise is where it should go (or --dry-run); 3 the next step is worse; 4 the signal is too weak; 1 it failed; 130 it \
-was interrupted.
-
-Examples:
-  weir settings raise max_parallelism --to 60 --pool parallel --dry-run
-  weir settings raise max_parallelism --to 60 --pool parallel
-  weir settings raise max_parallelism --to 60 --pool parallel --share 5% --window 1m --prometheus http://prometheus:9090"
-)]
-pub(super) struct Args {
-    /// What to raise.
-    #[arg(value_name = "KEY", value_parser = [KEY])]
-    key: String,
-    /// How far.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    to: u32,
-    /// The pool; without it, the one that [router] names.
-    #[arg(long)]
-    pool: Option<PoolName>,
-    /// The share of the workers that try each step; more where that is nobody.
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
-    share: Share,
-    /// How much N grows with a step.
-    #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = percent::<100>)]
-    step: f64,
-    /// How long each window of the observation is.
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
-    window: Duration,
-    /// How long all workers are watched after the last step.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
-    watch: Duration,
-    /// How much longer tasks may take on average, after all steps.
-    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent::<1000>)]
-    max_slower: f64,
-    /// How many more of 100 tasks may fail, after all steps.
-    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = percent::<100>)]
-    max_failures: f64,
-    /// How much later a worker's runtime may be on average.
-    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = humantime::parse_duration)]
-    max_lag: Duration,
-    /// How much more memory a worker may use than in proportion to N.
-    #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = percent::<1000>)]
-    max_memory: f64,
-    /// How much a worker's memory may grow while N stays.
-    #[arg(long, value_name = "PERCENT", default_value = "2%", value_parser = percent::<1000>)]
-    max_growth: f64,
-    /// So many tasks of an integration must have ended on either side before a step is good.
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    min_tasks: u64,
-    /// A Prometheus that scrapes the workers, in place of their admin ports. A window should be four of its scrapes or more.
-    #[arg(long, value_name = "URL")]
-    prometheus: Option<String>,
-    /// The reason, for the history.
-    #[arg(long, value_name = "TEXT")]
-    why: Option<String>,
-    /// Prints what it would do and what it sees, and changes nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Prints one JSON object per window, change and line.
-    #[arg(long)]
-    json: bool,
-}
-
-/// From above 0% to `MOST`%.
-fn percent<const MOST: u32>(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    let number = number.filter(|percent| *percent > 0.0 && *percent <= f64::from(MOST));
-    number
-        .map(|percent| percent / 100.0)
-        .ok_or_else(|| format!("use a form such as \"5%\", above 0% and up to {MOST}%"))
-}
-
-impl Args {
-    fn rules(&self) -> anyhow::Result<Rules> {
-        let window = self.window;
-        if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&window) {
-            bail!("--window {} is not 100ms to 1h", humantime::format_duration(window));
-        }
-        Ok(Rules {
-            window_seconds: window.as_secs_f64(),
-            step: self.step,
-            max_slower: self.max_slower,
-            max_failures: self.max_failures,
-            max_lag_seconds: self.max_lag.as_secs_f64(),
-            max_memory: self.max_memory,
-            max_growth: self.max_growth,
-            min_tasks: self.min_tasks,
-            watch_windows: self.watch.as_secs_f64().div_euclid(window.as_secs_f64()) as usize,
-            ..Rules::default()
-        })
-    }
-}
 
 /// How the observation ended.
 enum Ended {
@@ -332,14 +239,28 @@ impl<'a> Session<'a> {
                 Next::Step(to) => self.step(to, n).await?,
                 Next::Promote(to) => self.promote(to, &look).await?,
             };
-            let version = version_of(self.current.as_deref().unwrap_or_default().as_bytes());
             tokio::select! {
                 () = signals.next() => return Ok(Ended::Interrupted),
-                applied = self.fleet.applied(self.registry, &version, targets) => applied?,
+                arrived = self.arrived(targets) => arrived?,
             }
             self.fleet.begin(&self.scraper).await;
             end = Instant::now() + window;
         }
+    }
+
+    /// Waits until the last change is applied: the canaries and the controls have these N.
+    async fn arrived(&self, targets: (u32, u32)) -> anyhow::Result<()> {
+        let version = version_of(self.current.as_deref().unwrap_or_default().as_bytes());
+        let until = Instant::now() + ARRIVES_WITHIN;
+        while let Some(missing) = self.fleet.missing(self.registry, &version, targets).await {
+            self.is_untouched().await?;
+            if Instant::now() >= until {
+                let within = humantime::format_duration(ARRIVES_WITHIN);
+                return Err(missing.context(format!("the change did not arrive within {within}")));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// That nobody else has changed the document. Where it cannot be read, nobody knows; the next write finds out.
@@ -482,17 +403,4 @@ async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolNa
         Some(revision) => format!("weir settings rollback {revision} {why}"),
         None => format!("weir settings set {KEY}={from} --pool {pool} {why}"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percents_have_their_sign_and_their_range() {
-        assert_eq!((percent::<100>("25%"), percent::<100>("0.5 %")), (Ok(0.25), Ok(0.005)));
-        for wrong in ["25", "0%", "-1%", "101%", "x%", "NaN%", ""] {
-            assert!(percent::<100>(wrong).expect_err(wrong).contains("such as \"5%\""), "{wrong}");
-        }
-    }
 }

@@ -18,14 +18,11 @@ use super::scrape::Scraper;
 /// Of a large fleet, so many canaries and so many controls are observed: beyond that, more add nothing to the signal.
 const OBSERVED: usize = 50;
 
-/// How long a document may take to be applied.
-const APPLIES_WITHIN: Duration = Duration::from_secs(30);
-
-/// The same for one that was there before the raise.
+/// How long a document that was there before the raise may still take to be applied.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often that is looked at. A worker announces it at once.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is looked at whether a document is applied. A worker announces it at once.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Workers that are asked for their admin port at the same time.
 const AT_ONCE: usize = 32;
@@ -122,33 +119,27 @@ impl Fleet {
         (canaries, self.members.len() - canaries)
     }
 
-    /// Waits until the workers run this document, and the canaries and the controls have their N.
-    pub(super) async fn applied(
-        &mut self,
+    /// What is missing until the workers run this document, and the canaries and the controls have their N.
+    pub(super) async fn missing(
+        &self,
         registry: &dyn Registry,
         version: &str,
         (canaries, controls): (u32, u32),
-    ) -> anyhow::Result<()> {
-        let until = Instant::now() + APPLIES_WITHIN;
-        loop {
-            let missing = match self.look(registry).await {
-                Ok(seen) => seen.into_iter().find_map(|presence| {
-                    let n = if self.members.get(&presence.worker)?.is_canary { canaries } else { controls };
-                    let has_it = presence.settings_version == version && presence.target == n;
-                    (!has_it).then(|| {
-                        let Presence { worker, settings_version, target, .. } = presence;
-                        anyhow!("worker {worker} should run settings {version} with N = {n}, and runs {settings_version} with N = {target}")
-                    })
-                }),
-                Err(error) => Some(error),
-            };
-            let Some(missing) = missing else { return Ok(()) };
-            if Instant::now() >= until {
-                let within = humantime::format_duration(APPLIES_WITHIN);
-                return Err(missing.context(format!("the change did not arrive within {within}")));
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
+    ) -> Option<anyhow::Error> {
+        let seen = match self.look(registry).await {
+            Ok(seen) => seen,
+            Err(error) => return Some(error),
+        };
+        seen.into_iter().find_map(|presence| {
+            let n = if self.members.get(&presence.worker)?.is_canary { canaries } else { controls };
+            let has_it = presence.settings_version == version && presence.target == n;
+            (!has_it).then(|| {
+                let Presence { worker, settings_version, target, .. } = presence;
+                anyhow!(
+                    "worker {worker} should run settings {version} with N = {n}, and runs {settings_version} with N = {target}"
+                )
+            })
+        })
     }
 
     async fn look(&self, registry: &dyn Registry) -> anyhow::Result<Vec<Presence>> {
