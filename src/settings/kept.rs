@@ -26,6 +26,14 @@ struct Note {
     values: Map<String, Value>,
 }
 
+/// The values in such a file, whatever its source.
+pub fn values(path: &Path) -> Result<Vec<(String, Value)>, String> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let note: Note = serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
+    Ok(note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect())
+}
+
 impl Kept {
     pub(super) fn new(path: &Path, source: String) -> Self {
         Kept { path: path.to_owned(), source }

@@ -294,7 +294,7 @@ async fn throughput(house: &House, load: &Load, n: u32) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "two minutes: the full lane, tests/run --full"]
+#[ignore = "three minutes: the full lane, tests/run --full"]
 async fn a_raise_ends_at_the_knee_that_a_sweep_finds_and_others_never_notice() {
     let (workers, before) = (3, 10);
     let plan = Plan {
@@ -318,7 +318,8 @@ async fn a_raise_ends_at_the_knee_that_a_sweep_finds_and_others_never_notice() {
     throughput(&house, &load, before).await;
 
     let (began, directory) = (Instant::now(), tempfile::tempdir().expect("a directory"));
-    // A third more: 10, 13, 16, 20. Memory and lag are the whole test's, with all that runs in it.
+    // A third more: 10, 13, 16, 20. Memory and lag are the whole test's, with all that runs in it,
+    // and that not one more in a hundred fails would take a thousand tasks to prove.
     let arguments = [
         "--to",
         "40",
@@ -330,6 +331,8 @@ async fn a_raise_ends_at_the_knee_that_a_sweep_finds_and_others_never_notice() {
         "16s",
         "--min-tasks",
         "100",
+        "--max-failures",
+        "5%",
         "--max-lag",
         "1s",
         "--max-memory",

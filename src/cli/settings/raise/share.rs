@@ -27,7 +27,7 @@ pub(super) fn choose(
         let document = trial(share).map_err(anyhow::Error::msg)?;
         let mut within = Vec::new();
         for worker in workers {
-            let context = Context { pool: pool.clone(), worker: Some(worker.clone()), zone: None };
+            let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
             let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
             let value = flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone());
             if value == Some(n.into()) {
