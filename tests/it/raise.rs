@@ -272,6 +272,52 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
     house.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_that_scrapes_the_workers_is_as_good_as_their_ports() {
+    let (house, load) = busy(2).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let targets: Vec<_> = (0..2).map(|worker| house.worker(worker).admin_address().to_string()).collect();
+    let configuration = json!({"global": {"scrape_interval": "500ms"},
+        "scrape_configs": [{"job_name": "weir", "static_configs": [{"targets": targets}]}]});
+    std::fs::write(directory.path().join("prometheus.yml"), configuration.to_string()).expect("written");
+    // A port that is free now; nobody else is told of it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let program = std::path::Path::new("/usr/bin/prometheus");
+    if !program.exists() {
+        eprintln!("skipped: there is no prometheus here");
+        load.end().await;
+        return drop(house.close().await);
+    }
+    let listen = format!("--web.listen-address={free}");
+    let _prometheus = Process::start(
+        "prometheus",
+        directory.path(),
+        program,
+        &["--config.file=prometheus.yml", "--storage.tsdb.path=data", &listen],
+        &[],
+    );
+    let url = format!("http://{free}");
+    let query = "/api/v1/query?query=weir_gate_task_seconds";
+    let both = || processes::try_get(free, query).is_some_and(|text| text.matches("\"instance\"").count() == 2);
+    eventually("both workers are scraped", || tokio::task::block_in_place(both)).await;
+    let arguments =
+        ["raise", "max_parallelism", "--to", "24", "--dry-run", "--window", "3s", "--json", "--prometheus", &url];
+    let output = settings(&house, &arguments).await;
+    assert_ok(&output);
+    let seen = lines(&output).into_iter().find(|line| line["event"] == "observation").expect("an observation");
+    for group in ["canaries", "controls"] {
+        let of = &seen[group];
+        assert_eq!(of["workers"], 1, "{seen}");
+        // 12 slots, each a task of 0.4 s after the other, for about 3 s; a busy machine does less.
+        assert!((6.0..=12.5).contains(&of["slots"].as_f64().expect("a number")), "{seen}");
+        assert!(of["integrations"]["synthetic"]["ended"].as_u64() > Some(20), "{seen}");
+        assert!(of["integrations"]["synthetic"]["mean_seconds"].as_f64() >= Some(0.4), "{seen}");
+        assert!(of["memory_bytes"].as_f64() > Some(1e6), "{seen}");
+    }
+    load.end().await;
+    house.close().await;
+}
+
 /// A bank that works on so many requests of a worker at a time.
 const KNEE: usize = 16;
 

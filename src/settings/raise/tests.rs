@@ -183,15 +183,17 @@ impl Fleet<'_> {
 
     /// Draws how many of so many fail, by skipping from one that does to the next.
     fn failures(&mut self, of: u64, share: f64) -> u64 {
+        if share <= 0.0 {
+            return 0;
+        }
         let (mut at, mut failed) = (0.0, 0);
-        while share > 0.0 {
+        loop {
             at += 1.0 + (self.random.random_range(1e-12..1.0f64).ln() / (1.0 - share).max(1e-12).ln()).floor();
             if at > of as f64 {
-                break;
+                return failed;
             }
             failed += 1;
         }
-        failed
     }
 
     fn is_slow(&self, slow: &Slow) -> bool {
