@@ -15,9 +15,9 @@
 //! **The rule.** A signal's change is the mean of its values in the trial less their mean in all windows before in which all
 //! had the same N: a difference of differences. What slows a bank for everyone cancels out within a window, and what has
 //! always been different about the canaries cancels out between the two times. The change has a confidence interval:
-//! Welch's for means, Newcombe's for shares, least squares for growth (`statistics.rs`). A step is *worse* when the lower end of one signal's interval
-//! is beyond its bound, and *good* when the upper ends of all are within theirs: not being shown to be worse is not enough.
-//! Anything else is *open*, and more windows are waited for.
+//! Welch's for means, Newcombe's for shares, least squares for growth (`statistics.rs`). A step is *worse* when the lower
+//! end of one signal's interval is beyond its bound, and *good* when the upper ends of all are within theirs: not being
+//! shown to be worse is not enough. Anything else is *open*, and more windows are waited for.
 //!
 //! **Many looks.** A trial is looked at after 4, 12, 24 and 48 windows. The probability of a mistake in a trial, `false_alarms`, is
 //! shared out evenly among its looks and signals (Bonferroni), so that it holds however often and at whatever one looks. A
@@ -252,7 +252,7 @@ impl Raise {
         let (windows, n, is_last) = (self.now.windows, self.n(), self.n() >= self.to);
         look.windows = windows;
         let length = if is_last { self.rules.watch_windows.max(LEVEL) } else { LEVEL };
-        look.note = format!("{windows} of {length} windows with N = {n} for all");
+        look.note = format!("window {windows} of {length} with N = {n} for all");
         let looks: Vec<_> = LOOKS.into_iter().filter(|look| *look < length).chain([length]).collect();
         if let (Some(trial), [.., last, _], true) = (&self.trial, self.levels.as_slice(), looks.contains(&windows)) {
             let raised_by = (f64::from(n) / f64::from((*last).max(1))).ln();
@@ -314,7 +314,7 @@ impl Raise {
         self.now.add(&window.canaries, &window.controls);
         let windows = self.now.windows;
         look.windows = windows;
-        look.note = format!("{windows} windows with N = {to} for the canaries");
+        look.note = format!("window {windows} with N = {to} for the canaries");
         if !LOOKS.contains(&windows) {
             return;
         }

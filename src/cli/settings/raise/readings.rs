@@ -4,18 +4,29 @@ use std::collections::BTreeMap;
 
 use crate::settings::raise::{Group, Tasks};
 
-/// The metrics that are read.
-pub(super) const NAMES: [&str; 9] = [
-    "weir_task_duration_seconds_sum",
-    "weir_task_duration_seconds_count",
+/// The metrics that are read: counters and gauges, and histograms by their sums and counts.
+const PLAIN: [&str; 5] = [
     "weir_tasks_total",
     "weir_gate_task_seconds",
     "weir_gate_in_flight",
     "weir_gate_slots_held",
     "process_resident_memory_bytes",
-    "weir_runtime_lag_seconds_sum",
-    "weir_runtime_lag_seconds_count",
 ];
+const HISTOGRAMS: [&str; 2] = ["weir_task_duration_seconds", "weir_runtime_lag_seconds"];
+const PARTS: [&str; 2] = ["_sum", "_count"];
+
+/// The names of all series that are read.
+pub(super) fn names() -> Vec<String> {
+    let of_histogram = |name: &'static str| PARTS.into_iter().map(move |part| format!("{name}{part}"));
+    PLAIN.into_iter().map(str::to_owned).chain(HISTOGRAMS.into_iter().flat_map(of_histogram)).collect()
+}
+
+/// A series' metric, and which part of a histogram it is; none where it is not read.
+fn parts_of(series: &str) -> Option<(&str, &str)> {
+    let of_histogram = |part: &&'static str| Some((series.strip_suffix(*part)?, *part));
+    let histogram = PARTS.iter().find_map(of_histogram).filter(|(name, _)| HISTOGRAMS.contains(name));
+    histogram.or_else(|| PLAIN.contains(&series).then_some((series, "")))
+}
 
 /// Outcomes that say nothing about the integration: its caller went away, or its worker was stopped.
 const CANCELLED: &str = "cancelled";
@@ -47,22 +58,22 @@ impl Reading {
         let mut reading = Reading { at_seconds, ..Reading::default() };
         for Sample { name, labels, value } in samples {
             let value = *value;
-            match name.as_str() {
-                "weir_task_duration_seconds_sum" => of_integration(&mut reading.tasks, labels).seconds += value,
-                "weir_task_duration_seconds_count" => of_integration(&mut reading.tasks, labels).timed += value as u64,
-                "weir_tasks_total" => {
+            match parts_of(name).unwrap_or_default() {
+                ("weir_task_duration_seconds", "_sum") => of_integration(&mut reading.tasks, labels).seconds += value,
+                ("weir_task_duration_seconds", _) => of_integration(&mut reading.tasks, labels).timed += value as u64,
+                ("weir_tasks_total", _) => {
                     let outcome = labels.get("outcome").map(String::as_str).unwrap_or_default();
                     let count = if outcome == CANCELLED { 0 } else { value as u64 };
                     let tasks = of_integration(&mut reading.tasks, labels);
                     tasks.ended += count;
                     tasks.failed += if outcome == "ok" { 0 } else { count };
                 }
-                "weir_gate_task_seconds" => reading.task_seconds = value,
-                "weir_gate_in_flight" => reading.in_flight = value,
-                "weir_gate_slots_held" => reading.held += value,
-                "process_resident_memory_bytes" => reading.memory_bytes = Some(value),
-                "weir_runtime_lag_seconds_sum" => reading.lag_seconds = value,
-                "weir_runtime_lag_seconds_count" => reading.lag_count = value,
+                ("weir_gate_task_seconds", _) => reading.task_seconds = value,
+                ("weir_gate_in_flight", _) => reading.in_flight = value,
+                ("weir_gate_slots_held", _) => reading.held += value,
+                ("process_resident_memory_bytes", _) => reading.memory_bytes = Some(value),
+                ("weir_runtime_lag_seconds", "_sum") => reading.lag_seconds = value,
+                ("weir_runtime_lag_seconds", _) => reading.lag_count = value,
                 _ => {}
             }
         }
@@ -127,7 +138,7 @@ pub(super) fn group(workers: &[Done]) -> Group {
     }
 }
 
-/// The series of [`NAMES`] in Prometheus' text format; what is none of them is passed over.
+/// The series that are read, in Prometheus' text format; what is none of them is passed over.
 pub(super) fn parse(text: &str) -> Vec<Sample> {
     text.lines().filter_map(parse_line).collect()
 }
@@ -135,9 +146,7 @@ pub(super) fn parse(text: &str) -> Vec<Sample> {
 fn parse_line(line: &str) -> Option<Sample> {
     let end = line.find(['{', ' '])?;
     let (name, mut rest) = line.split_at(end);
-    if !NAMES.contains(&name) {
-        return None;
-    }
+    parts_of(name)?;
     let mut labels = BTreeMap::new();
     if let Some(inside) = rest.strip_prefix('{') {
         rest = inside;

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::readings::{NAMES, Reading, Sample, parse};
+use super::readings::{Reading, Sample, names, parse};
 use crate::integration::transport::{self, Request};
 use crate::integration::{Recorder, Transport, recorder};
 use crate::task::WorkerId;
@@ -73,7 +73,7 @@ impl Scraper {
     async fn read_prometheus(&self, prometheus: &str, workers: &[(WorkerId, String)]) -> Readings {
         let instances: Vec<_> = workers.iter().map(|(_, admin)| literal(admin)).collect();
         let of_workers = format!("instance=~\"{}\"", instances.join("|"));
-        let all = format!("{{__name__=~\"{}\",{of_workers}}}", NAMES.join("|"));
+        let all = format!("{{__name__=~\"{}\",{of_workers}}}", names().join("|"));
         // When a sample was scraped, which is before it is asked for.
         let scraped = format!("timestamp(weir_gate_task_seconds{{{of_workers}}})");
         let answers = tokio::try_join!(self.query(prometheus, &all), self.query(prometheus, &scraped));

@@ -119,8 +119,8 @@ fn numbers(window: &Window) -> String {
         let _ = write!(
             text,
             ", {integration} {} | {} ({} | {} tasks, {} | {} failed)",
-            seconds(own.mean_seconds()),
-            seconds(theirs.mean_seconds()),
+            mean(&own),
+            mean(&theirs),
             own.ended,
             theirs.ended,
             own.failed,
@@ -155,7 +155,7 @@ fn observation_table(window: &Window) -> String {
     for (integration, own, theirs) in by_integration(window) {
         let both = [own, theirs];
         row(format!("tasks of {integration}"), both.map(|tasks| tasks.ended.to_string()));
-        row(format!("time of {integration}"), both.map(|tasks| seconds(tasks.mean_seconds())));
+        row(format!("time of {integration}"), both.map(|tasks| mean(&tasks)));
         row(format!("failures of {integration}"), both.map(|tasks| format!("{:.2}%", tasks.failing() * 100.0)));
     }
     let unknown = || "unknown".to_owned();
@@ -215,8 +215,13 @@ fn group_json(group: &Group) -> Value {
         "memory_bytes": group.memory_bytes, "lag_seconds": group.lag_seconds})
 }
 
-fn seconds(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.2} s") }
+/// The mean time of a run; where none ended, there is none.
+fn mean(tasks: &Tasks) -> String {
+    match tasks.mean_seconds() {
+        _ if tasks.timed == 0 => "none".to_owned(),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
+        seconds => format!("{seconds:.2} s"),
+    }
 }
 
 #[cfg(test)]
