@@ -21,7 +21,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,6 +29,7 @@ use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
 pub use follow::watch;
+pub use kept::KeptDocument;
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
 pub use targeting::Context;
@@ -100,7 +100,7 @@ pub struct Config {
     pub max_jump: f64,
     /// The Redis of [`Source::Redis`]: the registry's, which the configuration's root fills in.
     #[serde(skip)]
-    pub redis_url: Option<SecretString>,
+    pub redis: crate::redis::Config,
 }
 
 /// Where the document is.
@@ -128,7 +128,7 @@ impl Default for Config {
             file: None,
             redis_key: "weir:{settings}".into(),
             max_jump: 10.0,
-            redis_url: None,
+            redis: crate::redis::Config::default(),
         }
     }
 }
@@ -155,7 +155,7 @@ impl Config {
         if !(self.max_jump >= 1.0 && self.max_jump.is_finite()) {
             return wrong("max_jump", self.max_jump.into(), "use a number from 1");
         }
-        if self.source == Source::Redis && self.redis_url.is_none() {
+        if self.source == Source::Redis && self.redis.url.is_none() {
             return wrong("source", "redis".into(), "set registry.url, the Redis that the document is in");
         }
         let tag = self.redis_key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));

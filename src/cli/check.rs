@@ -26,7 +26,7 @@ use crate::telemetry::Telemetry;
     after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of each section and of \
 each integration, the first mistake is shown.
 
---connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
+--connect logs in to Redis and reads the pool's workers, and the settings if they are there; stores one small object, PREFIX/weir-check, for storing is what a \
 worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
 sends no request; takes the ports that the roles would listen on, and gives them back.
 

@@ -3,6 +3,7 @@
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod restore;
 mod status;
 
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Diff(DiffArgs),
     /// Puts an earlier document back, as a new change.
     Rollback(RollbackArgs),
+    /// Puts back the document that a worker keeps, after the source has lost it.
+    Restore(restore::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +78,9 @@ struct SetArgs {
     /// Lets a value be more than settings.max_jump times what it was.
     #[arg(long)]
     allow_jump: bool,
+    /// Begins a new document although workers run one that is gone.
+    #[arg(long)]
+    new: bool,
     /// The reason, for the history.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -138,6 +144,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
             Command::Rollback(args) => rollback(args, &*store).await,
+            Command::Restore(args) => restore::run(args, &*store).await,
         };
         // What does not end is a read of a file, which ends with the process.
         let _ = lifecycle.stop(STOP_WITHIN).await;
@@ -155,6 +162,9 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
     let current = document(store).await?;
+    if current.is_none() && !args.new {
+        restore::refuse_if_lost(config).await?;
+    }
     let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
     let document = edit::edit(current.as_deref(), &changes, &start, max_jump).map_err(anyhow::Error::msg)?;
     if current.as_deref() == Some(document.as_bytes()) {

@@ -89,7 +89,8 @@ impl Follower {
             let settings = self.sender.borrow().clone();
             if let Some(to) = self.kept.clone().filter(|_| settings.version != kept) {
                 kept.clone_from(&settings.version);
-                let saved = lifecycle.blocking("settings kept", move || to.save(&settings)).await;
+                let document = self.document();
+                let saved = lifecycle.blocking("settings kept", move || to.save(&settings, document.as_deref())).await;
                 report(saved.map_err(std::io::Error::other).flatten());
             }
         }
@@ -113,9 +114,14 @@ impl Follower {
         if let Some(kept) = &self.kept {
             let settings = self.sender.borrow().clone();
             if settings.version != super::START_VERSION {
-                report(kept.save(&settings));
+                report(kept.save(&settings, self.document().as_deref()));
             }
         }
+    }
+
+    /// What was read last, if it was a document.
+    fn document(&self) -> Option<Vec<u8>> {
+        self.seen.clone().and_then(Result::ok)
     }
 
     fn look(&mut self, reading: Reading) {

@@ -1,7 +1,8 @@
 //! The last good settings on disk: what a worker starts with until its source answers.
 //!
-//! They are the values, not the document: some may be older than the document that was read last, because that had bad
-//! ones. They count only for the source that they are from.
+//! They are the values: some may be older than the document that was read last, because that had bad ones. They count
+//! only for the source that they are from. The document lies beside them, so that somebody can put it back into a source
+//! that has lost it; no worker does so by itself, for it may have been removed on purpose.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::file::write_file;
+use super::store::version_of;
 use super::{Settings, TABLE, spec};
 
 /// The file that they are in.
@@ -24,6 +26,32 @@ struct Note {
     source: String,
     version: String,
     values: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
+}
+
+/// The document that a worker read last, as far as it took effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDocument {
+    /// The [`super::Store::name`] of the source that it is from.
+    pub source: String,
+    /// What names it.
+    pub version: String,
+    /// The document.
+    pub document: String,
+}
+
+impl KeptDocument {
+    /// Reads a file that a worker keeps; in words, why it holds no document.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let text = std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        let is_none = |error| format!("{shown} is not a worker's settings-ID.json: {error}");
+        let note: Note = serde_json::from_slice(&text).map_err(is_none)?;
+        let document = note.document.filter(|document| version_of(document.as_bytes()) == note.version);
+        let document = document.ok_or_else(|| format!("{shown} holds values of {}, and no document", note.version))?;
+        Ok(KeptDocument { source: note.source, version: note.version, document })
+    }
 }
 
 impl Kept {
@@ -53,9 +81,12 @@ impl Kept {
         Ok(Some(settings))
     }
 
-    pub(super) fn save(&self, settings: &Settings) -> io::Result<()> {
+    /// Saves the settings, and the document if it is the one that they are from.
+    pub(super) fn save(&self, settings: &Settings, document: Option<&[u8]>) -> io::Result<()> {
         let values = TABLE.iter().map(|spec| (spec.key.to_owned(), spec.value(settings))).collect();
-        let note = Note { source: self.source.clone(), version: settings.version.clone(), values };
+        let document = document.filter(|document| version_of(document) == settings.version);
+        let document = document.and_then(|document| String::from_utf8(document.to_vec()).ok());
+        let note = Note { source: self.source.clone(), version: settings.version.clone(), values, document };
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory)?;
         }
@@ -75,9 +106,27 @@ mod tests {
         let (start, kept) = (Config::default().start(), Kept::new(&path, "file a".into()));
         assert_eq!(kept.load(&start), Ok(None));
         let settings = Settings { max_parallelism: 7, version: "v1".into(), ..start.clone() };
-        kept.save(&settings).expect("written");
+        kept.save(&settings, None).expect("written");
         assert_eq!(kept.load(&start), Ok(Some(settings)));
         assert_eq!(Kept::new(&path, "file b".into()).load(&start), Ok(None));
+    }
+
+    #[test]
+    fn the_document_of_the_settings_is_kept_and_no_other_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        let kept = Kept::new(&path, "redis".into());
+        let document = "{\"flags\": {}}";
+        let version = version_of(document.as_bytes());
+        let settings = Settings { version: version.clone(), ..Config::default().start() };
+        kept.save(&settings, Some(document.as_bytes())).expect("written");
+        let expected = KeptDocument { source: "redis".into(), version: version.clone(), document: document.into() };
+        assert_eq!(KeptDocument::read(&path), Ok(expected));
+        kept.save(&settings, Some(b"another one")).expect("written");
+        let reason = KeptDocument::read(&path).expect_err("none");
+        assert!(reason.contains(&format!("holds values of {version}, and no document")), "{reason}");
+        std::fs::write(&path, document).expect("written");
+        assert!(KeptDocument::read(&path).expect_err("none").contains("is not a worker's settings-ID.json"));
     }
 
     #[test]

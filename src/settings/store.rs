@@ -109,9 +109,9 @@ pub trait Store: Send + Sync {
 /// The store that the configuration names; none where the start values stay.
 pub fn open(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Arc<dyn Store>>, super::SettingsError> {
     config.check()?;
-    Ok(match (config.source, &config.file, &config.redis_url) {
+    Ok(match (config.source, &config.file, &config.redis.url) {
         (Source::File, Some(path), _) => Some(Arc::new(File::new(path.clone(), lifecycle.clone()))),
-        (Source::Redis, _, Some(url)) => Some(Arc::new(Redis::new(url, &config.redis_key)?)),
+        (Source::Redis, _, Some(_)) => Some(Arc::new(Redis::new(&config.redis, &config.redis_key)?)),
         _ => None,
     })
 }

@@ -28,6 +28,7 @@ mod payload_spool;
 mod processes;
 mod pulls;
 mod readme;
+mod redis_cluster;
 mod registry_redis;
 mod registry_redis_access;
 mod replay;

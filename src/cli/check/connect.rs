@@ -12,8 +12,11 @@ use crate::cli::table::counted;
 use crate::cli::worker::{descriptors_allowed, descriptors_needed};
 use crate::config::Config;
 use crate::integration::{Error, Integrations};
+use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Object};
 use crate::registry;
+use crate::settings::Source;
+use crate::settings::store::{self, ReadError};
 use crate::task::{IntegrationName, PoolName};
 use crate::telemetry::Telemetry;
 use crate::worker::descriptors::Need;
@@ -33,7 +36,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     if role.is(Role::Worker) {
         descriptors(config, parts, report)?;
         integrations(&parts.integrations, report).await?;
-        store(config, report).await?;
+        payloads(config, report).await?;
     }
     if role.is(Role::Router) && !report.is_wrong("router") {
         port("router.listen", router.listen, report).await?;
@@ -49,7 +52,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     for pool in pools {
         redis(config, pool, report).await?;
     }
-    Ok(())
+    if role.is(Role::Worker) { settings(config, report).await } else { Ok(()) }
 }
 
 async fn port(key: &str, address: SocketAddr, report: &mut Report) -> anyhow::Result<()> {
@@ -94,7 +97,7 @@ async fn integrations(integrations: &Integrations, report: &mut Report) -> anyho
     Ok(())
 }
 
-async fn store(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+async fn payloads(config: &Config, report: &mut Report) -> anyhow::Result<()> {
     if report.is_wrong("payloads") {
         return Ok(());
     }
@@ -131,5 +134,21 @@ async fn redis(config: &Config, pool: &PoolName, report: &mut Report) -> anyhow:
         Ok(Ok(reached)) => report.fine("registry", reached),
         Ok(Err(error)) => report.wrong("registry", error),
         Err(_) => report.wrong("registry", "no answer within a minute"),
+    }
+}
+
+/// The document in Redis, which in a Cluster may be on another node than the pool.
+async fn settings(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    const KEY: &str = "settings.source";
+    if config.settings.source != Source::Redis || report.is_wrong("settings") || report.is_wrong("registry") {
+        return Ok(());
+    }
+    let Some(store) = store::open(&config.settings, &Lifecycle::new())? else { return Ok(()) };
+    let name = store.name();
+    match timeout(WITHIN, store.read()).await {
+        Ok(Ok(document)) => report.fine(KEY, format!("{name}, version {}", store::version_of(&document))),
+        Ok(Err(ReadError::Missing)) => report.note(KEY, format!("{name} has no document: the start values hold")),
+        Ok(Err(error)) => report.wrong(KEY, format!("{name}: {error}")),
+        Err(_) => report.wrong(KEY, format!("{name} did not answer within a minute")),
     }
 }

@@ -327,7 +327,7 @@ impl Plan {
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;
         config.settings.source = self.settings;
-        config.settings.redis_url.clone_from(&config.registry.url);
+        config.settings.redis.clone_from(&config.registry);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {
