@@ -26,7 +26,8 @@ Example:
 )]
 pub(super) struct Args {
     /// The file in which a worker keeps its last good settings.
-    file: PathBuf,
+    #[arg(value_name = "FILE")]
+    kept: PathBuf,
     /// The reason, for the history.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -35,9 +36,9 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, store: &dyn Store) -> anyhow::Result<ExitCode> {
     let why = reason(args.why)?;
     let KeptDocument { source, version, document: lost } =
-        KeptDocument::read(&args.file).map_err(anyhow::Error::msg)?;
+        KeptDocument::read(&args.kept).map_err(anyhow::Error::msg)?;
     if source != store.name() {
-        bail!("{} is from {source}, and the settings are in {}", args.file.display(), store.name());
+        bail!("{} is from {source}, and the settings are in {}", args.kept.display(), store.name());
     }
     if document(store).await?.is_some() {
         bail!("{} has a document: change it with weir settings set or rollback", store.name());
