@@ -34,9 +34,9 @@ use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
 use crate::task::{PoolName, WorkerId};
-use crate::telemetry::Telemetry;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::{Telemetry, process};
 use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
@@ -184,10 +184,11 @@ impl Worker {
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
-        let context = config.settings_context(Some(id.clone()));
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let context =
+            settings::Context { integrations: integrations.clone(), ..config.settings_context(Some(id.clone())) };
         let settings =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
@@ -198,6 +199,7 @@ impl Worker {
         let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
         telemetry.run_upkeep(&loops);
+        process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
@@ -228,7 +230,7 @@ impl Worker {
             runner: runner.clone(),
             errors: service::Errors::new(&telemetry),
         };
-        let port = Port::listen(config.listen).await?;
+        let port = Port::listen(config.listen, &telemetry).await?;
         let address = config.advertised(port.local_address)?;
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
@@ -353,7 +355,8 @@ impl Config {
 
     /// Who a worker of this configuration is to whoever targets settings.
     pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
-        settings::Context { pool: self.pool.clone(), worker: worker.or(self.id.clone()), zone: self.zone.clone() }
+        let (pool, zone) = (self.pool.clone(), self.zone.clone());
+        settings::Context { pool, worker: worker.or(self.id.clone()), zone, ..settings::Context::default() }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

@@ -83,6 +83,8 @@ pub struct TokenCounts {
 #[derive(Default)]
 pub(super) struct Clients {
     stats: Mutex<Stats>,
+    /// What all clients had come to at each reset.
+    before: Mutex<Counts>,
 }
 
 /// A request, which is in flight from its [`begin`](InFlight::begin) on; ends with this value, also when the caller went
@@ -126,8 +128,17 @@ impl Clients {
         self.stats.lock().clone()
     }
 
+    /// What all clients come to since the start, resets or not: what Prometheus counts never goes back.
+    pub(super) fn since_start(&self) -> Counts {
+        let stats = self.stats.lock();
+        stats.all.and(&self.before.lock())
+    }
+
     pub(super) fn reset(&self) {
         let mut stats = self.stats.lock();
+        let mut before = self.before.lock();
+        *before = stats.all.and(&before);
+        drop(before);
         stats.all.reset();
         stats.late_us = 0;
         stats.clients.retain(|_, counts| {
@@ -169,6 +180,31 @@ impl Counts {
     fn reset(&mut self) {
         *self = Counts { in_flight: self.in_flight, max_in_flight: self.in_flight, ..Counts::default() };
     }
+
+    /// With what was counted before; what is in flight is as it is now.
+    fn and(&self, before: &Counts) -> Counts {
+        let (tokens, earlier) = (&self.tokens, &before.tokens);
+        Counts {
+            in_flight: self.in_flight,
+            max_in_flight: self.max_in_flight.max(before.max_in_flight),
+            total: self.total + before.total,
+            rate_limited: self.rate_limited + before.rate_limited,
+            refused: self.refused + before.refused,
+            hung: self.hung + before.hung,
+            reset: self.reset + before.reset,
+            errors: self.errors + before.errors,
+            truncated: self.truncated + before.truncated,
+            oversized: self.oversized + before.oversized,
+            unauthorized: self.unauthorized + before.unauthorized,
+            tokens: TokenCounts {
+                requests: tokens.requests + earlier.requests,
+                client_credentials: tokens.client_credentials + earlier.client_credentials,
+                refresh_token: tokens.refresh_token + earlier.refresh_token,
+                refused: tokens.refused + earlier.refused,
+                errors: tokens.errors + earlier.errors,
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +234,8 @@ mod tests {
         clients.late(Duration::from_micros(3));
         assert_eq!(clients.stats().late_us, 2_003);
         clients.reset();
+        let since_start = Counts { in_flight: 1, max_in_flight: 3, total: 4, errors: 1, ..Counts::default() };
+        assert_eq!(clients.since_start(), since_start);
         let stats = clients.stats();
         assert_eq!((stats.clients.len(), stats.late_us), (1, 0));
         assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 1, ..Counts::default() });

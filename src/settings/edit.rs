@@ -318,7 +318,8 @@ mod tests {
 
     fn value(document: &str, pool: &str, worker: &str) -> Value {
         let (pool, worker) = (pool.parse().expect("a pool"), Some(worker.parse().expect("a worker id")));
-        let flags = flagd::evaluate(document.as_bytes(), &Context { pool, worker, zone: None }).expect("a document");
+        let flags =
+            flagd::evaluate(document.as_bytes(), &Context { pool, worker, ..Context::default() }).expect("a document");
         flags["max_parallelism"].clone().expect("good").map_or(Value::Null, |flag| flag.value)
     }
 

@@ -30,28 +30,24 @@ struct Note {
     document: Option<String>,
 }
 
-/// The document that a worker read last, as far as it took effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptDocument {
-    /// The [`super::Store::name`] of the source that it is from.
-    pub source: String,
-    /// What names it.
+/// What a worker keeps, whatever its source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Last {
+    /// Names the document that it is from.
     pub version: String,
-    /// The document.
-    pub document: String,
+    /// That document; none where an older weir kept it, or LaunchDarkly has it.
+    pub document: Option<String>,
+    /// The values.
+    pub values: Vec<(String, Value)>,
 }
 
-impl KeptDocument {
-    /// Reads a file that a worker keeps; in words, why it holds no document.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let text = std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-        let is_none = |error| format!("{shown} is not a worker's settings-ID.json: {error}");
-        let note: Note = serde_json::from_slice(&text).map_err(is_none)?;
-        let document = note.document.filter(|document| version_of(document.as_bytes()) == note.version);
-        let document = document.ok_or_else(|| format!("{shown} holds values of {}, and no document", note.version))?;
-        Ok(KeptDocument { source: note.source, version: note.version, document })
-    }
+/// Reads such a file.
+pub fn read(path: &Path) -> Result<Last, String> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let note: Note = serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
+    let values = note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect();
+    Ok(Last { version: note.version, document: note.document, values })
 }
 
 impl Kept {
@@ -116,17 +112,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("settings.json");
         let kept = Kept::new(&path, "redis".into());
-        let document = "{\"flags\": {}}";
+        let document = r#"{"flags": {}}"#;
         let version = version_of(document.as_bytes());
         let settings = Settings { version: version.clone(), ..Config::default().start() };
         kept.save(&settings, Some(document.as_bytes())).expect("written");
-        let expected = KeptDocument { source: "redis".into(), version: version.clone(), document: document.into() };
-        assert_eq!(KeptDocument::read(&path), Ok(expected));
+        assert_eq!(read(&path).expect("readable").document.as_deref(), Some(document));
         kept.save(&settings, Some(b"another one")).expect("written");
-        let reason = KeptDocument::read(&path).expect_err("none");
-        assert!(reason.contains(&format!("holds values of {version}, and no document")), "{reason}");
-        std::fs::write(&path, document).expect("written");
-        assert!(KeptDocument::read(&path).expect_err("none").contains("is not a worker's settings-ID.json"));
+        let last = read(&path).expect("readable");
+        assert_eq!((last.document, last.version), (None, version));
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Document {
         let is_lost = self.version.is_none() && workers.values().any(runs_one);
         is_lost.then(|| {
             "the document is gone, and workers go on with what they have, after a new start, too: put it back with \
-             weir settings restore and the file that one of them keeps (settings-ID.json in its worker.state_dir)"
+             \"weir settings rollback\", or, if its history is gone as well, with --kept and the file that one of them keeps \
+             (settings-ID.json in its worker.state_dir)"
                 .to_owned()
         })
     }
@@ -268,6 +269,6 @@ mod tests {
         let applied = gone.applied(&pool, &workers);
         assert_eq!(applied, "pool default: nothing to apply on 2 (1 on 3b1c: old; 1 on start: young)");
         let advice = gone.advice(&workers).expect("one runs what is gone");
-        assert!(advice.contains("weir settings restore"), "{advice}");
+        assert!(advice.contains("weir settings rollback"), "{advice}");
     }
 }

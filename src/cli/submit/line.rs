@@ -51,32 +51,25 @@ fn generated_id() -> Result<TaskId, String> {
 }
 
 /// What came of a line.
-pub(super) enum Answer {
-    Outcome { outcome: Outcome, took: Duration },
-    Error { task: TaskId, error: SubmitError },
-    Unreadable { line: usize, reason: String },
+pub(super) struct Answer {
+    /// Its number, from 1.
+    pub(super) line: usize,
+    pub(super) came_of_it: CameOfIt,
 }
 
-impl Answer {
-    pub(super) fn outcome(outcome: Outcome, took: Duration) -> Self {
-        Answer::Outcome { outcome, took }
-    }
-
-    pub(super) fn error(task: TaskId, error: SubmitError) -> Self {
-        Answer::Error { task, error }
-    }
-
-    pub(super) fn unreadable(line: usize, reason: String) -> Self {
-        Answer::Unreadable { line, reason }
-    }
+pub(super) enum CameOfIt {
+    Outcome { outcome: Outcome, took: Duration },
+    Error { task: TaskId, error: SubmitError },
+    Unreadable { reason: String },
 }
 
 /// The line to print. An output goes into it as the text that it is: there is JSON that no tree can hold.
 impl Serialize for Answer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_map(None)?;
-        match self {
-            Answer::Outcome { outcome, took } => {
+        line.serialize_entry("line", &self.line)?;
+        match &self.came_of_it {
+            CameOfIt::Outcome { outcome, took } => {
                 line.serialize_entry("task_id", &outcome.task)?;
                 line.serialize_entry("ok", &outcome.result.is_ok())?;
                 line.serialize_entry("run_id", &outcome.run.to_string())?;
@@ -97,15 +90,14 @@ impl Serialize for Answer {
                     }
                 }
             }
-            Answer::Error { task, error } => {
+            CameOfIt::Error { task, error } => {
                 line.serialize_entry("task_id", task)?;
                 line.serialize_entry("ok", &false)?;
                 let (reason, started) = (error.reason(), error.started().as_str());
                 let error = json!({"reason": reason, "started": started, "message": error.message()});
                 line.serialize_entry("error", &error)?;
             }
-            Answer::Unreadable { line: number, reason } => {
-                line.serialize_entry("line", number)?;
+            CameOfIt::Unreadable { reason } => {
                 line.serialize_entry("ok", &false)?;
                 let invalid = Reason::InvalidTask.as_str();
                 line.serialize_entry("error", &json!({"reason": invalid, "started": "no", "message": reason}))?;
@@ -144,7 +136,8 @@ mod tests {
                 attempt: 1,
                 timings: Default::default(),
             };
-            let line = serde_json::to_string(&Answer::outcome(outcome, Duration::ZERO)).expect("it can be written");
+            let answer = Answer { line: 1, came_of_it: CameOfIt::Outcome { outcome, took: Duration::ZERO } };
+            let line = serde_json::to_string(&answer).expect("it can be written");
             assert!(line.ends_with(&format!("\"output\":{output}}}")), "{line:.200}");
         }
     }

@@ -219,6 +219,8 @@ impl Watched {
     /// Waits until this server is the primary.
     pub async fn until_primary(&self, index: usize) {
         let server = &self.servers[index];
-        eventually("it is the primary", || server.ask("INFO replication").contains("role:master")).await;
+        // The Sentinel ends all connections of a server whose role it changes, this question's among them.
+        let is_primary = || server.try_ask("INFO replication").is_ok_and(|answer| answer.contains("role:master"));
+        eventually("it is the primary", is_primary).await;
     }
 }
