@@ -4,8 +4,9 @@
 //! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
 //! counter say so. The version names the source document, so that one can see which workers run with it.
 //!
-//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs` turns what is there
-//! into settings, and `kept.rs` keeps the last good ones for the next start.
+//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
+//! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N
+//! can go up.
 
 mod by_integration;
 pub mod edit;
@@ -14,6 +15,8 @@ pub mod flagd;
 mod follow;
 pub mod kept;
 pub mod launchdarkly;
+pub mod mark;
+pub mod raise;
 pub mod redis;
 pub mod store;
 mod table;

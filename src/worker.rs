@@ -33,7 +33,7 @@ use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
-use crate::task::{PoolName, WorkerId};
+use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
 use crate::telemetry::{Telemetry, process};
@@ -185,8 +185,7 @@ impl Worker {
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
-        let context =
-            settings::Context { integrations: integrations.clone(), ..config.settings_context(Some(id.clone())) };
+        let context = config.settings_context(Some(id.clone()), integrations.clone());
         let settings =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
         let limits = settings.borrow().limits();
@@ -353,10 +352,10 @@ impl Config {
         self.id.as_ref().map(ToString::to_string).or_else(by_port)
     }
 
-    /// Who a worker of this configuration is to whoever targets settings.
-    pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
-        let (pool, zone) = (self.pool.clone(), self.zone.clone());
-        settings::Context { pool, worker: worker.or(self.id.clone()), zone, ..settings::Context::default() }
+    /// Who a worker of this configuration is to whoever targets settings, and what it runs.
+    pub fn settings_context(&self, worker: Option<WorkerId>, integrations: Vec<IntegrationName>) -> settings::Context {
+        let (pool, worker, zone) = (self.pool.clone(), worker.or(self.id.clone()), self.zone.clone());
+        settings::Context { pool, worker, zone, integrations, integration: None }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

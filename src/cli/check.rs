@@ -28,7 +28,8 @@ each integration, the first mistake is shown.
 
 --connect logs in to Redis and reads the pool's workers, and the settings if they are there; stores one small object, PREFIX/weir-check, for storing is what a \
 worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
-sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would listen on, and gives them back.
+sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would \
+listen on, and gives them back.
 
 Examples:
   weir check
@@ -171,8 +172,7 @@ fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> an
         return report.note("settings.file", "not set: the start values stay until the worker is started again");
     };
     let shown = file.display();
-    let integrations = config.integrations.keys().cloned().collect();
-    let context = settings::Context { integrations, ..config.worker.settings_context(None) };
+    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
     match settings::file::examine(file, &parts.settings, &context) {
         Ok((settings, rejections)) => {
             for rejection in &rejections {

@@ -4,6 +4,7 @@
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
 mod lost;
+mod raise;
 mod status;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Command {
     Diff(DiffArgs),
     /// Puts an earlier document back, as a new change.
     Rollback(RollbackArgs),
+    /// Turns N up step by step, on a share of the workers first, and takes back what is worse.
+    Raise(raise::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -161,6 +164,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
             Command::Rollback(args) => rollback(args, &*store).await,
+            Command::Raise(args) => raise::run(args, store, &config).await,
         };
         // What does not end is a read of a file, which ends with the process.
         let _ = lifecycle.stop(STOP_WITHIN).await;

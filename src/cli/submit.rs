@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncSeekExt, BufReader};
 use super::block_on;
 use crate::client::{Client, Submission};
 use crate::task::{IntegrationName, Json, Priority};
-use line::{Answer, CameOfIt, Defaults};
+use line::{Answer, Defaults, Numbered};
 use summary::Summary;
 pub(super) use summary::quantile;
 
@@ -116,11 +116,11 @@ async fn submit_all(
             async move {
                 let line = line.context("cannot read the tasks")?;
                 let task = line.map_err(|why| why.to_string()).and_then(|line| line::parse(&line, defaults));
-                let came_of_it = match task {
+                let answer = match task {
                     Ok(submission) => submit_one(&client, submission).await,
-                    Err(reason) => CameOfIt::Unreadable { reason },
+                    Err(reason) => Answer::Unreadable { reason },
                 };
-                anyhow::Ok(Answer { line: index + 1, came_of_it })
+                anyhow::Ok(Numbered { line: index + 1, answer })
             }
         })
         .buffer_unordered(concurrency)
@@ -139,11 +139,11 @@ async fn submit_all(
     Ok(summary)
 }
 
-async fn submit_one(client: &Client, submission: Submission) -> CameOfIt {
+async fn submit_one(client: &Client, submission: Submission) -> Answer {
     let started = tokio::time::Instant::now();
     match client.submit(&submission).await {
-        Ok(outcome) => CameOfIt::Outcome { outcome, took: started.elapsed() },
-        Err(error) => CameOfIt::Error { task: submission.id, error },
+        Ok(outcome) => Answer::Outcome { outcome, took: started.elapsed() },
+        Err(error) => Answer::Error { task: submission.id, error },
     }
 }
 

@@ -272,7 +272,7 @@ impl Dispatcher {
             let mut state = self.state.lock();
             let result = change(&mut state, now);
             let State { view, queue, random, .. } = &mut *state;
-            queue.has_slots(view.slots(), now);
+            queue.set_slots(view.slots(), now);
             let served = match queue.is_empty() {
                 true => Vec::new(),
                 false => queue.serve(now, |place| match at {

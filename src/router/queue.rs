@@ -129,7 +129,6 @@ pub(super) struct Queue<T> {
     paces: HashMap<IntegrationName, Pace>,
     /// Whether some tenant was passed over since time last passed, so that there may be room for another.
     passed_over: bool,
-    slots: u64,
     next_ticket: u64,
 }
 
@@ -141,7 +140,6 @@ impl<T> Queue<T> {
             turns: Turns::new(config.batch_share),
             paces: HashMap::new(),
             passed_over: false,
-            slots: 0,
             next_ticket: 0,
             config,
         }
@@ -183,7 +181,10 @@ impl<T> Queue<T> {
 
     /// Leaves a place, if it is still taken.
     pub(super) fn remove(&mut self, place: &Place, now: Instant) -> Option<T> {
-        self.class_mut(place.priority).remove(place, now).map(|waiter| waiter.value)
+        let class = self.class_mut(place.priority);
+        let waiter = class.remove(place, now)?;
+        class.measure(now);
+        Some(waiter.value)
     }
 
     /// A call begins for a place that was not waited at.
@@ -237,7 +238,7 @@ impl<T> Queue<T> {
             served.push(next);
         }
         for (class, passed) in self.classes.iter_mut().zip(&passed) {
-            class.is_short(passed.all, now);
+            class.set_short(passed.all, now);
         }
         served
     }
@@ -247,7 +248,7 @@ impl<T> Queue<T> {
         let class = self.class_mut(place.priority);
         match room {
             Room::Found(_) => {}
-            Room::NotForClass => class.is_short(true, now),
+            Room::NotForClass => class.set_short(true, now),
             Room::NotForIntegration => class.hold(&place.integration),
             Room::NotForTenant { again: Some(until) } => class.park(&place.integration, &place.tenant, until),
             Room::NotForTenant { again: None } => self.passed_over = true,
@@ -255,11 +256,8 @@ impl<T> Queue<T> {
     }
 
     /// The workers have so many slots from now on.
-    pub(super) fn has_slots(&mut self, slots: u64, now: Instant) {
-        if slots != self.slots {
-            self.slots = slots;
-            self.classes.iter_mut().for_each(|class| class.has_slots(slots, now));
-        }
+    pub(super) fn set_slots(&mut self, slots: u64, now: Instant) {
+        self.classes.iter_mut().for_each(|class| class.set_slots(slots, now));
     }
 
     /// Whether there may be room for one who has just come, although others wait before it.
@@ -282,7 +280,8 @@ impl<T> Queue<T> {
                         let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
                         let call = self.start(&place, now);
                         self.class_mut(priority).departs(&place, run);
-                        let waiter = self.remove(&place, now)?;
+                        // Measured when all are served.
+                        let waiter = self.class_mut(priority).remove(&place, now)?.value;
                         return Some(Served { place, waiter, found, call });
                     }
                     Room::NotForClass => passed.all = true,

@@ -82,9 +82,14 @@ pub struct TokenCounts {
 
 #[derive(Default)]
 pub(super) struct Clients {
-    stats: Mutex<Stats>,
-    /// What all clients had come to at each reset.
-    before: Mutex<Counts>,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    stats: Stats,
+    /// What all clients had come to at the last reset, since the start.
+    before: Counts,
 }
 
 /// A request, which is in flight from its [`begin`](InFlight::begin) on; ends with this value, also when the caller went
@@ -111,7 +116,7 @@ impl Clients {
 
     /// Counts something for this client and for all; returns what it is counted as, and what `count` says of it.
     pub(super) fn count<T>(&self, client: &str, count: impl Fn(&mut Counts) -> T) -> (String, T) {
-        let mut stats = self.stats.lock();
+        let stats = &mut self.counted.lock().stats;
         let known = stats.clients.contains_key(client) || stats.clients.len() < MAX_CLIENTS;
         let counted_as = if known { client } else { OTHERS }.to_owned();
         count(&mut stats.all);
@@ -121,24 +126,22 @@ impl Clients {
 
     /// An answer was ready so much later than its latency.
     pub(super) fn late(&self, late: Duration) {
-        self.stats.lock().late_us += u64::try_from(late.as_micros()).unwrap_or_default();
+        self.counted.lock().stats.late_us += u64::try_from(late.as_micros()).unwrap_or_default();
     }
 
     pub(super) fn stats(&self) -> Stats {
-        self.stats.lock().clone()
+        self.counted.lock().stats.clone()
     }
 
     /// What all clients come to since the start, resets or not: what Prometheus counts never goes back.
     pub(super) fn since_start(&self) -> Counts {
-        let stats = self.stats.lock();
-        stats.all.and(&self.before.lock())
+        let Counted { stats, before } = &*self.counted.lock();
+        stats.all.and(before)
     }
 
     pub(super) fn reset(&self) {
-        let mut stats = self.stats.lock();
-        let mut before = self.before.lock();
-        *before = stats.all.and(&before);
-        drop(before);
+        let Counted { stats, before } = &mut *self.counted.lock();
+        *before = stats.all.and(before);
         stats.all.reset();
         stats.late_us = 0;
         stats.clients.retain(|_, counts| {
@@ -168,7 +171,7 @@ impl Drop for InFlight {
         if !self.has_begun {
             return;
         }
-        let mut stats = self.clients.stats.lock();
+        let stats = &mut self.clients.counted.lock().stats;
         stats.all.in_flight -= 1;
         if let Some(counts) = stats.clients.get_mut(&self.client) {
             counts.in_flight -= 1;

@@ -1,20 +1,17 @@
 //! Settings that a rule can make different by integration, without a rule being evaluated while tasks run.
 //!
-//! The integrations of a worker are a closed list. So when settings are read, the flags of [`BY_INTEGRATION`] are evaluated
-//! for the worker as a whole and then once for each of its integrations, and what differs becomes an entry by name: the
-//! snapshot has a table, and the gate looks names up as ever.
+//! The integrations of a worker are a closed list. So when settings are read, the flags of those that have entries by
+//! integration ([`nothing_said`]) are evaluated for the worker as a whole and then once for each of its integrations, and
+//! what differs becomes an entry by name: the snapshot has a table, and the gate looks names up as ever.
 //!
 //! Other settings are one value for the whole worker. Tenants are not known before their tasks come, so what holds for one
 //! is said in `tenant_caps`; and what priorities differ by is `interactive_reserve`.
 
 use serde_json::Value;
 
-use super::brief;
 use super::flagd::{Evaluated, Flag};
 use super::targeting::Context;
-
-/// These settings.
-const BY_INTEGRATION: [&str; 2] = ["integration_caps", "integration_weights"];
+use super::{TABLE, brief};
 
 /// What an entry of such a setting says where nothing is to hold for an integration; none for other settings.
 fn nothing_said(key: &str) -> Option<Value> {
@@ -74,7 +71,8 @@ fn entry<'a>(entries: &'a serde_json::Map<String, Value>, name: &str) -> Option<
 pub(super) fn why_not(key: &str, property: &str) -> Option<String> {
     match property {
         "integration" if nothing_said(key).is_none() => {
-            let can = BY_INTEGRATION.join(" and ");
+            let can: Vec<_> = TABLE.iter().map(|spec| spec.key).filter(|key| nothing_said(key).is_some()).collect();
+            let can = can.join(" and ");
             Some(format!("{key} is one value for the whole worker; {can} can differ by it"))
         }
         "tenant" => Some(

@@ -43,11 +43,21 @@ pub struct Last {
 
 /// Reads such a file.
 pub fn read(path: &Path) -> Result<Last, String> {
-    let shown = path.display();
-    let text = std::fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let note: Note = serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
+    let note = note(path)?.ok_or_else(|| format!("{} is not there", path.display()))?;
+    // An older or a newer weir may have written it.
     let values = note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect();
     Ok(Last { version: note.version, document: note.document, values })
+}
+
+/// None where there is no file.
+fn note(path: &Path) -> Result<Option<Note>, String> {
+    let shown = path.display();
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{shown} cannot be read: {error}")),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| format!("{shown} is damaged: {error}"))
 }
 
 impl Kept {
@@ -57,21 +67,12 @@ impl Kept {
 
     /// The last good settings over the start values; none where there are none of this source.
     pub(super) fn load(&self, start: &Settings) -> Result<Option<Settings>, String> {
-        let shown = self.path.display();
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{shown} cannot be read: {error}")),
-        };
-        let note: Note = serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
-        if note.source != self.source {
-            return Ok(None);
-        }
+        let Some(note) = note(&self.path)?.filter(|note| note.source == self.source) else { return Ok(None) };
         let mut settings = Settings { version: note.version, ..start.clone() };
         for (key, value) in &note.values {
             // An older or a newer weir may have written it.
             if let Some(Err(reason)) = spec(key).map(|spec| spec.write(&mut settings, value)) {
-                return Err(format!("{shown} has {key} = {value}: {reason}"));
+                return Err(format!("{} has {key} = {value}: {reason}", self.path.display()));
             }
         }
         Ok(Some(settings))

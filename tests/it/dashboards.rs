@@ -56,10 +56,12 @@ fn no_panel_lies_on_another_one() {
 
 #[test]
 fn each_variable_that_a_query_uses_is_defined() {
+    let mut by_integration = 0;
     for (file, dashboard) in dashboards() {
         let variables = dashboard["templating"]["list"].as_array().expect("it has variables");
         let names: BTreeSet<_> = variables.iter().map(|variable| text(variable, "name")).collect();
         assert!(["datasource", "pool", "instance"].iter().all(|name| names.contains(*name)), "{file}: {names:?}");
+        by_integration += usize::from(names.contains("integration"));
         let all = dashboard.to_string();
         for (variable, _) in USUAL.iter().filter(|(variable, _)| !variable.starts_with("$__")) {
             // `$baseline` is the beginning of `$baseline_pool`.
@@ -68,6 +70,7 @@ fn each_variable_that_a_query_uses_is_defined() {
             assert!(!is_used || names.contains(&variable[1..]), "{file} uses {variable}");
         }
     }
+    assert_eq!(by_integration, 2, "rollout and worker");
     for query in queries() {
         let expression = filled_in(&query.expression, &USUAL);
         assert!(!expression.contains('$'), "{}: {expression}", query.place);

@@ -31,6 +31,7 @@ mod payload_s3;
 mod payload_spool;
 mod processes;
 mod pulls;
+mod raise;
 mod readme;
 mod redis_cluster;
 mod registry_redis;

@@ -122,6 +122,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
     ("docs/performance.md", "docs/"),
+    ("docs/raise.md", "docs/"),
     ("docs/redis.md", "docs/"),
     ("docs/routing.md", "docs/"),
     ("docs/runbooks.md", "docs/"),

@@ -82,6 +82,9 @@ async fn n_goes_to_1_and_up_again_under_300_tasks(source: Source) {
         eventually("N is what was set", || house.load(0).target == value).await;
         println!("{source:?}: N = {value} applied in {:?} under load", began.elapsed());
         assert!(began.elapsed() < APPLIES_WITHIN, "{:?}", began.elapsed());
+        if value == 1 {
+            assert_eq!(house.load(0).in_flight, in_flight, "lowering N ends nothing");
+        }
         house.until_in_flight(0, in_flight).await;
     }
     house.valve.open();

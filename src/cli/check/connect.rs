@@ -48,7 +48,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
         ports("router", router.listen, router.admin.listen, report).await?;
     }
     if role.is(Role::Sandbox) && !report.is_wrong("sandbox") {
-        port("sandbox.listen", config.sandbox.listen, "", report).await?;
+        port("sandbox.listen", config.sandbox.listen, None, report).await?;
     }
     let mut pools: Vec<&PoolName> = Vec::new();
     pools.extend(role.is(Role::Worker).then_some(&worker.pool));
@@ -63,7 +63,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
 /// Of a worker or router. Where one runs already, its ports are not free, and that is no mistake.
 async fn ports(role: &str, listen: SocketAddr, admin: SocketAddr, report: &mut Report) -> anyhow::Result<()> {
     let is_free = TcpListener::bind(listen).await.is_ok();
-    let runs = if is_free { "" } else { running(listen).await.filter(|runs| *runs == role).unwrap_or_default() };
+    let runs = if is_free { None } else { running(listen).await.filter(|runs| *runs == role) };
     port(&format!("{role}.listen"), listen, runs, report).await?;
     port(&format!("{role}.admin.listen"), admin, runs, report).await
 }
@@ -77,14 +77,14 @@ async fn running(listen: SocketAddr) -> Option<&'static str> {
     })
 }
 
-/// `runs` is the role that answers at the role's gRPC port already, if one does.
-async fn port(key: &str, address: SocketAddr, runs: &str, report: &mut Report) -> anyhow::Result<()> {
-    match TcpListener::bind(address).await {
-        Ok(_) => report.fine(key, format!("{address} is free")),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !runs.is_empty() => {
-            report.note(key, format!("{address} is taken: a {runs} runs there already"))
+/// `runs` is the role that runs with these ports already, if it does.
+async fn port(key: &str, address: SocketAddr, runs: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
+    match (TcpListener::bind(address).await, runs) {
+        (Ok(_), _) => report.fine(key, format!("{address} is free")),
+        (Err(error), Some(role)) if error.kind() == io::ErrorKind::AddrInUse => {
+            report.note(key, format!("{address} is taken: a {role} runs there already"))
         }
-        Err(error) => report.wrong(key, format!("cannot listen on {address}: {error}")),
+        (Err(error), _) => report.wrong(key, format!("cannot listen on {address}: {error}")),
     }
 }
 
@@ -152,9 +152,10 @@ async fn launchdarkly(config: &Config, report: &mut Report) -> anyhow::Result<()
         return Ok(());
     }
     let lifecycle = Lifecycle::new();
+    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
     let read = match settings::store::open(&config.settings, &lifecycle) {
         Ok(Some(store)) => store.read().await.map_err(anyhow::Error::from).and_then(|listing| {
-            let flags = store.evaluate(&listing, &config.worker.settings_context(None)).map_err(anyhow::Error::msg)?;
+            let flags = store.evaluate(&listing, &context).map_err(anyhow::Error::msg)?;
             Ok(format!("{}: flags for {} of {} settings", store.name(), flags.len(), settings::TABLE.len()))
         }),
         Ok(None) => return Ok(()),

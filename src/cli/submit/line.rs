@@ -50,26 +50,26 @@ fn generated_id() -> Result<TaskId, String> {
     Uuid::now_v7().to_string().parse().map_err(|error| format!("{error}"))
 }
 
-/// What came of a line.
-pub(super) struct Answer {
-    /// Its number, from 1.
+/// What came of a line, and the line's number, from 1.
+pub(super) struct Numbered {
     pub(super) line: usize,
-    pub(super) came_of_it: CameOfIt,
+    pub(super) answer: Answer,
 }
 
-pub(super) enum CameOfIt {
+/// What came of a line.
+pub(super) enum Answer {
     Outcome { outcome: Outcome, took: Duration },
     Error { task: TaskId, error: SubmitError },
     Unreadable { reason: String },
 }
 
 /// The line to print. An output goes into it as the text that it is: there is JSON that no tree can hold.
-impl Serialize for Answer {
+impl Serialize for Numbered {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_map(None)?;
         line.serialize_entry("line", &self.line)?;
-        match &self.came_of_it {
-            CameOfIt::Outcome { outcome, took } => {
+        match &self.answer {
+            Answer::Outcome { outcome, took } => {
                 line.serialize_entry("task_id", &outcome.task)?;
                 line.serialize_entry("ok", &outcome.result.is_ok())?;
                 line.serialize_entry("run_id", &outcome.run.to_string())?;
@@ -90,14 +90,14 @@ impl Serialize for Answer {
                     }
                 }
             }
-            CameOfIt::Error { task, error } => {
+            Answer::Error { task, error } => {
                 line.serialize_entry("task_id", task)?;
                 line.serialize_entry("ok", &false)?;
                 let (reason, started) = (error.reason(), error.started().as_str());
                 let error = json!({"reason": reason, "started": started, "message": error.message()});
                 line.serialize_entry("error", &error)?;
             }
-            CameOfIt::Unreadable { reason } => {
+            Answer::Unreadable { reason } => {
                 line.serialize_entry("ok", &false)?;
                 let invalid = Reason::InvalidTask.as_str();
                 line.serialize_entry("error", &json!({"reason": invalid, "started": "no", "message": reason}))?;
@@ -136,7 +136,7 @@ mod tests {
                 attempt: 1,
                 timings: Default::default(),
             };
-            let answer = Answer { line: 1, came_of_it: CameOfIt::Outcome { outcome, took: Duration::ZERO } };
+            let answer = Numbered { line: 1, answer: Answer::Outcome { outcome, took: Duration::ZERO } };
             let line = serde_json::to_string(&answer).expect("it can be written");
             assert!(line.ends_with(&format!("\"output\":{output}}}")), "{line:.200}");
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::line::{Answer, CameOfIt};
+use super::line::{Answer, Numbered};
 
 /// What a task may take beyond its wait in the queue and its run before the summary says so.
 const BEYOND: Duration = Duration::from_millis(100);
@@ -27,9 +27,9 @@ impl Summary {
         Summary { started: Instant::now(), ok: 0, failures, errors, took: Vec::new(), beyond: Duration::ZERO }
     }
 
-    pub(super) fn count(&mut self, answer: &Answer) {
-        match &answer.came_of_it {
-            CameOfIt::Outcome { outcome, took } => {
+    pub(super) fn count(&mut self, answer: &Numbered) {
+        match &answer.answer {
+            Answer::Outcome { outcome, took } => {
                 self.took.push(*took);
                 let (queued, ran) = (outcome.timings.queued, outcome.timings.ran);
                 self.beyond = self.beyond.max(took.saturating_sub(queued + ran));
@@ -38,8 +38,8 @@ impl Summary {
                     Err(failure) => *self.failures.entry(failure.code.as_str()).or_default() += 1,
                 }
             }
-            CameOfIt::Error { error, .. } => *self.errors.entry(error.reason()).or_default() += 1,
-            CameOfIt::Unreadable { .. } => *self.errors.entry("unreadable line").or_default() += 1,
+            Answer::Error { error, .. } => *self.errors.entry(error.reason()).or_default() += 1,
+            Answer::Unreadable { .. } => *self.errors.entry("unreadable line").or_default() += 1,
         }
     }
 

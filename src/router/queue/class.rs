@@ -106,6 +106,7 @@ impl<T> Class<T> {
         self.measure(now);
     }
 
+    /// [`Class::measure`] is to follow, once for all that are removed at the same time.
     pub(super) fn remove(&mut self, place: &Place, now: Instant) -> Option<Waiter<T>> {
         let Place { integration, tenant, bytes, .. } = place;
         let line = self.lines.get_mut(integration)?;
@@ -120,26 +121,25 @@ impl<T> Class<T> {
         self.arrivals.remove(&place.ticket);
         member.drain.waits(member.total.tasks > 0, self.slots, now);
         if lane.waiting.is_empty() {
+            let was_ready = member.is_ready();
             match lane.parked_until {
                 Some(until) => {
                     self.parked.remove(&(until, integration.clone(), tenant.clone()));
                     member.parked -= 1;
-                    member.lanes.retain(|lane| lane != integration);
                 }
                 None => {
                     line.ready.remove(&(member.account.virtual_time(), tenant.clone()));
                     self.ready_lanes -= 1;
-                    member.lanes.retain(|lane| lane != integration);
-                    self.ready_tenants -= usize::from(!member.is_ready());
                 }
             }
             line.lanes.remove(tenant);
+            member.lanes.retain(|lane| lane != integration);
+            self.ready_tenants -= usize::from(was_ready && !member.is_ready());
             if line.lanes.is_empty() {
                 self.lines.remove(integration);
             }
         }
         self.rest(tenant);
-        self.measure(now);
         Some(waiter)
     }
 
@@ -315,14 +315,15 @@ impl<T> Class<T> {
     // ── how fast it drains
 
     /// The workers have so many slots from now on.
-    pub(super) fn has_slots(&mut self, slots: u64, now: Instant) {
-        self.measure(now);
-        self.slots = slots;
-        self.measure(now);
+    pub(super) fn set_slots(&mut self, slots: u64, now: Instant) {
+        if slots != self.slots {
+            self.slots = slots;
+            self.measure(now);
+        }
     }
 
     /// It was found that no worker has a slot for the class, or that one has.
-    pub(super) fn is_short(&mut self, is_short: bool, now: Instant) {
+    pub(super) fn set_short(&mut self, is_short: bool, now: Instant) {
         self.is_short = is_short;
         self.measure(now);
     }
@@ -348,8 +349,9 @@ impl<T> Class<T> {
         }
     }
 
-    /// The time since the last look belongs to what was so until now.
-    fn measure(&mut self, now: Instant) {
+    /// The time since the last look belongs to what was so until now; what is so from now on is noted. To be told after
+    /// each change, and once for those that come at the same time.
+    pub(super) fn measure(&mut self, now: Instant) {
         let mut waits_for_slots = false;
         for line in self.lines.values_mut() {
             let is_ready = !line.ready.is_empty();

@@ -54,7 +54,7 @@ impl Bench {
     fn new(config: Config, fleet: Fleet) -> Self {
         let now = Instant::now();
         let mut queue = Queue::new(config, now);
-        queue.has_slots(fleet.slots as u64, now);
+        queue.set_slots(fleet.slots as u64, now);
         Bench { queue, fleet, now, out: BTreeMap::new(), asked: 0 }
     }
 
@@ -283,10 +283,10 @@ fn a_worker_that_comes_or_goes_changes_the_estimate_at_once() {
     bench.run(SECOND);
     assert!((bench.rate() - 4.0).abs() < 0.3, "{}", bench.rate());
     for (slots, rate) in [(40, 40.0), (2, 2.0)] {
-        bench.queue.has_slots(slots, bench.now);
+        bench.queue.set_slots(slots, bench.now);
         assert!((bench.rate() / rate - 1.0).abs() < 0.1, "{} of {slots} slots", bench.rate());
     }
-    bench.queue.has_slots(0, bench.now);
+    bench.queue.set_slots(0, bench.now);
     assert_eq!(bench.queue.numbers(bench.now)[1].per_second, None, "it says nothing while there are no slots");
 }
 

@@ -78,7 +78,7 @@ impl Known {
         self.reported_at = now;
     }
 
-    /// What it adds to the slots that tasks wait for: N, but of a worker that drains nothing.
+    /// The slots that tasks may wait for: its N, or 0 once it drains.
     pub(super) fn slots(&self) -> u64 {
         if self.presence.state == State::Draining { 0 } else { u64::from(self.target) }
     }

@@ -20,6 +20,8 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::causes::with_causes;
+
 /// How long connecting may take, TLS apart.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -253,17 +255,4 @@ pub(super) fn transport() -> Result<impl HttpTransport, String> {
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
     let builder = HyperTransport::builder().connect_timeout(CONNECT_WITHIN).read_timeout(SILENT_WITHIN);
     builder.build_with_connector(https).map_err(|error| error.to_string())
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
