@@ -106,10 +106,24 @@ impl Config {
             }
         }
         if self.url.is_none() {
-            return Ok(());
+            return self.check_without_url();
         }
         let info = guide::connection_info(self)?;
         guide::Guide::new(self, &info, "").map(drop)
+    }
+
+    /// Who names Sentinels or nodes means them to be asked, and not a registry in this process alone.
+    fn check_without_url(&self) -> Result<(), Error> {
+        let guides = [
+            ("cluster.addresses", !self.cluster.addresses.is_empty()),
+            ("sentinel.addresses", !self.sentinel.addresses.is_empty()),
+            ("sentinel.master", self.sentinel.master.is_some()),
+        ];
+        let missing = |(beside, _)| Error::Config {
+            key: "url",
+            reason: format!("it is missing beside {beside}; use redis://[user[:password]@]host, or rediss:// for TLS"),
+        };
+        guides.into_iter().find(|(_, is_set)| *is_set).map_or(Ok(()), |guide| Err(missing(guide)))
     }
 }
 
@@ -192,6 +206,11 @@ mod tests {
             (serde_json::json!({"url": "http://u:hunter2@localhost"}), "registry.url is not valid"),
             (serde_json::json!({"url": "localhost:6379"}), "redis://"),
             (serde_json::json!({"response_timeout": "1m"}), "1m is not from 10ms to 1500ms"),
+            (
+                serde_json::json!({"cluster": {"addresses": ["a"]}}),
+                "registry.url is not valid: it is missing beside cluster",
+            ),
+            (serde_json::json!({"sentinel": {"master": "m"}}), "it is missing beside sentinel.master; use redis://"),
         ] {
             let config: Config = serde_json::from_value(bad).expect("parses");
             let error = config.check().expect_err(why).to_string();

@@ -282,6 +282,12 @@ fn brief(value: &Value) -> String {
     }
 }
 
+/// A document alone: the settings after it, and what of it would not take effect; or why it would not as a whole.
+pub fn examine(document: &[u8], start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
+    let flags = flagd::evaluate(document, context)?;
+    Ok(apply(&flags, start, start, store::version_of(document), f64::INFINITY))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -183,7 +183,8 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
     let current = document(store).await?;
     if current.is_none() && !args.new {
-        lost::refuse(config).await?;
+        let pool = if let Scope::Some { pool, .. } = &scope { pool.as_ref() } else { None };
+        lost::refuse(pool, config).await?;
     }
     let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
     let edited = |changes| edit::edit(current.as_deref(), changes, &start, max_jump);

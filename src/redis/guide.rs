@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates,
+    RedisConnectionInfo, RedisError, TlsCertificates,
 };
 use secrecy::ExposeSecret;
 
@@ -149,17 +149,46 @@ fn seeds(config: &Cluster, primary: &ConnectionInfo) -> Result<Vec<ConnectionInf
 
 fn addresses(key: &'static str, listed: &[String], default_port: u16) -> Result<Vec<Node>, Error> {
     let read = |address: &String| {
-        let parsed = url::Url::parse(&format!("redis://{address}")).ok();
-        let parsed =
-            parsed.filter(|url| url.username().is_empty() && matches!(url.path(), "" | "/") && url.query().is_none());
-        let node = parsed.and_then(|url| {
+        let parsed = url::Url::parse(&format!("redis://{address}")).ok().filter(|_| !address.contains(['@', '?', '#']));
+        let node = parsed.filter(|url| matches!(url.path(), "" | "/")).and_then(|url| {
             let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
             Some((host, url.port().unwrap_or(default_port)))
         });
-        node.ok_or_else(|| Error::Config { key, reason: format!("\"{address}\" is not of the form host or host:port") })
+        // What is before an @ may be a password.
+        let shown = address.rsplit_once('@').map_or_else(|| address.clone(), |(_, host)| format!("***@{host}"));
+        node.ok_or_else(|| Error::Config { key, reason: format!("\"{shown}\" is not of the form host or host:port") })
     };
     listed.iter().map(read).collect()
 }
+
+/// What to change where connecting fails as it does when only one side speaks TLS, or for want of a certificate; none for
+/// the error means that time ran out.
+pub(super) fn advice(address: &ConnectionAddr, error: Option<&RedisError>) -> &'static str {
+    let is_tls = matches!(address, ConnectionAddr::TcpTls { .. });
+    let Some(error) = error.filter(|error| !error.is_timeout()) else {
+        return if is_tls { SILENT } else { "" };
+    };
+    let closed = error.is_connection_dropped() && !error.is_connection_refusal();
+    let text = error.to_string();
+    match is_tls {
+        true => {
+            let said = |(words, _): &&(&str, &str)| text.contains(words);
+            TLS_ERRORS.iter().find(said).map_or("", |(_, advice)| advice)
+        }
+        false if closed => "; a port with TLS closes such connections: for one, use rediss:// in registry.url",
+        false => "",
+    }
+}
+
+const SILENT: &str = "; a port without TLS does not answer: for one, use redis:// in registry.url";
+
+/// Words of the TLS library, and what to do.
+const TLS_ERRORS: [(&str, &str); 4] = [
+    ("InvalidContentType", SILENT),
+    ("UnknownIssuer", "; name the authority that signed it in registry.tls.ca"),
+    ("BadSignature", "; name the authority that signed it in registry.tls.ca"),
+    ("CertificateRequired", "; name one in registry.tls.client_certificate"),
+];
 
 /// None where the system's authorities count, and no certificate is to be shown.
 pub(super) fn certificates(config: &Tls, info: &ConnectionInfo) -> Result<Option<TlsCertificates>, Error> {
@@ -217,7 +246,10 @@ mod tests {
             (json!({"sentinel": {"addresses": ["a:1"]}}), "registry.sentinel.master"),
             (json!({"sentinel": {"master": "m"}}), "registry.sentinel.addresses"),
             (json!({"sentinel": {"master": "m", "addresses": ["a:b"]}}), "\"a:b\" is not of the form"),
-            (json!({"sentinel": {"master": "m", "addresses": ["u:p@a:1"]}}), "is not of the form"),
+            (json!({"sentinel": {"master": "m", "addresses": ["u:p@a:1"]}}), "\"***@a:1\" is not of the form"),
+            (json!({"cluster": {"addresses": [":p@a:1"]}}), "\"***@a:1\" is not of the form"),
+            (json!({"cluster": {"addresses": ["a:1", ""]}}), "registry.cluster.addresses is not valid: \"\" is not"),
+            (json!({"cluster": {"addresses": ["a:1,b:1"]}}), "\"a:1,b:1\" is not of the form host or host:port"),
             (
                 json!({"cluster": {"addresses": ["redis://a"]}}),
                 "registry.cluster.addresses is not valid: \"redis://a\"",

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::cluster::text;
 use super::place::Place;
-use super::{Config, Error};
+use super::{Config, Error, guide};
 
 /// The oldest major version whose scripts and streams behave as weir needs.
 const OLDEST_MAJOR: u32 = 7;
@@ -72,8 +72,8 @@ impl Link {
         let (connection, is_reconnected) = match slot.connection.take().filter(|_| !is_moved) {
             Some(connection) => (connection, false),
             None => {
-                let connection = self.connect().await?;
-                slot.address = self.place.current();
+                let (connection, address) = self.connect().await?;
+                slot.address = address;
                 (connection, std::mem::replace(&mut slot.connected_before, true))
             }
         };
@@ -85,10 +85,12 @@ impl Link {
         self.place.current()
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+    /// A connection, and where it leads: another link may find the primary elsewhere meanwhile.
+    async fn connect(&self) -> Result<(MultiplexedConnection, String), Error> {
         let client = self.place.find().await?;
-        let address = self.address();
-        self.connect_to(&client).await.inspect_err(|_| self.place.doubt(&address))
+        let address = client.get_connection_info().addr().to_string();
+        let connection = self.connect_to(&client).await.inspect_err(|_| self.place.doubt(&address))?;
+        Ok((connection, address))
     }
 
     async fn connect_to(&self, client: &redis::Client) -> Result<MultiplexedConnection, Error> {
@@ -98,12 +100,19 @@ impl Link {
             Ok((connection, hello))
         };
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
+        let advice = |error| guide::advice(client.get_connection_info().addr(), error);
         let (connection, hello) = match connected {
             Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(self.explain(&error)),
+            Ok(Err(error)) => {
+                let mut explained = self.explain(&error);
+                if let Error::Unavailable { reason, .. } = &mut explained {
+                    reason.push_str(advice(Some(&error)));
+                }
+                return Err(explained);
+            }
             Err(_) => {
                 let limit = humantime::format_duration(self.connect_timeout);
-                let reason = format!("no connection within {limit}");
+                let reason = format!("no connection within {limit}{}", advice(None));
                 return Err(Error::Unavailable { address: self.address(), reason });
             }
         };

@@ -35,7 +35,7 @@ struct Known {
     current: String,
     /// What was found wanting and has not answered a request since.
     doubted: Option<String>,
-    /// The nodes of the Cluster at the last answer, for when none of the configured ones is there any more.
+    /// The nodes of the Cluster at the last answer, for when no configured one can be believed.
     nodes: Vec<Node>,
 }
 
@@ -90,20 +90,27 @@ impl Place {
         }
     }
 
-    /// A client for the primary as it is known now. Asking takes at most the connect timeout, and as long again when all
-    /// configured nodes of a Cluster are gone.
+    /// Whether it names a place that was found wanting.
+    fn is_doubted(&self, answer: &Answer) -> bool {
+        let (host, port) = answer.primary.clone();
+        let named = at(self.info.addr(), host, port).to_string();
+        self.known.lock().doubted.as_ref() == Some(&named)
+    }
+
+    /// A client for the primary as it is known now. Asking takes at most the connect timeout, and as long again when no
+    /// configured node of a Cluster can be believed.
     pub async fn find(&self) -> Result<Client, Error> {
         let info = match &self.guide {
             Guide::Url => self.info.clone(),
             Guide::Sentinels { sentinels, .. } => self.at(self.ask_all(sentinels).await?),
             Guide::Cluster { seeds, .. } => {
                 let answer = match self.ask_all(seeds).await {
-                    Ok(answer) => answer,
-                    Err(error) => {
+                    Ok(answer) if !self.is_doubted(&answer) => answer,
+                    first => {
                         let learned = self.known.lock().nodes.clone();
                         let learned: Vec<_> = learned.into_iter().map(|node| to(&self.info, node)).collect();
                         // What is wrong with the configured ones is what one can correct.
-                        self.ask_all(&learned).await.map_err(|_| error)?
+                        self.ask_all(&learned).await.or(first)?
                     }
                 };
                 self.known.lock().nodes.clone_from(&answer.nodes);
@@ -120,14 +127,11 @@ impl Place {
 
     /// The first answer that names no doubted place, or one that does when all others have failed.
     async fn ask_all(&self, whom: &[ConnectionInfo]) -> Result<Answer, Error> {
-        let doubted = self.known.lock().doubted.clone();
         let mut asked: FuturesUnordered<_> = whom.iter().map(|one| self.ask(one)).collect();
         let (mut reasons, mut doubtful) = (Vec::new(), None);
         while let Some(answer) = asked.next().await {
             match answer {
-                Ok(answer) if doubted.as_ref() == Some(&address(&self.info, &answer.primary)) => {
-                    doubtful = Some(answer);
-                }
+                Ok(answer) if self.is_doubted(&answer) => doubtful = Some(answer),
                 Ok(answer) => return Ok(answer),
                 Err(reason) => reasons.push(reason),
             }
@@ -145,16 +149,24 @@ impl Place {
             }
         };
         let answer = tokio::time::timeout(self.connect_timeout, asking).await;
-        let answer = answer.unwrap_or_else(|_| Err("no answer in time".into()));
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in time{}", guide::advice(whom.addr(), None))));
         let what = if self.is_cluster() { "Cluster node" } else { "Sentinel" };
         answer.map_err(|why| format!("{what} {}: {why}", whom.addr()))
     }
 
-    async fn connect(&self, whom: &ConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(
+        &self,
+        whom: &ConnectionInfo,
+        words: impl Fn(RedisError) -> String,
+    ) -> Result<MultiplexedConnection, String> {
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.connect_timeout));
-        self.client(whom.clone())?.get_multiplexed_async_connection_with_config(&timeouts).await
+        let client = self.client(whom.clone()).map_err(&words)?;
+        client.get_multiplexed_async_connection_with_config(&timeouts).await.map_err(|error| {
+            let advice = guide::advice(whom.addr(), Some(&error));
+            format!("{}{advice}", words(error))
+        })
     }
 
     async fn ask_node(&self, node: &ConnectionInfo, key: &str) -> Result<Answer, String> {
@@ -169,7 +181,7 @@ impl Place {
             }
             _ => error.to_string(),
         };
-        let mut connection = self.connect(node).await.map_err(words)?;
+        let mut connection = self.connect(node, words).await?;
         let mut question = redis::cmd("CLUSTER");
         question.arg("KEYSLOT").arg(key);
         let slot: u16 = question.query_async(&mut connection).await.map_err(words)?;
@@ -192,7 +204,7 @@ impl Place {
             (_, Some("ERR")) if error.to_string().contains("unknown command") => "it is a Redis, not a Sentinel".into(),
             _ => error.to_string(),
         };
-        let mut connection = self.connect(sentinel).await.map_err(words)?;
+        let mut connection = self.connect(sentinel, words).await?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer: Option<Node> = question.query_async(&mut connection).await.map_err(words)?;
@@ -210,9 +222,4 @@ impl Place {
     fn unavailable(&self, reason: String) -> Error {
         Error::Unavailable { address: self.current(), reason }
     }
-}
-
-/// As [`Place::current`] shows it.
-fn address(like: &ConnectionInfo, (host, port): &Node) -> String {
-    at(like.addr(), host.clone(), *port).to_string()
 }

@@ -102,6 +102,11 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// Whether what is read is a document that could be written again, and not only what names one.
+    fn has_document(&self) -> bool {
+        true
+    }
+
     /// What a document says to whoever is in this context, or why it is none.
     fn evaluate(&self, document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
         flagd::evaluate(document, context)

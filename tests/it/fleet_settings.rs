@@ -221,7 +221,10 @@ async fn a_document_that_redis_lost_is_seen_to_be_lost_and_put_back() {
     );
     assert!(status.starts_with(&expected) && status.contains("weir settings rollback"), "{status}");
     let set = run(&mut command(&url, &["set", "payload_sampling=0.5", "--why", "unaware"]), "").await;
-    assert_failed(&set, &["there is no document, and 1 worker of pool default runs one that is gone", "--new"]);
+    let gone = ["there is no document, and 1 worker of pool default runs one that is gone", "set --new"];
+    assert_failed(&set, &gone);
+    let raise = ["raise", "max_parallelism", "--to", "9", "--pool", "elsewhere", "--why", "unaware"];
+    assert_failed(&run(&mut command(&url, &raise), "").await, &gone);
 
     let file = kept.to_str().expect("UTF-8");
     let back = says(&["rollback", "--kept", file, "--why", "Redis came back empty"]).await;

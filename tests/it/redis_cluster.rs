@@ -227,34 +227,39 @@ async fn what_is_wrong_about_a_cluster_is_said() {
     assert!(error.contains("it knows no node that serves the slot"), "{error}");
 }
 
-/// A node that was cut off goes on saying that the keys are its own, and refuses every request.
+/// A node that was cut off goes on saying that the keys are its own and that the new primary is its replica, and refuses
+/// every request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_names_itself_and_does_not_serve_is_left_for_what_the_others_say() {
     let cluster = RedisCluster::start(1).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
-    let port = listener.local_addr().expect("bound").port();
+    let ports = [listener.local_addr().expect("bound").port(), cluster.nodes[0].port()];
     let (lifecycle, lone) = (Lifecycle::new(), Lifecycle::new());
     let (token, each) = (lifecycle.token(), lone.clone());
     lifecycle.spawn("cut off", async move {
         while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
             let token = each.token();
             each.spawn("cut off", async move {
-                token.run_until_cancelled(cut_off(stream, port)).await;
+                token.run_until_cancelled(cut_off(stream, ports)).await;
             });
         }
     });
-    let mut config = cluster.config();
-    config.cluster.addresses.insert(0, format!("127.0.0.1:{port}"));
-    for _ in 0..20 {
-        let registry = registry_of("default", &config);
-        announced(&registry, &presence("default"), 2).await;
+    let seed = format!("127.0.0.1:{}", ports[0]);
+    // Beside a node that knows better, and alone, where the nodes that it named know better.
+    for addresses in [[vec![seed.clone()], cluster.config().cluster.addresses].concat(), vec![seed]] {
+        let config = Config { cluster: Cluster { addresses }, ..cluster.config() };
+        for _ in 0..20 {
+            let registry = registry_of("default", &config);
+            announced(&registry, &presence("default"), 2).await;
+        }
     }
     for life in [lifecycle, lone] {
         life.stop(HEALED_WITHIN).await.expect("it ends");
     }
 }
 
-async fn cut_off(stream: tokio::net::TcpStream, port: u16) {
+async fn cut_off(stream: tokio::net::TcpStream, nodes: [u16; 2]) {
+    let [primary, replica] = nodes.map(|port| format!("*4\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n%0\r\n"));
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     let mut command = String::new();
@@ -263,9 +268,7 @@ async fn cut_off(stream: tokio::net::TcpStream, port: u16) {
             (_, "HELLO") => "%2\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$4\r\nrole\r\n$6\r\nmaster\r\n".to_owned(),
             (_, "SETINFO") => "+OK\r\n".to_owned(),
             ("CLUSTER", "KEYSLOT") => ":1\r\n".to_owned(),
-            ("CLUSTER", "SLOTS") => {
-                format!("*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n%0\r\n")
-            }
+            ("CLUSTER", "SLOTS") => format!("*1\r\n*4\r\n:0\r\n:16383\r\n{primary}{replica}"),
             (_, "EVALSHA") => "-CLUSTERDOWN The cluster is down\r\n".to_owned(),
             (_, word) => {
                 if !word.starts_with(['*', '$']) {

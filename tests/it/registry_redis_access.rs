@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use secrecy::ExposeSecret;
 use weir::lifecycle::Lifecycle;
 use weir::registry::redis::RedisRegistry;
 use weir::registry::{Cluster, Config, Incarnation, Presence, Registry, RegistryError, Sentinel, State, Tls};
@@ -241,15 +242,21 @@ async fn the_servers_certificate_and_the_clients_are_checked_against_the_configu
     let with = |tls: Tls| Config { tls, ..at(&url) };
     registry(&with(right.clone())).announce(&presence(State::Open), true).await.expect("all is as it should be");
 
-    for (tls, why) in [
-        (
-            Tls { ca: Some(files.file("stranger.pem").into()), ..right.clone() },
-            "the server is signed by another authority",
-        ),
-        (Tls { client_certificate: None, client_key: None, ..right }, "the server wants a certificate"),
+    let plain = server.url();
+    for (config, advice) in [
+        (with(Tls { ca: Some(files.file("stranger.pem").into()), ..right.clone() }), "registry.tls.ca"),
+        (with(Tls { client_certificate: None, client_key: None, ..right.clone() }), "registry.tls.client_certificate"),
+        (Config { tls: right, ..at(&plain.replace("redis://", "rediss://")) }, "use redis:// in registry.url"),
+        (at(&url.replace("rediss://", "redis://")), "use rediss:// in registry.url"),
     ] {
-        let error = registry(&with(tls)).snapshot().await.expect_err(why);
-        assert!(matches!(error, RegistryError::Unavailable { .. }), "{why}: {error:?}");
+        let error = registry(&config).snapshot().await.expect_err(advice);
+        assert!(matches!(error, RegistryError::Unavailable { .. }), "{advice}: {error:?}");
+        assert!(error.to_string().contains(advice), "{advice}: {error}");
+        // A node of a Cluster says the same.
+        let address = config.url.as_ref().expect("set").expose_secret().split_once("//").expect("a URL").1.to_owned();
+        let config = Config { cluster: Cluster { addresses: vec![address] }, ..config };
+        let error = registry(&config).snapshot().await.expect_err(advice).to_string();
+        assert!(error.contains("Cluster node 127.0.0.1:") && error.contains(advice), "{advice}: {error}");
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     for pool in pools {
         redis(config, pool, report).await?;
     }
-    if role.is(Role::Worker) { settings(config, report).await } else { Ok(()) }
+    if role.is(Role::Worker) { document(config, report).await } else { Ok(()) }
 }
 
 /// Of a worker or router. Where one runs already, its ports are not free, and that is no mistake.
@@ -187,15 +187,20 @@ async fn redis(config: &Config, pool: &PoolName, report: &mut Report) -> anyhow:
 }
 
 /// The document in Redis, which in a Cluster may be on another node than the pool.
-async fn settings(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+async fn document(config: &Config, report: &mut Report) -> anyhow::Result<()> {
     const KEY: &str = "settings.source";
     if config.settings.source != Source::Redis || report.is_wrong("settings") || report.is_wrong("registry") {
         return Ok(());
     }
     let Some(store) = store::open(&config.settings, &Lifecycle::new())? else { return Ok(()) };
     let name = store.name();
+    let (context, start) =
+        (config.worker.settings_context(None, config.integrations.keys().cloned().collect()), config.settings.start());
     match timeout(WITHIN, store.read()).await {
-        Ok(Ok(document)) => report.fine(KEY, format!("{name}, version {}", store::version_of(&document))),
+        Ok(Ok(document)) => match settings::examine(&document, &start, &context) {
+            Ok((settings, rejections)) => report.document(KEY, name, &settings, &rejections),
+            Err(reason) => report.wrong(KEY, format!("{name}: {reason}")),
+        },
         Ok(Err(ReadError::Missing)) => report.note(KEY, format!("{name} has no document: the start values hold")),
         Ok(Err(error)) => report.wrong(KEY, format!("{name}: {error}")),
         Err(_) => report.wrong(KEY, format!("{name} did not answer within a minute")),
