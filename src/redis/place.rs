@@ -108,7 +108,9 @@ impl Place {
                     Ok(answer) if !self.is_doubted(&answer) => answer,
                     first => {
                         let learned = self.known.lock().nodes.clone();
-                        let learned: Vec<_> = learned.into_iter().map(|node| to(&self.info, node)).collect();
+                        let learned = learned.into_iter().map(|node| to(&self.info, node));
+                        let is_new = |node: &ConnectionInfo| seeds.iter().all(|seed| seed.addr() != node.addr());
+                        let learned: Vec<_> = learned.filter(is_new).collect();
                         // What is wrong with the configured ones is what one can correct.
                         self.ask_all(&learned).await.or(first)?
                     }
