@@ -353,7 +353,8 @@ impl Config {
 
     /// Who a worker of this configuration is to whoever targets settings.
     pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
-        settings::Context { pool: self.pool.clone(), worker: worker.or(self.id.clone()), zone: self.zone.clone() }
+        let (pool, zone) = (self.pool.clone(), self.zone.clone());
+        settings::Context { role: settings::Role::Worker, pool, worker: worker.or(self.id.clone()), zone }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

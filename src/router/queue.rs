@@ -28,6 +28,7 @@ pub(super) use bounds::{Bound, Full};
 pub(super) use class::TenantNumbers;
 pub(super) use fair::Call;
 
+use super::split::Keys;
 use crate::task::{IntegrationName, Priority, Task, Tenant};
 use bounds::retry_after;
 use class::{Class, Passed};
@@ -49,12 +50,28 @@ pub(super) struct Place {
     pub(super) deadline: Instant,
     /// Of the input.
     pub(super) bytes: usize,
+    /// What its pool follows from.
+    pub(super) keys: Keys,
     /// When the task arrived.
     since: Instant,
     ticket: u64,
 }
 
 impl Place {
+    /// For a task that arrives now, not yet taken. No two have the same ticket, in whichever queue; the lower came first.
+    pub(super) fn new(task: &Task, ticket: u64, now: Instant) -> Self {
+        Place {
+            priority: task.priority,
+            integration: task.integration.clone(),
+            tenant: task.tenant.clone(),
+            deadline: task.deadline,
+            bytes: task.input.as_str().len(),
+            keys: Keys::of(task),
+            since: now,
+            ticket,
+        }
+    }
+
     /// Among those of the same tenant.
     fn order(&self) -> (Instant, u64) {
         (self.deadline, self.ticket)
@@ -127,7 +144,6 @@ pub(super) struct Queue<T> {
     paces: HashMap<IntegrationName, Pace>,
     /// Whether some tenant was passed over since time last passed, so that there may be room for another.
     passed_over: bool,
-    next_ticket: u64,
 }
 
 impl<T> Queue<T> {
@@ -138,23 +154,13 @@ impl<T> Queue<T> {
             turns: Turns::new(config.batch_share),
             paces: HashMap::new(),
             passed_over: false,
-            next_ticket: 0,
             config,
         }
     }
 
-    /// A new place, not yet taken.
-    pub(super) fn place(&mut self, task: &Task, now: Instant) -> Place {
-        self.next_ticket += 1;
-        Place {
-            priority: task.priority,
-            integration: task.integration.clone(),
-            tenant: task.tenant.clone(),
-            deadline: task.deadline,
-            bytes: task.input.as_str().len(),
-            since: now,
-            ticket: self.next_ticket,
-        }
+    /// Batch has that share from now on, 0 to 1.
+    pub(super) fn set_batch_share(&mut self, share: f64) {
+        self.turns.set_share(share);
     }
 
     /// Waits at a place for the first time.
@@ -310,6 +316,14 @@ impl<T> Queue<T> {
         places.into_iter().filter_map(|(place, reason)| Some((self.remove(&place, now)?, reason))).collect()
     }
 
+    /// Takes out all whose place `leaves`.
+    pub(super) fn take_out(&mut self, leaves: impl Fn(&Place) -> bool, now: Instant) -> Vec<(Place, T)> {
+        let waiters = self.classes.iter().flat_map(Class::lines).flat_map(|(_, waiters)| waiters);
+        let leaving = waiters.map(|waiter| &waiter.place).filter(|place| leaves(place));
+        let places: Vec<_> = leaving.cloned().collect();
+        places.into_iter().filter_map(|place| self.remove(&place, now).map(|waiter| (place, waiter))).collect()
+    }
+
     /// How long a run of the integration takes, by the configured quantile; none while too little is known.
     pub(super) fn needs(&mut self, integration: &IntegrationName, now: Instant) -> Option<Duration> {
         self.paces.get_mut(integration)?.needs(self.config.run_quantile, now)
@@ -321,6 +335,11 @@ impl<T> Queue<T> {
         let (own_ahead, is_parked) = class.stands(place)?;
         let ahead = class.ahead(&place.tenant, own_ahead);
         Some(Standing { own_ahead, ahead, is_parked, estimated_wait: self.estimate(place, own_ahead, now) })
+    }
+
+    /// Whether nobody waits, and no call is out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.calls.is_empty()
     }
 
     /// Whether nobody waits.

@@ -19,6 +19,7 @@ struct Bench {
     out: BTreeMap<Call, Place>,
     /// How often the fleet was asked for room.
     asked: usize,
+    tickets: u64,
 }
 
 struct Fleet {
@@ -53,7 +54,7 @@ impl Fleet {
 impl Bench {
     fn new(config: Config, fleet: Fleet) -> Self {
         let now = Instant::now();
-        Bench { queue: Queue::new(config, now), fleet, now, out: BTreeMap::new(), asked: 0 }
+        Bench { queue: Queue::new(config, now), fleet, now, out: BTreeMap::new(), asked: 0, tickets: 0 }
     }
 
     /// `batch bank acme`
@@ -67,7 +68,8 @@ impl Bench {
             input: Json::null(),
             deadline: self.now + deadline,
         };
-        self.queue.place(&task, self.now)
+        self.tickets += 1;
+        Place::new(&task, self.tickets, self.now)
     }
 
     fn push(&mut self, what: &str, waiter: u32) -> Place {
@@ -78,7 +80,7 @@ impl Bench {
 
     /// Serves those for whom there is room, and returns who they were.
     fn serve(&mut self) -> Vec<u32> {
-        let Bench { queue, fleet, now, out, asked } = self;
+        let Bench { queue, fleet, now, out, asked, .. } = self;
         let mut begun: Vec<Place> = out.values().cloned().collect();
         let served = queue.serve(*now, |place| {
             *asked += 1;
