@@ -35,8 +35,9 @@ use crate::lifecycle::Lifecycle;
 use crate::registry::{Registries, RegistryError};
 use crate::settings;
 use crate::task::PoolName;
-use crate::telemetry::Telemetry;
+use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::{Telemetry, process};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
@@ -197,6 +198,8 @@ impl Router {
         };
         let admin = Admin::start(&config.admin, &telemetry, ready, &loops).await?;
         telemetry.run_upkeep(&loops);
+        process::register_pool("router", &config.pool, &telemetry);
+        Lag::watch(&telemetry, &loops);
         Metrics::follow(&telemetry, dispatcher.clone(), channels.clone());
         let metrics = Arc::new(Metrics::new(&telemetry));
         let following = Following::new(registries, dispatcher.clone(), channels.clone(), loops.clone());
@@ -207,7 +210,7 @@ impl Router {
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
         let book = Book::default();
-        let port = Port::listen(config.listen).await?;
+        let port = Port::listen(config.listen, &telemetry).await?;
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
             settings,

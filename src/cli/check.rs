@@ -29,7 +29,8 @@ each integration, the first mistake is shown.
 
 --connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
 worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
-sends no request; takes the ports that the roles would listen on, and gives them back.
+sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would \
+listen on, and gives them back.
 
 Examples:
   weir check
@@ -106,7 +107,8 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
                 report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
             }
         }
-        check_settings(config, &config.worker.settings_context(None), &mut parts, report)?;
+        let names = config.integrations.keys().cloned().collect();
+        check_settings(config, &config.worker.settings_context(None, names), &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
             Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,
             // The text begins with the key.
@@ -175,6 +177,15 @@ fn check_settings(
     if config.settings.source == settings::Source::Redis {
         return report
             .note("settings.source", format!("the key {} of the registry's Redis", config.settings.redis_key));
+    }
+    if config.settings.source == settings::Source::LaunchDarkly {
+        let from = &config.settings.launchdarkly;
+        return match from.sdk_key() {
+            Ok(_) => report.note("settings.source", format!("LaunchDarkly's flags, streamed from {}", from.stream_url)),
+            // Without LaunchDarkly in it, weir asks for no key.
+            Err(_) if report.is_wrong("settings.source") => Ok(()),
+            Err(error) => report.wrong_as_said(&error),
+        };
     }
     let Some(file) = &config.settings.file else {
         return report.note("settings.file", "not set: the start values stay until the program is started again");

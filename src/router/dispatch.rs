@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::pools::{Condition, Grant, Lack, NO_WORKERS_PATIENCE, News, PoolNumbers, Pools, Ready, Touched};
-use super::queue::{self, Full, Place, Ran, Room, Standing, TenantNumbers};
+use super::queue::{self, Full, Place, Ran, Standing, TenantNumbers};
 use super::split::{Origin, Split};
 use super::view::{Held, Learned, Placement};
 use crate::registry::{Change, Snapshot};
@@ -152,8 +152,8 @@ impl Dispatcher {
                 No(TurnedAway::Full(full))
             })?;
         }
-        if let Room::NotForTenant { again } = room {
-            queue.pass_over(place, again);
+        if let Some(room) = room {
+            queue.found(place, room, now);
         }
         drop(state);
         if serves {

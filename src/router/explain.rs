@@ -164,17 +164,10 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Json, Priority, Task, Tenant};
+    use crate::task::testing::task;
 
     fn enter(book: &Book, id: &str) -> Entered {
-        let task = Task {
-            id: id.parse().expect("an id"),
-            integration: "bank".parse().expect("a name"),
-            tenant: Tenant::default(),
-            priority: Priority::Batch,
-            input: Json::null(),
-            deadline: Instant::now(),
-        };
+        let task = task(id);
         let place = Place::new(&task, 1, Instant::now());
         book.enter(task.id, place, Instant::now())
     }

@@ -174,30 +174,30 @@ impl<T> Pools<T> {
 
     // ── room
 
-    /// A call for a task that nobody is before; or for whom there is no room at its home.
+    /// A call for a task that nobody is before; or for whom there is no room at its home, where that was looked at.
     pub(super) fn reserve(
         &mut self,
         place: &Place,
         random: &mut impl Rng,
         now: Instant,
-    ) -> Result<Grant, Room<Placement>> {
+    ) -> Result<Grant, Option<Room<Placement>>> {
         let (home, wanted) = (self.home_index(place), Wanted::from(place));
         let Pool { name, view, queue, .. } = &mut self.pools[home];
         // Where others are before it, there was no room for them.
         if !queue.is_first(place) {
-            return Err(Room::NotForIntegration);
+            return Err(None);
         }
         let room = view.reserve(&wanted, random, now);
         if let Room::Found(placement) = room {
             let call = queue.start(place, now);
             return Ok(Grant { home: name.clone(), pool: name.clone(), placement, call, lack: None });
         }
-        let Some((into, lack)) = self.lacks(home, &wanted, now) else { return Err(room) };
+        let Some((into, lack)) = self.lacks(home, &wanted, now) else { return Err(Some(room)) };
         let Pool { name: pool, view, queue, .. } = &mut self.pools[into];
         if !queue.is_first(place) {
-            return Err(room);
+            return Err(Some(room));
         }
-        let Room::Found(placement) = view.reserve(&wanted, random, now) else { return Err(room) };
+        let Room::Found(placement) = view.reserve(&wanted, random, now) else { return Err(Some(room)) };
         let pool = pool.clone();
         let Pool { name, queue, .. } = &mut self.pools[home];
         Ok(Grant { home: name.clone(), pool, placement, call: queue.start(place, now), lack: Some(lack) })
@@ -206,16 +206,13 @@ impl<T> Pools<T> {
     /// Takes out those for whom there is room, in the order of service: at first those who are at home there.
     pub(super) fn serve(&mut self, touched: Touched<'_>, random: &mut impl Rng, now: Instant) -> Vec<Ready<T>> {
         let mut ready = Vec::new();
-        if self.pools.iter().all(|pool| pool.queue.is_empty()) {
-            return ready;
-        }
         for pool in &mut self.pools {
             if let Some(at) = touched.at(&pool.name) {
                 pool.serve(at, random, now, &mut ready);
             }
         }
         for from in 0..self.pools.len() {
-            let Some(into) = self.overflow_index(from) else { continue };
+            let Some(into) = self.overflow_index(from).filter(|_| !self.pools[from].queue.is_empty()) else { continue };
             // At home a reply makes no lack; what time or the registry has made one is served with all of the pool.
             let at = match (touched.at(&self.pools[into].name), touched.at(&self.pools[from].name)) {
                 (Some(at), _) => at,
@@ -239,11 +236,11 @@ impl<T> Pools<T> {
         ran: Ran,
         now: Instant,
     ) {
-        if let Some(pool) = self.pool_mut(&grant.pool) {
-            pool.view.release(&grant.placement, &Wanted::from(place), learned, load, now);
-        }
-        if let Some(home) = self.pool_mut(&grant.home) {
-            home.queue.end(grant.call, &place.integration, ran, now);
+        let took = self.pool_mut(&grant.home).and_then(|home| home.queue.end(grant.call, ran, now));
+        let Some(pool) = self.pool_mut(&grant.pool) else { return };
+        pool.view.release(&grant.placement, &Wanted::from(place), learned, load, now);
+        if let Some(took) = took {
+            pool.queue.learn(&place.integration, took, ran, now);
         }
     }
 

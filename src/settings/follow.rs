@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use super::flagd::Evaluated;
 use super::kept::Kept;
-use super::store::{Reading, Store, open, version_of};
+use super::store::{ReadError, Reading, Store, open, version_of};
 use super::targeting::{Context, Role};
-use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief, flagd};
+use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
@@ -140,7 +140,7 @@ impl Follower {
 
     /// Applies a document that parses.
     fn take(&mut self, document: &[u8]) -> bool {
-        let Ok(flags) = flagd::evaluate(document, &self.context) else { return false };
+        let Ok(flags) = self.store.evaluate(document, &self.context) else { return false };
         let last = self.sender.borrow().clone();
         let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
         for rejection in &rejections {
@@ -172,16 +172,21 @@ impl Follower {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let reason = match &self.seen {
-            Some(Ok(document)) => flagd::evaluate(document, &self.context).err(),
-            Some(Err(reason)) => Some(reason.to_string()),
-            None => None,
-        };
-        if let Some(reason) = reason {
-            let (source, version) = (self.store.name(), &self.sender.borrow().version);
-            tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
-            self.metrics.rejected_documents.increment(1);
+        let (source, version) = (self.store.name(), self.sender.borrow().version.clone());
+        match &self.seen {
+            Some(Ok(document)) => match self.store.evaluate(document, &self.context) {
+                Ok(_) => return,
+                Err(reason) => tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}"),
+            },
+            Some(Err(ReadError::Missing)) => {
+                tracing::warn!(source, version, "no settings there yet, keeping what holds")
+            }
+            Some(Err(ReadError::Failed(reason))) => {
+                tracing::warn!(source, version, "the settings' source is away, keeping what holds: {reason}");
+            }
+            None => return,
         }
+        self.metrics.rejected_documents.increment(1);
     }
 }
 

@@ -14,8 +14,9 @@ use weir::wire::Reason;
 use crate::cli::{assert_failed, assert_ok, lines, run, stdout, weir};
 use crate::support::house::{House, Plan, answer, eventually, held, synthetic};
 
-/// A change applies within a second; a busy machine gets five.
-const APPLIES_WITHIN: Duration = Duration::from_secs(5);
+/// A change takes effect within a second; at a bad moment of a busy machine, within five.
+const WITHIN: Duration = Duration::from_secs(1);
+const AT_WORST_WITHIN: Duration = Duration::from_secs(5);
 
 /// Two workers: the first in the pool `single`, the second in `parallel`.
 async fn two_pools(max_parallelism: u32) -> House {
@@ -42,7 +43,7 @@ fn overflowed(house: &House, reason: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_gets_its_share_under_load_and_nothing_from_the_moment_on_in_which_it_is_taken_back() {
+async fn a_canary_gets_its_share_under_load_and_within_a_second_nothing_when_it_is_taken_back() {
     let house = two_pools(50).await;
     all_to(&house, "single", json!({})).await;
     let parallel = house.worker(1).id().clone();
@@ -79,23 +80,37 @@ async fn a_canary_gets_its_share_under_load_and_nothing_from_the_moment_on_in_wh
     println!("5% were {:.1}%", share * 100.0);
     assert!((0.02..0.10).contains(&share), "{share}");
 
-    let written = Instant::now();
-    house.set_router(&[("pools", json!({"single": 100, "parallel": 0}))]).await;
-    let applied = Instant::now();
-    println!("back to 0 applied after {:?}", applied - written);
-    assert!(applied - written < APPLIES_WITHIN, "{:?}", applied - written);
-    more("single", 300.0).await;
-    goes_on.store(false, Ordering::Relaxed);
-    let (mut all, mut there, mut late) = (0, 0, 0);
-    for caller in callers {
-        for (sent, worker) in caller.await.expect("it was not aborted").expect("no panic") {
-            let is_there = worker == parallel;
-            (all, there) = (all + 1, there + usize::from(is_there));
-            late += usize::from(is_there && sent > applied);
-        }
+    // Taken back five times: when that was written, when the router said so of itself, and when it was raised again.
+    let share = || house.router_metric("weir_router_pool_share_ratio{pool=\"parallel\"}");
+    let mut taken_back = Vec::new();
+    for _ in 0..5 {
+        let written = Instant::now();
+        house.set_router(&[("pools", json!({"single": 100, "parallel": 0}))]).await;
+        eventually("it has no share", || share() == 0.0).await;
+        let applied = Instant::now();
+        more("single", 300.0).await;
+        taken_back.push((written, applied, Instant::now()));
+        house.set_router(&[("pools", json!({"single": 95, "parallel": 5}))]).await;
+        more("parallel", 10.0).await;
     }
-    println!("{there} of {all} ran there, {late} of them sent after it was taken back");
-    assert!(there >= 50 && late == 0, "{late} of {there}");
+    goes_on.store(false, Ordering::Relaxed);
+    let (mut all, mut there) = (0, Vec::new());
+    for caller in callers {
+        let ran = caller.await.expect("it was not aborted").expect("no panic");
+        all += ran.len();
+        there.extend(ran.into_iter().filter(|(_, worker)| *worker == parallel).map(|(sent, _)| sent));
+    }
+    println!("{} of {all} ran there", there.len());
+    // Until the last one went there that was sent after it was written.
+    let lasted = |(written, applied, raised): &(Instant, Instant, Instant)| {
+        let sent = there.iter().filter(|sent| (*written..*raised).contains(*sent));
+        assert_eq!(sent.clone().filter(|sent| *sent > applied).count(), 0, "sent after it was taken back");
+        sent.map(|sent| *sent - *written).max().unwrap_or_default()
+    };
+    let mut lasted: Vec<_> = taken_back.iter().map(lasted).collect();
+    lasted.sort_unstable();
+    println!("it went on for {lasted:?} after it was taken back");
+    assert!(lasted[2] < WITHIN && lasted[4] < AT_WORST_WITHIN, "{lasted:?}");
     house.close().await;
 }
 

@@ -49,7 +49,7 @@ impl<T> Pool<T> {
         self.heard_at.and_then(|_| lack(&self.view, wanted, now))
     }
 
-    /// Serves those who are at home here.
+    /// Serves those who are at home here. What the workers have is noted first, for any change may be one of that.
     pub(super) fn serve(
         &mut self,
         at: Option<&WorkerId>,
@@ -57,10 +57,11 @@ impl<T> Pool<T> {
         now: Instant,
         ready: &mut Vec<Ready<T>>,
     ) {
-        if self.queue.is_empty() {
+        let Pool { name, view, queue, .. } = self;
+        queue.set_slots(view.slots(), now);
+        if queue.is_empty() {
             return;
         }
-        let Pool { name, view, queue, .. } = self;
         let served = queue.serve(now, |place| match at {
             Some(worker) => view.reserve_at(worker, &place.into(), now),
             None => view.reserve(&place.into(), random, now),
@@ -86,7 +87,7 @@ impl<T> Pool<T> {
         }
         // It is the same for all of a class and an integration, and takes a look at each worker.
         let mut lacks: HashMap<(Priority, IntegrationName), Option<Lack>> = HashMap::new();
-        let served = queue.serve(now, |place| {
+        let served = queue.serve_elsewhere(now, |place| {
             let wanted = Wanted::from(place);
             let of = (place.priority, place.integration.clone());
             let Some(lack) = *lacks.entry(of).or_insert_with(|| lack(view, &wanted, now)) else {

@@ -1,3 +1,5 @@
+mod rates;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -8,7 +10,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::registry::{Incarnation, Presence, State};
 use crate::settings::{self, Settings};
-use crate::task::{Json, Priority};
+use crate::task::Priority;
+use crate::task::testing::task;
 use crate::wire::Reason;
 use crate::wire::metadata::{Share, Shares};
 
@@ -86,12 +89,10 @@ impl Bench {
     fn place(&mut self, tenant: &str, priority: Priority) -> (u32, Place) {
         self.tasks += 1;
         let task = Task {
-            id: format!("t-{}", self.tasks).parse().expect("an id"),
-            integration: "bank".parse().expect("a name"),
             tenant: tenant.parse().expect("a tenant"),
             priority,
-            input: Json::null(),
             deadline: self.now + SECOND * 60,
+            ..task(&format!("t-{}", self.tasks))
         };
         (self.tasks, self.pools.place(&task, self.now))
     }
@@ -108,8 +109,8 @@ impl Bench {
             Err(room) => {
                 let (now, queue) = (self.now, self.pools.queue(&place));
                 queue.push(place.clone(), task, now).expect("room to wait");
-                if let Room::NotForTenant { again } = room {
-                    queue.pass_over(&place, again);
+                if let Some(room) = room {
+                    queue.found(&place, room, now);
                 }
                 None
             }
@@ -123,7 +124,7 @@ impl Bench {
 
     fn end_with(&mut self, task: u32, learned: Learned, load: Option<LoadReport>, ran: bool) -> Vec<u32> {
         let (place, grant) = self.out.remove(&task).expect("it is out");
-        let ran = Ran { ran, ..Ran::default() };
+        let ran = Ran { ran, slots: None, succeeded_in: ran.then_some(SECOND) };
         self.pools.end(&grant, &place, learned, load, ran, self.now);
         self.serve(Touched::Worker(&grant.pool, &grant.placement.worker))
     }

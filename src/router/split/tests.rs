@@ -2,11 +2,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 use super::*;
 use crate::settings::Config;
-use crate::task::{Json, Priority};
+use crate::task::testing::task;
 
 fn split_with(pools: Value, sticky: Sticky, overflow: Value) -> Split {
     let settings = Settings {
@@ -23,14 +22,7 @@ fn split(pools: Value) -> Split {
 }
 
 fn keys(tenant: &str, id: &str) -> Keys {
-    Keys::of(&Task {
-        id: id.parse().expect("an id"),
-        integration: "bank".parse().expect("a name"),
-        tenant: tenant.parse().expect("a tenant"),
-        priority: Priority::Batch,
-        input: Json::null(),
-        deadline: Instant::now(),
-    })
+    Keys::of(&Task { tenant: tenant.parse().expect("a tenant"), ..task(id) })
 }
 
 /// The pools of many tenants.

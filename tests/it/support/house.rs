@@ -22,7 +22,7 @@ use weir::payload::{Ledger, Store};
 use weir::registry::{self, Registries};
 use weir::router::{self, Router};
 use weir::sandbox::Sandbox;
-use weir::settings::{Source, file, flagd};
+use weir::settings::{Source, file, flagd, launchdarkly};
 use weir::task::{Json, Outcome};
 use weir::telemetry::logs::Level;
 use weir::telemetry::{Telemetry, process};
@@ -49,6 +49,8 @@ pub struct Plan {
     pub registry: Option<registry::Config>,
     /// Where the workers' settings are: a file of each, or one key for all.
     pub settings: Source,
+    /// Where LaunchDarkly is, for settings from there.
+    pub launchdarkly: launchdarkly::Config,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
@@ -70,6 +72,7 @@ impl Default for Plan {
             redis_at_start: true,
             registry: None,
             settings: Source::File,
+            launchdarkly: launchdarkly::Config::default(),
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
         }
@@ -358,6 +361,7 @@ impl Plan {
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;
         config.settings.source = self.settings;
+        config.settings.launchdarkly = self.launchdarkly;
         config.settings.redis_url.clone_from(&config.registry.url);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
