@@ -112,7 +112,7 @@ async fn a_router_is_known_by_its_role_and_zone_and_is_in_no_pool() {
     server.set("pools", always(json!({"single": 95, "parallel": 5})));
     let router = Context { role: Role::Router, zone: Some("eu-1".into()), ..Context::default() };
     for (context, shares) in [(router, (0.3, 0.3)), (context("worker-1", "default", Some("eu-1")), (0.2, 0.2))] {
-        let mut reader = follower(&server, context);
+        let reader = follower(&server, context);
         eventually("all of it is there", || reader.now().version != "start").await;
         let now = reader.now();
         assert_eq!(((now.batch_share, now.payload_sampling), now.pools.iter().count()), (shares, 2));
