@@ -172,7 +172,7 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
     })?;
     config.settings.log_level.clone_from(&config.log.level);
     config.settings.batch_share = config.router.queue.batch_share;
-    config.settings.redis_url.clone_from(&config.registry.url);
+    config.settings.redis.clone_from(&config.registry);
     Ok(config)
 }
 
