@@ -171,6 +171,7 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
         }
     })?;
     config.settings.log_level.clone_from(&config.log.level);
+    config.settings.batch_share = config.router.queue.batch_share;
     config.settings.redis.clone_from(&config.registry);
     Ok(config)
 }
@@ -237,6 +238,7 @@ impl Config {
             problems.extend(result.err().map(|text| ConfigError::of(section, &text)));
         };
         check("log.level", logs::check(&self.log.level).map_err(|error| error.to_string()));
+        check("router.queue", self.router.queue.check());
         check("settings", self.settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
@@ -254,7 +256,6 @@ impl Config {
                 check(&format!("{section}.default_timeout"), Err(reason));
             }
         }
-        check("router.queue", self.router.queue.check());
         check("router.retry", self.router.retry.check());
         problems
     }

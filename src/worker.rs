@@ -355,7 +355,7 @@ impl Config {
     /// Who a worker of this configuration is to whoever targets settings, and what it runs.
     pub fn settings_context(&self, worker: Option<WorkerId>, integrations: Vec<IntegrationName>) -> settings::Context {
         let (pool, worker, zone) = (self.pool.clone(), worker.or(self.id.clone()), self.zone.clone());
-        settings::Context { pool, worker, zone, integrations, integration: None }
+        settings::Context { role: settings::Role::Worker, pool, worker, zone, integrations, integration: None }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

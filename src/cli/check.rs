@@ -18,6 +18,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
 use crate::payload::store;
 use crate::settings::{self, Rejection, Settings};
+use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
 /// Flags of `weir check`.
@@ -83,6 +84,14 @@ struct Parts {
     settings: Settings,
 }
 
+impl Parts {
+    /// Those that a router sends to, as far as is known without Redis.
+    fn pools<'a>(&'a self, config: &'a Config) -> Vec<&'a PoolName> {
+        let pools: Vec<_> = self.settings.pools.iter().map(|(pool, _)| pool).collect();
+        if pools.is_empty() { vec![&config.router.pool] } else { pools }
+    }
+}
+
 fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Report) -> anyhow::Result<Parts> {
     let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
     // A broken one is left out of the configuration: that it is not there is no second mistake.
@@ -98,7 +107,8 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
                 report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
             }
         }
-        check_settings(config, &mut parts, report)?;
+        let names = config.integrations.keys().cloned().collect();
+        check_settings(config, &config.worker.settings_context(None, names), &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
             Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,
             // The text begins with the key.
@@ -113,9 +123,13 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
         }
     }
     if args.role.is(Role::Router) {
+        if !args.role.is(Role::Worker) {
+            check_settings(config, &config.router.settings_context(), &mut parts, report)?;
+        }
         match &config.registry.url {
             Some(_) => {
-                report.fine("router", format!("serves pool {} at {}", config.router.pool, config.router.listen))?
+                let pools: Vec<_> = parts.pools(config).into_iter().map(PoolName::as_str).collect();
+                report.fine("router", format!("serves pool {} at {}", pools.join(", "), config.router.listen))?
             }
             None => report.wrong(
                 "registry.url",
@@ -154,7 +168,12 @@ fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -
     Ok(())
 }
 
-fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+fn check_settings(
+    config: &Config,
+    context: &settings::Context,
+    parts: &mut Parts,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     if config.settings.source == settings::Source::Redis {
         return report
             .note("settings.source", format!("the key {} of the registry's Redis", config.settings.redis_key));
@@ -169,11 +188,10 @@ fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> an
         };
     }
     let Some(file) = &config.settings.file else {
-        return report.note("settings.file", "not set: the start values stay until the worker is started again");
+        return report.note("settings.file", "not set: the start values stay until the program is started again");
     };
     let shown = file.display();
-    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
-    match settings::file::examine(file, &parts.settings, &context) {
+    match settings::file::examine(file, &parts.settings, context) {
         Ok((settings, rejections)) => {
             report.document("settings.file", shown, &settings, &rejections)?;
             parts.settings = settings;

@@ -9,6 +9,7 @@ use anyhow::bail;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
+pub(super) use self::last_exit::private_directory;
 use self::last_exit::{EndedBy, Life};
 use super::{ConfigFile, Signals, block_on, fail, payload, start_logs};
 use crate::config::{self, Config};
@@ -139,7 +140,7 @@ async fn serve(mut config: Config, own: Integrations, logs: &Logs) -> anyhow::Re
         log_level: logs.level(),
     };
     let (state_dir, name) = (config.worker.state_dir.take(), config.worker.known_as());
-    config.worker.state_dir = last_exit::private_directory(state_dir.as_deref());
+    config.worker.state_dir = private_directory(state_dir.as_deref());
     let worker = Worker::start(config.worker, parts, telemetry.clone()).await?;
     let mut life = Life::begin(state_dir.as_deref(), name.as_deref(), &telemetry);
     let has_failed = tokio::select! {

@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::channels::Channels;
-use super::dispatch::{Dispatcher, Ended, NO_WORKERS, Reservation, TurnedAway};
+use super::dispatch::{Dispatcher, Ended, Reservation, TurnedAway};
 use super::explain::{Book, Entered, Progress};
 use super::metrics::{DEADLINE, Metrics, TOO_LATE};
 use super::queue::{Place, Ran};
 use super::retry::{Budget, Failed, pause_after};
 use super::view::Learned;
-use crate::task::Task;
+use crate::task::{PoolName, Task};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
@@ -41,7 +41,7 @@ pub(super) struct RouterService {
 pub(super) struct Inner {
     pub(super) dispatcher: Dispatcher,
     pub(super) channels: Arc<Channels>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) timeouts: Timeouts,
     pub(super) intake: super::Intake,
     pub(super) budget: Mutex<Budget>,
@@ -60,29 +60,31 @@ impl Inner {
         self.budget.lock().task();
         let place = self.dispatcher.place(&task);
         let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
-        let outcome = self.route(&task, &place, &entered, arrival).await.inspect_err(|error| entered.refused(error))?;
+        let routed = self.route(&task, &place, &entered, arrival).await;
+        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error))?;
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
-        self.metrics.outcome(task.priority, queued);
+        self.metrics.outcome(&pool, task.priority, queued);
         Ok(outcome)
     }
 
-    /// Tries workers until one answers for good.
+    /// Tries workers until one answers for good; returns its pool, too.
     async fn route(
         &self,
         task: &Task,
         place: &Place,
         entered: &Entered,
         arrival: Instant,
-    ) -> Result<proto::Outcome, TaskError> {
+    ) -> Result<(PoolName, proto::Outcome), TaskError> {
         let mut attempts = 0;
         loop {
             let reserved = self.dispatcher.reserve(place, attempts > 0).await;
             let reservation = reserved.map_err(|away| self.turned_away(away, place, entered, arrival))?;
             attempts += 1;
-            entered.is_called(reservation.placement().worker.clone());
+            let pool = reservation.pool().clone();
+            entered.is_called(pool.clone(), reservation.placement().worker.clone());
             let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
             let refusal = match self.call(task, reservation, call).await {
-                Ok(outcome) => return Ok(outcome),
+                Ok(outcome) => return Ok((pool, outcome)),
                 Err(Failed::Final(error)) if error.reason == Reason::DeadlineTooShort => {
                     let waited = call.queued.as_secs_f64();
                     let message = format!("{}; before, it had waited {waited:.1} s in the router", error.message);
@@ -108,14 +110,14 @@ impl Inner {
         match away {
             TurnedAway::Hopeless(error) => error,
             TurnedAway::Full(full) => {
-                self.metrics.dropped(place.priority, full.bound.as_str());
+                self.metrics.dropped(&self.dispatcher.home(place), place.priority, full.bound.as_str());
                 TaskError::queue_full(&full, full.retry_after)
             }
-            TurnedAway::OutOfTime { .. } if self.dispatcher.has_no_workers() => TaskError::no_workers(NO_WORKERS),
-            TurnedAway::OutOfTime { needs } => {
-                self.metrics.dropped(place.priority, if needs.is_some() { TOO_LATE } else { DEADLINE });
+            TurnedAway::OutOfTime { needs } => self.dispatcher.no_workers(place).unwrap_or_else(|| {
+                let reason = if needs.is_some() { TOO_LATE } else { DEADLINE };
+                self.metrics.dropped(&self.dispatcher.home(place), place.priority, reason);
                 self.waited_in_vain(needs, place, entered, arrival)
-            }
+            }),
         }
     }
 
@@ -139,7 +141,11 @@ impl Inner {
     /// One call to one worker.
     async fn call(&self, task: &Task, mut reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
         let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
-        let given_up = GivenUp { metrics: &self.metrics, armed: true };
+        let pool = reservation.pool().clone();
+        if let Some((home, lack)) = reservation.overflow() {
+            self.metrics.overflowed(home, lack);
+        }
+        let given_up = GivenUp { metrics: &self.metrics, pool: &pool, armed: true };
         let remaining = task.deadline.saturating_duration_since(Instant::now());
         let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
         let incarnation = Some(reservation.placement().incarnation.0);
@@ -168,7 +174,7 @@ impl Inner {
                 (Err(Failed::Final(TaskError::outcome_unknown(message))), Learned::Nothing, None)
             }
         };
-        self.metrics.attempt(result.as_ref().map_or_else(Failed::label, |_| "answered"));
+        self.metrics.attempt(&pool, result.as_ref().map_or_else(Failed::label, |_| "answered"));
         if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
             let worker = &reservation.placement().worker;
             tracing::debug!(task = %task.id, %worker, attempt = call.attempt, "a call to a worker failed: {failed:?}");
@@ -193,6 +199,7 @@ fn ran_successfully_for(outcome: &proto::Outcome) -> Option<Duration> {
 /// Counts a call whose caller went away.
 struct GivenUp<'a> {
     metrics: &'a Metrics,
+    pool: &'a PoolName,
     armed: bool,
 }
 
@@ -205,7 +212,7 @@ impl GivenUp<'_> {
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.metrics.attempt("given_up");
+            self.metrics.attempt(self.pool, "given_up");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::flagd::Evaluated;
 use super::kept::Kept;
 use super::store::{ReadError, Reading, Store, open, version_of};
-use super::targeting::Context;
+use super::targeting::{Context, Role};
 use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
@@ -36,7 +36,7 @@ pub fn watch(
     let store = open(config, lifecycle)?;
     let start = config.start();
     let (sender, receiver) = watch::channel(Arc::new(start.clone()));
-    let metrics = Metrics::new(telemetry);
+    let metrics = Metrics::new(context.role, telemetry);
     metrics.show(&start);
     let token = lifecycle.token();
     let Some(store) = store else {
@@ -254,12 +254,17 @@ struct Metrics {
     rejected_unknown: Counter,
     rejected_keys: Vec<(&'static str, Counter)>,
     version: Gauge,
+    of_worker: Option<OfWorker>,
+}
+
+/// What a router has no part in.
+struct OfWorker {
     max_parallelism: Gauge,
     payload_sampling: Gauge,
 }
 
 impl Metrics {
-    fn new(telemetry: &Telemetry) -> Self {
+    fn new(role: Role, telemetry: &Telemetry) -> Self {
         const REJECTED: &str = "weir_settings_rejected_total";
         telemetry.register(|| {
             describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
@@ -269,8 +274,6 @@ impl Metrics {
                 "weir_settings_version",
                 "The version of the settings as a number, to compare processes by; 0 for the start values."
             );
-            describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
-            describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
             Metrics {
                 applied: counter!("weir_settings_applied_total"),
                 applied_timestamp: gauge!("weir_settings_applied_timestamp_seconds"),
@@ -278,8 +281,7 @@ impl Metrics {
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
                 version: gauge!("weir_settings_version"),
-                max_parallelism: gauge!("weir_settings_max_parallelism"),
-                payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
+                of_worker: (role == Role::Worker).then(OfWorker::new),
             }
         })
     }
@@ -287,8 +289,10 @@ impl Metrics {
     fn show(&self, settings: &Settings) {
         // 48 bits of a hash, which a float holds exactly. The start values' version is no such number.
         self.version.set(u64::from_str_radix(&settings.version, 16).unwrap_or_default() as f64);
-        self.max_parallelism.set(settings.max_parallelism);
-        self.payload_sampling.set(settings.payload_sampling);
+        if let Some(OfWorker { max_parallelism, payload_sampling }) = &self.of_worker {
+            max_parallelism.set(settings.max_parallelism);
+            payload_sampling.set(settings.payload_sampling);
+        }
     }
 
     fn apply(&self, settings: &Settings) {
@@ -301,6 +305,17 @@ impl Metrics {
     fn reject(&self, rejection: &Rejection) {
         let known = self.rejected_keys.iter().find(|(key, _)| *key == rejection.key);
         known.map_or(&self.rejected_unknown, |(_, counter)| counter).increment(1);
+    }
+}
+
+impl OfWorker {
+    fn new() -> Self {
+        describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
+        describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
+        OfWorker {
+            max_parallelism: gauge!("weir_settings_max_parallelism"),
+            payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
+        }
     }
 }
 

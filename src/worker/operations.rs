@@ -65,7 +65,7 @@ impl Operated for WorkerOperations {
             oldest_overdue_seconds: overdue_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         };
         let role = Some(description::Role::Worker(worker));
-        Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
+        Description { role, ..self.start.describe(self.identity.pool.as_str(), self.remaining()) }
     }
 
     fn explain(&self, task: &TaskId) -> Explanation {
@@ -184,7 +184,8 @@ fn overload_out(overload: &Overload) -> description::Overload {
 
 fn settings_out(settings: &Settings) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
-    description::Settings { version: settings.version.clone(), values: settings::TABLE.iter().map(value).collect() }
+    let own = settings::TABLE.iter().filter(|spec| !spec.is_of_routers());
+    description::Settings { version: settings.version.clone(), values: own.map(value).collect() }
 }
 
 fn run_out(entry: &Entry, now: Instant) -> description::Run {

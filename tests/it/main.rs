@@ -29,6 +29,7 @@ mod payload_balance;
 mod payload_reading;
 mod payload_s3;
 mod payload_spool;
+mod pools;
 mod processes;
 mod pulls;
 mod raise;

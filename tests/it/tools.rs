@@ -98,7 +98,8 @@ async fn a_router_says_whom_it_knows_and_who_waits() {
     let batch = &router["queues"][1];
     assert_eq!((&batch["priority"], &batch["waiting"], &batch["capacity"]), (&json!("batch"), &json!(1), &json!(1000)));
     assert_eq!((&batch["bytes"], &router["channels"]), (&json!(4), &json!(1)));
-    let tenant = json!({"name": "default", "priority": "batch", "waiting": 1, "running": 1, "at_cap": false});
+    let tenant = json!({"name": "default", "pool": "default", "priority": "batch", "waiting": 1, "running": 1,
+        "at_cap": false});
     assert_eq!(router["tenants"], json!([tenant]));
     let text = stdout(&describe(&address, &[]).await);
     for part in ["router in pool default", "2 tasks, 1 channel to workers", "1 of 1 held", "CAPACITY"] {
