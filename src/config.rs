@@ -256,6 +256,8 @@ impl Config {
         }
         check("router.queue", self.router.queue.check());
         check("router.retry", self.router.retry.check());
+        check("router.channels", self.router.channels.check());
+        check("router.outlier", self.router.outlier.check());
         problems
     }
 }

@@ -3,12 +3,15 @@
 //! [`Router::start`] puts the parts together: the gRPC edge, the dispatcher (view and queue), the loop that follows the
 //! registry, and the admin port. [`Router::drain`] takes them apart in order.
 
-mod channels;
+pub mod channels;
 mod dispatch;
 mod explain;
 mod follow;
+#[doc(hidden)]
+pub mod measured;
 mod metrics;
 mod operations;
+pub mod outlier;
 mod pick;
 pub mod queue;
 pub mod retry;
@@ -62,6 +65,10 @@ pub struct Config {
     pub queue: queue::Config,
     /// How often refused tasks are tried again.
     pub retry: retry::Config,
+    /// Connections to workers.
+    pub channels: channels::Config,
+    /// Which workers are left alone because they fail.
+    pub outlier: outlier::Config,
     /// The timeout of tasks that have none.
     #[serde(with = "humantime_serde")]
     pub default_timeout: Duration,
@@ -83,6 +90,8 @@ impl Default for Config {
             pool: PoolName::default(),
             queue: queue::Config::default(),
             retry: retry::Config::default(),
+            channels: channels::Config::default(),
+            outlier: outlier::Config::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
@@ -138,8 +147,8 @@ impl Router {
     /// Starts a router on a registry. Ports are open when this returns.
     pub async fn start(config: Config, registry: Arc<dyn Registry>, telemetry: Telemetry) -> Result<Self, StartError> {
         let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
-        let dispatcher = Dispatcher::new(config.queue.clone(), rand::random());
-        let channels = Arc::new(Channels::default());
+        let dispatcher = Dispatcher::new(config.queue.clone(), config.outlier.clone(), rand::random());
+        let channels = Channels::new(config.channels.clone());
         let intake = Intake { draining: CancellationToken::new(), calls: TaskTracker::new() };
 
         let ready = {

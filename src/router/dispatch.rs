@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::outlier::{self, Ejection};
 use super::queue::{self, Call, ClassNumbers, Full, Place, Queue, Ran, Room, Standing, TenantNumbers};
-use super::view::{Census, Held, Learned, Placement, Served, View, Wanted};
+use super::view::{Census, Held, Learned, News, Placement, Served, View, Wanted};
 use crate::registry::{Change, Snapshot};
 use crate::task::{IntegrationName, Priority, Task, WorkerId};
 use crate::wire::TaskError;
@@ -23,9 +24,6 @@ use crate::wire::metadata::LoadReport;
 
 /// How long tasks wait for a first worker before they are told that there is none: long enough for a restart.
 const NO_WORKERS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What callers are told when there is no worker.
-pub(super) const NO_WORKERS: &str = "the router knows no worker that is alive";
 
 /// What callers are told to wait while all workers spare an integration: they look again every few seconds.
 const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -81,6 +79,8 @@ pub(super) struct Numbers {
     pub(super) census: Census,
     pub(super) stale: bool,
     pub(super) view_age: Option<Duration>,
+    /// Since the start, by reason.
+    pub(super) ejections: [u64; outlier::Reason::ALL.len()],
     pub(super) classes: [ClassNumbers; 2],
 }
 
@@ -95,9 +95,9 @@ pub(super) struct Stands {
 
 impl Dispatcher {
     /// An empty view and an empty queue.
-    pub(super) fn new(config: queue::Config, seed: u64) -> Self {
+    pub(super) fn new(config: queue::Config, outliers: outlier::Config, seed: u64) -> Self {
         let state = State {
-            view: View::default(),
+            view: View::new(outliers),
             queue: Queue::new(config, Instant::now()),
             random: SmallRng::seed_from_u64(seed),
             synced_at: None,
@@ -200,20 +200,23 @@ impl Dispatcher {
 
     /// Time has passed: what only time can end is ended. Returns the workers that are no more.
     pub(super) fn tick(&self) -> Vec<Placement> {
-        let (expired, told) = self.change(None, |state, now| {
+        let (expired, told, news) = self.change(None, |state, now| {
             let expired = state.view.expire_missing(now);
             state.view.forget(now);
-            let State { view, queue, .. } = state;
+            let news = state.view.judge(now);
+            let State { view, queue, synced_at, .. } = state;
             queue.pass(now);
             let hopeless = |integration: &IntegrationName| match view.serves(integration) {
                 Served::Yes => None,
+                Served::ByNobody if view.is_stale() => Some(nobody_known(integration)),
                 Served::ByNobody => Some(unknown_integration(integration)),
-                Served::NoWorkers => Some(TaskError::no_workers(NO_WORKERS)),
+                Served::NoWorkers => Some(no_workers(view.is_stale(), *synced_at)),
                 Served::Broken => Some(broken(integration)),
             };
             let impatient = |waiter: &Waiter| now.duration_since(waiter.since) >= NO_WORKERS_PATIENCE;
-            (expired, queue.give_up(hopeless, impatient, now))
+            (expired, queue.give_up(hopeless, impatient, now), news)
         });
+        news.iter().for_each(report);
         for (waiter, error) in told {
             // Fails when the waiter has just left, and then nobody needs to be told.
             let _ = waiter.answer.send(Err(error));
@@ -238,9 +241,16 @@ impl Dispatcher {
         self.state.lock().view.held(&place.into(), Instant::now())
     }
 
-    /// Whether the pool is empty, as far as this router knows.
-    pub(super) fn has_no_workers(&self) -> bool {
-        self.state.lock().view.len() == 0
+    /// What callers are told while the pool is empty, as far as this router knows.
+    pub(super) fn no_workers(&self) -> Option<TaskError> {
+        let state = self.state.lock();
+        (state.view.len() == 0).then(|| no_workers(state.view.is_stale(), state.synced_at))
+    }
+
+    /// Who is ejected, at most so many, those first that have been for longest.
+    pub(super) fn ejected(&self, at_most: usize) -> Vec<(WorkerId, Ejection)> {
+        let state = self.state.lock();
+        state.view.ejected().take(at_most).map(|(worker, ejection)| (worker.clone(), ejection)).collect()
     }
 
     /// Whether the registry has been heard at least once.
@@ -256,6 +266,7 @@ impl Dispatcher {
             census: state.view.census(now),
             stale: state.view.is_stale(),
             view_age: state.synced_at.map(|at| now.duration_since(at)),
+            ejections: state.view.ejections(),
             classes: state.queue.numbers(now),
         }
     }
@@ -316,7 +327,8 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let Reservation { placement, place, call, ended, .. } = &*self;
         self.dispatcher.change(Some(&placement.worker), |state, now| {
-            state.view.release(placement, &Wanted::from(place), ended.learned, ended.load, now);
+            let chance = state.random.random();
+            state.view.release(placement, &Wanted::from(place), ended.learned, ended.load, chance, now);
             state.queue.end(*call, &place.integration, ended.ran, now);
         });
     }
@@ -341,6 +353,36 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.dispatcher.state.lock().queue.remove(self.place, Instant::now());
+    }
+}
+
+/// Empty, stale and empty, or not heard yet: three things that another person has to look into.
+fn no_workers(is_stale: bool, synced_at: Option<Instant>) -> TaskError {
+    TaskError::no_workers(match (is_stale, synced_at) {
+        (false, Some(_)) => "the router knows no worker that is alive: the registry has none",
+        (true, Some(_)) => "the router knows no worker that is alive, and cannot reach the registry to hear of one",
+        (_, None) => "the router knows no worker yet: it has not heard the registry since it started",
+    })
+}
+
+/// Nobody may be known only because the registry cannot be reached.
+fn nobody_known(integration: &IntegrationName) -> TaskError {
+    let name = integration.as_str();
+    TaskError::no_workers(format!(
+        "the router knows no worker that runs an integration {name:?}, and cannot reach the registry to hear of one"
+    ))
+}
+
+fn report(news: &News) {
+    match news {
+        News::Ejected(worker, Ejection { saw, until, times }) => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+            tracing::warn!(%worker, reason = saw.reason.as_str(), seconds, times, "ejected worker {worker}: {saw}");
+        }
+        News::OnTrial(worker) => tracing::info!(%worker, "worker {worker} was ejected and is tried again"),
+        News::Needed(worker) => {
+            tracing::warn!(%worker, "worker {worker} is ejected no longer: too few others are left");
+        }
     }
 }
 

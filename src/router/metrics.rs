@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use super::channels::Channels;
+use super::channels::{Channels, Closed};
 use super::dispatch::Dispatcher;
+use super::outlier;
 use super::queue::Bound;
 use crate::task::Priority;
 use crate::telemetry::Telemetry;
@@ -69,13 +70,26 @@ impl Metrics {
             gauge!("weir_router_workers", "state" => "full").set(census.full as f64);
             gauge!("weir_router_workers", "state" => "draining").set(census.draining as f64);
             gauge!("weir_router_workers", "state" => "suspected").set(census.suspected as f64);
+            gauge!("weir_router_workers", "state" => "ejected").set(census.ejected as f64);
+            gauge!("weir_router_workers", "state" => "with_room").set(census.with_room as f64);
             gauge!("weir_router_slots").set(census.slots as f64);
             gauge!("weir_router_slots_held").set(census.in_flight as f64);
-            gauge!("weir_router_view_stale").set(if numbers.stale { 1.0 } else { 0.0 });
+            let (is_empty, has_room) = (census.workers == 0, census.with_room > 0);
+            gauge!("weir_router_view_stale").set(f64::from(u8::from(numbers.stale)));
+            gauge!("weir_router_view_empty").set(f64::from(u8::from(is_empty)));
+            gauge!("weir_router_view_full").set(f64::from(u8::from(!is_empty && !has_room)));
             if let Some(age) = numbers.view_age {
                 gauge!("weir_router_view_age_seconds").set(age.as_secs_f64());
             }
-            gauge!("weir_router_channels").set(channels.count() as f64);
+            for (reason, total) in outlier::Reason::ALL.into_iter().zip(numbers.ejections) {
+                counter!("weir_router_ejections_total", "reason" => reason.as_str()).absolute(total);
+            }
+            let channels = channels.numbers();
+            gauge!("weir_router_channels").set(channels.open as f64);
+            for (reason, total) in Closed::ALL.into_iter().zip(channels.closed) {
+                counter!("weir_router_channels_closed_total", "reason" => reason.as_str()).absolute(total);
+            }
+            counter!("weir_router_connect_failures_total").absolute(channels.connect_failures);
         });
     }
 
@@ -124,6 +138,14 @@ fn describe() {
     describe_gauge!("weir_router_slots", "Places of all known workers.");
     describe_gauge!("weir_router_slots_held", "Places estimated to be taken.");
     describe_gauge!("weir_router_view_stale", "1 while the registry cannot be reached, otherwise 0.");
+    describe_gauge!("weir_router_view_empty", "1 while no worker is known, otherwise 0.");
+    describe_gauge!(
+        "weir_router_view_full",
+        "1 while workers are known and none is expected to have room, otherwise 0."
+    );
     describe_gauge!("weir_router_view_age_seconds", "Time since the registry was last heard.");
+    describe_counter!("weir_router_ejections_total", "Workers ejected because they fail and others do not, by reason.");
     describe_gauge!("weir_router_channels", "Channels to workers.");
+    describe_counter!("weir_router_channels_closed_total", "Channels that were closed, by reason.");
+    describe_counter!("weir_router_connect_failures_total", "Connections to workers that could not be made.");
 }

@@ -10,14 +10,18 @@ use super::Intake;
 use super::channels::Channels;
 use super::dispatch::{Dispatcher, Numbers, Stands};
 use super::explain::{Book, Entry, Found, Progress, Refused, Stage};
+use super::outlier::Ejection;
 use super::queue::{ClassNumbers, Place};
-use crate::task::{PoolName, TaskId};
+use crate::task::{PoolName, TaskId, WorkerId};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, Explanation, description};
 
 /// The most tenants of each priority in a description.
 const MAX_TENANTS: usize = 10;
+
+/// The most ejected workers in a description.
+const MAX_EJECTED: usize = 20;
 
 /// Describes a router.
 pub(super) struct RouterOperations {
@@ -55,8 +59,8 @@ impl Operated for RouterOperations {
         let router = description::Router {
             queues: numbers.classes.iter().map(queue).collect(),
             tenants: tenants.collect(),
-            view: Some(view_out(&numbers)),
-            channels: count(self.channels.count()),
+            view: Some(view_out(&numbers, self.dispatcher.ejected(MAX_EJECTED))),
+            channels: count(self.channels.numbers().open),
         };
         let role = Some(description::Role::Router(router));
         Description { role, ..self.start.describe(&self.pool, self.remaining()) }
@@ -142,7 +146,15 @@ fn refused_out(refused: &Refused) -> Explanation {
     }
 }
 
-fn view_out(numbers: &Numbers) -> description::View {
+fn view_out(numbers: &Numbers, ejected: Vec<(WorkerId, Ejection)>) -> description::View {
+    let now = Instant::now();
+    let ejected_out = |(worker, Ejection { saw, until, times }): (WorkerId, Ejection)| description::Ejected {
+        worker: worker.to_string(),
+        reason: saw.reason.as_str().into(),
+        why: saw.to_string(),
+        for_seconds: until.saturating_duration_since(now).as_secs_f64(),
+        times,
+    };
     let Numbers { census, stale, view_age, .. } = numbers;
     description::View {
         workers: count(census.workers),
@@ -153,6 +165,9 @@ fn view_out(numbers: &Numbers) -> description::View {
         slots_held: census.in_flight,
         stale: *stale,
         age_seconds: view_age.map(|age| age.as_secs_f64()),
+        ejected: count(census.ejected),
+        ejected_workers: ejected.into_iter().map(ejected_out).collect(),
+        with_room: count(census.with_room),
     }
 }
 

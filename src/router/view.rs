@@ -9,6 +9,7 @@
 //! expires, and even workers that were full in the last word of the registry may be tried again.
 
 mod allowance;
+mod ejection;
 mod held;
 mod known;
 
@@ -18,12 +19,15 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::outlier;
 use super::pick::pick;
 use super::queue::{Place, Room};
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
 use crate::task::{IntegrationName, Priority, Tenant, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
+use ejection::Ejections;
+pub(super) use ejection::News;
 pub(super) use held::{Held, Hold};
 use known::Known;
 
@@ -40,6 +44,7 @@ pub(super) struct View {
     serving: BTreeMap<IntegrationName, Vec<WorkerId>>,
     stale: bool,
     has_other_limits: bool,
+    ejections: Ejections,
 }
 
 /// Where a call goes.
@@ -67,12 +72,18 @@ impl<'a> From<&'a Place> for Wanted<'a> {
 /// How a call that had a placement ended, as far as the view can learn from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Learned {
-    /// The worker answered.
+    /// The worker answered, and that says nothing of how well it does: an error of the task's own, or a cancelled task.
     Answered,
+    /// With an outcome as it should be.
+    Succeeded,
+    /// With a failure.
+    Failed,
     /// It refused for this reason.
     Refused(Reason),
-    /// It could not be reached.
+    /// It could not be reached: nothing was sent.
     Unreachable,
+    /// The call broke after it was sent.
+    Broke,
     /// Nothing: the call was given up.
     Nothing,
 }
@@ -94,11 +105,19 @@ pub(super) struct Census {
     pub(super) full: usize,
     pub(super) draining: usize,
     pub(super) suspected: usize,
+    pub(super) ejected: usize,
+    /// Those that are expected to have room for an interactive task of some integration.
+    pub(super) with_room: usize,
     pub(super) slots: u64,
     pub(super) in_flight: u64,
 }
 
 impl View {
+    /// Nobody yet.
+    pub(super) fn new(config: outlier::Config) -> Self {
+        View { ejections: Ejections::new(config), ..View::default() }
+    }
+
     /// Takes over a snapshot's workers. Who is missing from it stays for one more TTL: the registry may have lost its memory, and
     /// then the next heartbeat of each worker that lives brings it back.
     pub(super) fn replace(&mut self, workers: Vec<Presence>, now: Instant) {
@@ -143,6 +162,7 @@ impl View {
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
+            known.is_heard_of();
         }
         None
     }
@@ -258,21 +278,25 @@ impl View {
         let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
         let known = serving.iter().take(LOOKED_AT).filter_map(|worker| self.workers.get(worker));
         let holds = known.map(|known| known.holds(wanted, self.stale, now));
-        Held::new(wanted.integration.clone(), serving.len(), holds)
+        Held::new(wanted.integration.clone(), serving.len(), holds).stale(self.stale)
     }
 
-    /// A call has ended: it no longer counts, and what it taught is kept.
+    /// A call has ended: it no longer counts, and what it taught is kept. `chance`, anything from 0 to 1, is how much of the
+    /// longest pause a worker is left alone for that could not be reached.
     pub(super) fn release(
         &mut self,
         placement: &Placement,
         wanted: &Wanted<'_>,
         learned: Learned,
         load: Option<LoadReport>,
+        chance: f64,
         now: Instant,
     ) {
         let known = self.workers.get_mut(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
-            known.give_back(wanted, learned, load, now);
+            let was_suspected = known.is_suspected(now);
+            known.give_back(wanted, learned, load, chance, now);
+            self.judge_call(&placement.worker, wanted.integration, learned, was_suspected, now);
         }
     }
 
@@ -305,7 +329,9 @@ impl View {
         self.workers.values().fold(Census { workers: self.workers.len(), ..Census::default() }, |mut census, known| {
             census.full += usize::from(known.presence.state == State::Full);
             census.draining += usize::from(known.presence.state == State::Draining);
-            census.suspected += usize::from(known.suspected_until.is_some_and(|until| now < until));
+            census.suspected += usize::from(known.is_in_doubt(now));
+            census.ejected += usize::from(known.conduct.ejection().is_some());
+            census.with_room += usize::from(known.load(Priority::Interactive, self.stale, now).is_some());
             census.slots += u64::from(known.target);
             census.in_flight += u64::from(known.estimate());
             census

@@ -27,7 +27,8 @@ fn presence(worker: &str, target: u32) -> Presence {
 }
 
 fn dispatcher(capacity: usize, workers: impl IntoIterator<Item = Presence>) -> Dispatcher {
-    let dispatcher = Dispatcher::new(queue::Config { tasks: capacity, ..queue::Config::default() }, 1);
+    let dispatcher =
+        Dispatcher::new(queue::Config { tasks: capacity, ..queue::Config::default() }, outlier::Config::default(), 1);
     dispatcher.apply(workers.into_iter().map(Change::Present).collect());
     dispatcher
 }
@@ -114,7 +115,7 @@ async fn who_stops_waiting_leaves_the_queue_and_takes_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_patience() {
-    let empty = Dispatcher::new(queue::Config::default(), 1);
+    let empty = Dispatcher::new(queue::Config::default(), outlier::Config::default(), 1);
     let started = Instant::now();
     let wait = place(&empty, Priority::Batch, "bank");
     let ticking = async {
@@ -130,6 +131,60 @@ async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_pat
     let dispatcher = dispatcher(10, [presence("w1", 1)]);
     let unknown = place(&dispatcher, Priority::Batch, "nobody-has-it");
     assert_eq!(reason(dispatcher.reserve(&unknown, false).await), Reason::UnknownIntegration);
+}
+
+/// What the one who waits is told.
+async fn told(dispatcher: &Dispatcher, integration: &str) -> TaskError {
+    let place = place(dispatcher, Priority::Batch, integration);
+    let ticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            dispatcher.tick();
+        }
+    };
+    let answer =
+        tokio::select! { answer = dispatcher.reserve(&place, false) => answer, () = ticking => unreachable!() };
+    match answer.err() {
+        Some(TurnedAway::Hopeless(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_view_says_whether_it_is_fresh_stale_or_was_never_heard() {
+    let empty = || Dispatcher::new(queue::Config::default(), outlier::Config::default(), 1);
+    let (never, fresh, stale) = (empty(), empty(), empty());
+    fresh.apply(Vec::new());
+    stale.apply(Vec::new());
+    stale.set_stale();
+    for (dispatcher, says) in
+        [(never, "has not heard the registry"), (fresh, "the registry has none"), (stale, "cannot reach the registry")]
+    {
+        let error = told(&dispatcher, "bank").await;
+        assert!(error.reason == Reason::NoWorkers && error.message.contains(says), "{says}: {error}");
+        assert_eq!(dispatcher.no_workers(), Some(error));
+    }
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    dispatcher.set_stale();
+    let error = told(&dispatcher, "nobody-known-has-it").await;
+    assert!(error.reason == Reason::NoWorkers && error.message.contains("cannot reach the registry"), "{error}");
+    assert_eq!(dispatcher.no_workers(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_is_neither_empty_nor_stale() {
+    let census = |dispatcher: &Dispatcher| {
+        let numbers = dispatcher.numbers();
+        (numbers.census.workers, numbers.census.with_room, numbers.stale)
+    };
+    let full = dispatcher(10, [presence("w1", 0)]);
+    assert_eq!(census(&full), (1, 0, false));
+    full.set_stale();
+    assert_eq!(census(&full), (1, 0, true));
+    full.apply(vec![Change::Present(presence("w2", 1))]);
+    assert_eq!(census(&full), (2, 1, false));
+    let _held = full.reserve(&place(&full, Priority::Batch, "bank"), false).await.expect("room");
+    assert_eq!(census(&full), (2, 0, false), "what is sent counts at once");
 }
 
 #[tokio::test(start_paused = true)]
