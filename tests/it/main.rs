@@ -20,6 +20,7 @@ mod last_exit;
 mod live_settings;
 mod never_arrived;
 mod outages;
+mod outliers;
 mod overload;
 mod payload_balance;
 mod payload_reading;
