@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Lifecycle;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{METRICS_TYPE, Telemetry};
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -42,9 +42,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait after a failed accept, which is mostly a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The media type of Prometheus' text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const INDEX: &str = "\
 /live     200 while the process runs

@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::causes::with_causes;
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::{Integrations, exec};
 use crate::telemetry::logs::Logs;
@@ -139,16 +140,8 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("weir: {}", with_causes(error));
+    eprintln!("weir: {}", with_causes(error.as_ref()));
     ExitCode::FAILURE
-}
-
-/// An error and its causes in one line. Many errors name their cause in their own text: it is not said twice.
-fn with_causes(error: &anyhow::Error) -> String {
-    error.chain().skip(1).fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }
 
 /// Starts the logger, and has panics logged like everything else.
@@ -217,18 +210,5 @@ impl Signals {
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cause_is_named_once() {
-        let named = anyhow::anyhow!("the port is taken").context("worker.listen: the port is taken; use another");
-        assert_eq!(with_causes(&named), "worker.listen: the port is taken; use another");
-        let unnamed = anyhow::anyhow!("permission denied").context("cannot write it").context("no metrics");
-        assert_eq!(with_causes(&unnamed), "no metrics: cannot write it: permission denied");
     }
 }

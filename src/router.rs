@@ -33,7 +33,8 @@ use crate::admin::{self, Admin, Readiness};
 use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
 use crate::task::PoolName;
-use crate::telemetry::Telemetry;
+use crate::telemetry::lag::Lag;
+use crate::telemetry::{Telemetry, process};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
@@ -157,13 +158,15 @@ impl Router {
         };
         let admin = Admin::start(&config.admin, &telemetry, ready, &loops).await?;
         telemetry.run_upkeep(&loops);
+        process::register_pool("router", &config.pool, &telemetry);
+        Lag::watch(&telemetry, &loops);
         Metrics::follow(&telemetry, dispatcher.clone(), channels.clone());
         loops.spawn("follow", follow::follow(registry, dispatcher.clone(), channels.clone(), loops.token()));
         loops.spawn("tick", follow::tick(dispatcher.clone(), channels.clone(), loops.token()));
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
         let (metrics, book) = (Metrics::new(&telemetry), Book::default());
-        let port = Port::listen(config.listen).await?;
+        let port = Port::listen(config.listen, &telemetry).await?;
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
             pool: config.pool.clone(),

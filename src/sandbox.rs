@@ -23,6 +23,7 @@ mod fdx;
 mod latency;
 mod lines;
 mod meter;
+mod metrics;
 mod oauth;
 mod open_banking;
 mod pages;
@@ -45,6 +46,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::lifecycle::Lifecycle;
+use crate::telemetry::Telemetry;
 use clients::Clients;
 use conduct::Conduct;
 use lines::Lines;
@@ -197,8 +199,11 @@ impl Sandbox {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
         let conduct = Arc::new(Conduct::new(&config, script, now));
+        let (clients, telemetry) = (Arc::new(Clients::default()), metrics::telemetry());
+        metrics::follow(&clients, &telemetry);
         let bank = Arc::new(Bank {
-            clients: Arc::new(Clients::default()),
+            clients,
+            telemetry,
             lines: Lines::new(conduct.clone()),
             meters: Meters::default(),
             tokens: Tokens::new(config.seed, config.token_lifetime, config.rotate_refresh_tokens, now),
@@ -209,6 +214,11 @@ impl Sandbox {
         let routes = routes::routes(bank.clone());
         lifecycle.spawn("sandbox", connections::accept(listener, tls, routes, lifecycle.clone()));
         Ok(Sandbox { local_addr, bank })
+    }
+
+    /// What its `/metrics` shows.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.bank.telemetry
     }
 
     /// What it has counted.

@@ -4,14 +4,19 @@
 //! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
 //! counter say so. The version names the source document, so that one can see which workers run with it.
 //!
-//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file or a key of Redis. `follow.rs` turns what is there
-//! into settings, and `kept.rs` keeps the last good ones for the next start.
+//! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
+//! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N
+//! can go up.
 
+mod by_integration;
 pub mod edit;
 pub mod file;
 pub mod flagd;
 mod follow;
-mod kept;
+pub mod kept;
+pub mod launchdarkly;
+pub mod mark;
+pub mod raise;
 pub mod redis;
 pub mod store;
 mod table;
@@ -96,6 +101,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The key that holds the document, with [`Source::Redis`].
     pub redis_key: String,
+    /// Where the flags are, with [`Source::LaunchDarkly`].
+    pub launchdarkly: launchdarkly::Config,
     /// How many times the value before, or the start value where that is larger, `max_parallelism` may become at once.
     pub max_jump: f64,
     /// The Redis of [`Source::Redis`]: the registry's, which the configuration's root fills in.
@@ -112,6 +119,8 @@ pub enum Source {
     File,
     /// In a key of Redis, for the whole fleet.
     Redis,
+    /// LaunchDarkly's flags of the settings' keys.
+    LaunchDarkly,
 }
 
 impl Default for Config {
@@ -127,6 +136,7 @@ impl Default for Config {
             source: Source::File,
             file: None,
             redis_key: "weir:{settings}".into(),
+            launchdarkly: launchdarkly::Config::default(),
             max_jump: 10.0,
             redis_url: None,
         }
@@ -157,6 +167,9 @@ impl Config {
         }
         if self.source == Source::Redis && self.redis_url.is_none() {
             return wrong("source", "redis".into(), "set registry.url, the Redis that the document is in");
+        }
+        if self.source == Source::LaunchDarkly {
+            self.launchdarkly.check()?;
         }
         let tag = self.redis_key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
         let is_key = tag.is_some_and(|(tag, _)| !tag.is_empty()) && self.redis_key.len() <= 200;
@@ -194,6 +207,14 @@ pub enum SettingsError {
     /// The Redis that the document is in.
     #[error("settings.source: {reason}")]
     Redis {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// LaunchDarkly.
+    #[error("settings.{key}: {reason}")]
+    LaunchDarkly {
+        /// Which key of the configuration.
+        key: &'static str,
         /// What is wrong with it.
         reason: String,
     },
@@ -343,7 +364,7 @@ mod tests {
         let (kept, rejections) = to(501, &last);
         assert_eq!(kept.max_parallelism, 50);
         let expected = "max_parallelism: 501 is more than 10 times 50; raise it in steps, or set \"metadata\": \
-                        {\"allow_jump\": true} in the flag; keeping 50";
+                        {\"allow_jump\": true} in the flag (in LaunchDarkly, a flag allow_jump that is true); keeping 50";
         assert_eq!(rejections, [expected]);
         // Down is never a jump, and up again to where it started is none either.
         let low = Settings { max_parallelism: 1, ..last.clone() };

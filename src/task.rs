@@ -4,6 +4,8 @@
 //! (names and JSON texts are reference-counted).
 
 mod name;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transcript;
 
 use std::fmt;

@@ -33,10 +33,10 @@ use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
-use crate::task::{PoolName, WorkerId};
-use crate::telemetry::Telemetry;
+use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::{Telemetry, process};
 use crate::upstream::{self, Upstreams};
 use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
 use crate::wire::server::{Port, RunningServer, ServeError};
@@ -184,10 +184,10 @@ impl Worker {
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
-        let context = config.settings_context(Some(id.clone()));
+        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
+        let context = config.settings_context(Some(id.clone()), integrations.clone());
         let settings =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
-        let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
         let environment = Environment::new(&config.environment, "worker.environment", &runs, &telemetry)?;
@@ -198,6 +198,7 @@ impl Worker {
         let payloads = parts.store.map(start).transpose()?;
         let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
         telemetry.run_upkeep(&loops);
+        process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
 
         parts.integrations.start(&background);
@@ -228,7 +229,7 @@ impl Worker {
             runner: runner.clone(),
             errors: service::Errors::new(&telemetry),
         };
-        let port = Port::listen(config.listen).await?;
+        let port = Port::listen(config.listen, &telemetry).await?;
         let address = config.advertised(port.local_address)?;
         let identity = Identity { worker: id.clone(), address, incarnation, pool: config.pool.clone(), integrations };
 
@@ -351,9 +352,10 @@ impl Config {
         self.id.as_ref().map(ToString::to_string).or_else(by_port)
     }
 
-    /// Who a worker of this configuration is to whoever targets settings.
-    pub fn settings_context(&self, worker: Option<WorkerId>) -> settings::Context {
-        settings::Context { pool: self.pool.clone(), worker: worker.or(self.id.clone()), zone: self.zone.clone() }
+    /// Who a worker of this configuration is to whoever targets settings, and what it runs.
+    pub fn settings_context(&self, worker: Option<WorkerId>, integrations: Vec<IntegrationName>) -> settings::Context {
+        let (pool, worker, zone) = (self.pool.clone(), worker.or(self.id.clone()), self.zone.clone());
+        settings::Context { pool, worker, zone, integrations, integration: None }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

@@ -28,7 +28,8 @@ each integration, the first mistake is shown.
 
 --connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
 worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
-sends no request; takes the ports that the roles would listen on, and gives them back.
+sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would \
+listen on, and gives them back.
 
 Examples:
   weir check
@@ -158,11 +159,21 @@ fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> an
         return report
             .note("settings.source", format!("the key {} of the registry's Redis", config.settings.redis_key));
     }
+    if config.settings.source == settings::Source::LaunchDarkly {
+        let from = &config.settings.launchdarkly;
+        return match from.sdk_key() {
+            Ok(_) => report.note("settings.source", format!("LaunchDarkly's flags, streamed from {}", from.stream_url)),
+            // Without LaunchDarkly in it, weir asks for no key.
+            Err(_) if report.is_wrong("settings.source") => Ok(()),
+            Err(error) => report.wrong_as_said(&error),
+        };
+    }
     let Some(file) = &config.settings.file else {
         return report.note("settings.file", "not set: the start values stay until the worker is started again");
     };
     let shown = file.display();
-    match settings::file::examine(file, &parts.settings, &config.worker.settings_context(None)) {
+    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
+    match settings::file::examine(file, &parts.settings, &context) {
         Ok((settings, rejections)) => {
             for rejection in &rejections {
                 report.wrong("settings.file", format!("{shown}: {rejection}"))?;

@@ -9,6 +9,7 @@ use super::{Signals, block_on, start_logs};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::sandbox::{Latency, Sandbox};
+use crate::telemetry::process;
 
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -23,6 +24,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
   curl -d grant_type=client_credentials -u me:secret http://127.0.0.1:7480/oauth/token
   curl -X PUT -d '{"errors": {"share": 0.5}}' http://127.0.0.1:7480/behaviour/me
   curl http://127.0.0.1:7480/stats
+  curl http://127.0.0.1:7480/metrics
 
 What it can do to its clients is in [sandbox.behaviour] of deploy/weir.example.toml."#)]
 pub(super) struct Args {
@@ -65,6 +67,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::listen()?;
         let lifecycle = Lifecycle::new();
         let sandbox = Sandbox::start(config.sandbox, &lifecycle).await?;
+        process::register(sandbox.telemetry());
         tracing::info!(listen = %sandbox.local_addr, "the sandbox bank answers");
         signals.next().await;
         if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), || ()).await {

@@ -3,8 +3,10 @@
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod raise;
 mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +18,19 @@ use super::table::{Table, duration, printable};
 use super::{block_on, print};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
+use crate::registry;
 use crate::settings::edit::{self, Change, Difference, Scope, Share};
+use crate::settings::launchdarkly::CHANGED_THERE;
 use crate::settings::store::{self, Edit, ReadError, Revision, Store};
+use crate::settings::{self, Source, flagd, kept};
 use crate::task::PoolName;
+use crate::telemetry::Telemetry;
 
 /// How long reads and writes of a file may take to end after an error.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the registry may take to say who serves a pool.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Flags of `weir settings`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +54,8 @@ enum Command {
     Diff(DiffArgs),
     /// Puts an earlier document back, as a new change.
     Rollback(RollbackArgs),
+    /// Turns N up step by step, on a share of the workers first, and takes back what is worse.
+    Raise(raise::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,14 +116,21 @@ struct DiffArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without a revision, the document before the last change is put back.
+#[command(
+    after_help = "Without a revision, the document before the last change is put back; where the document is gone or broken, the \
+one of the last change.
 
 Examples:
   weir settings rollback --why 'p99 of the bank rose'
-  weir settings rollback 41 --why 'the last good one'")]
+  weir settings rollback 41 --why 'the last good one'
+  weir settings rollback --kept /var/lib/weir-worker/settings-worker-1.json --why 'the file was broken by hand'"
+)]
 struct RollbackArgs {
     /// The revision whose document to put back.
     revision: Option<u64>,
+    /// Makes a document of the last good values that a worker keeps in its state_dir, for all workers.
+    #[arg(long, value_name = "FILE", conflicts_with = "revision")]
+    kept: Option<PathBuf>,
     /// The reason, for the history.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -124,6 +142,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 }
 
 pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
+    if config.settings.source == Source::LaunchDarkly && !matches!(args.command, Command::Status(_)) {
+        bail!(CHANGED_THERE);
+    }
     block_on(async {
         let lifecycle = Lifecycle::new();
         let Some(store) = store::open(&config.settings, &lifecycle)? else {
@@ -138,6 +159,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
             Command::Rollback(args) => rollback(args, &*store).await,
+            Command::Raise(args) => raise::run(args, store, &config).await,
         };
         // What does not end is a read of a file, which ends with the process.
         let _ = lifecycle.stop(STOP_WITHIN).await;
@@ -156,13 +178,35 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
     let current = document(store).await?;
     let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
-    let document = edit::edit(current.as_deref(), &changes, &start, max_jump).map_err(anyhow::Error::msg)?;
+    let edited = |changes| edit::edit(current.as_deref(), changes, &start, max_jump);
+    if let Err(reason) = edited(&[]) {
+        bail!("{}: {reason}; mend it, or put the last good one back with \"weir settings rollback\"", store.name());
+    }
+    let document = edited(&changes).map_err(anyhow::Error::msg)?;
     if current.as_deref() == Some(document.as_bytes()) {
         return print("nothing changes: it is set already");
     }
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
-    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope)))
+    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope)))?;
+    if let Scope::Some { pool: Some(pool), .. } = &scope
+        && serves_nobody(pool, config).await
+    {
+        eprintln!("weir: no worker serves the pool {pool} now: nobody has this value until one does");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the registry knows of no worker in a pool, whose name may be a typing error. While it is away, nobody can tell.
+async fn serves_nobody(pool: &PoolName, config: &Config) -> bool {
+    if config.registry.url.is_none() {
+        return false;
+    }
+    let workers = async {
+        let registry = registry::open(&config.registry, pool, &Telemetry::new()?)?;
+        anyhow::Ok(registry.snapshot().await?.workers.len())
+    };
+    matches!(tokio::time::timeout(ASKED_WITHIN, workers).await, Ok(Ok(0)))
 }
 
 fn for_whom(scope: &Scope) -> String {
@@ -226,8 +270,22 @@ async fn diff(args: &DiffArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
 async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
     let why = reason(args.why)?;
     let (current, revisions) = (document(store).await?, store.history().await?);
+    if let Some(path) = args.kept {
+        let values = kept::values(&path).map_err(anyhow::Error::msg)?;
+        let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        let edit = Edit { document: flagd::document(&values), who: who(), why };
+        let number = store.write(current.as_deref(), &edit).await?;
+        return print(&format!("v{number}: the values of {}", path.display()));
+    }
+    let is_good = |document: &[u8]| flagd::evaluate(document, &settings::Context::default()).is_ok();
     let to = match args.revision {
         Some(number) => find(&revisions, number)?,
+        None if !current.as_deref().is_some_and(is_good) => revisions.last().with_context(|| {
+            format!(
+                "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
+                store.name()
+            )
+        })?,
         // The one before the last change, even if somebody has set the document by hand since.
         None => match revisions.as_slice() {
             [.., before, _] => before,

@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncSeekExt, BufReader};
 use super::block_on;
 use crate::client::{Client, Submission};
 use crate::task::{IntegrationName, Json, Priority};
-use line::{Answer, Defaults};
+use line::{Answer, Defaults, Numbered};
 use summary::Summary;
 pub(super) use summary::quantile;
 
@@ -29,7 +29,7 @@ const MAX_LINE_BYTES: usize = 8 << 20;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = r#"Each line is a JSON object: "integration" and "input", and if you like "id", "tenant", "priority"
-("interactive" or "batch") and "timeout" ("30s"). Flags give what a line leaves out.
+("interactive" or "batch") and "timeout" ("30s"). Flags give what a line leaves out. Each answer names its "line".
 
 Examples:
   weir submit tasks.jsonl > outcomes.jsonl
@@ -116,10 +116,11 @@ async fn submit_all(
             async move {
                 let line = line.context("cannot read the tasks")?;
                 let task = line.map_err(|why| why.to_string()).and_then(|line| line::parse(&line, defaults));
-                anyhow::Ok(match task {
+                let answer = match task {
                     Ok(submission) => submit_one(&client, submission).await,
-                    Err(reason) => Answer::unreadable(index + 1, reason),
-                })
+                    Err(reason) => Answer::Unreadable { reason },
+                };
+                anyhow::Ok(Numbered { line: index + 1, answer })
             }
         })
         .buffer_unordered(concurrency)
@@ -141,8 +142,8 @@ async fn submit_all(
 async fn submit_one(client: &Client, submission: Submission) -> Answer {
     let started = tokio::time::Instant::now();
     match client.submit(&submission).await {
-        Ok(outcome) => Answer::outcome(outcome, started.elapsed()),
-        Err(error) => Answer::error(submission.id, error),
+        Ok(outcome) => Answer::Outcome { outcome, took: started.elapsed() },
+        Err(error) => Answer::Error { task: submission.id, error },
     }
 }
 

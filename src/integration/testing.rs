@@ -9,19 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Environment, environment};
 use crate::lifecycle::Lifecycle;
-use crate::task::{Json, Priority, RunId, Task, Tenant};
+use crate::task::{Json, Priority, RunId, Task, testing};
 use crate::telemetry::Telemetry;
 
 /// A task with this input and a minute's time.
 pub fn task(input: &str) -> Task {
-    Task {
-        id: "task-1".parse().expect("a name"),
-        integration: "bank".parse().expect("a name"),
-        tenant: Tenant::default(),
-        priority: Priority::Interactive,
-        input: Json::parse(input.to_owned()).expect("JSON"),
-        deadline: Instant::now() + Duration::from_secs(60),
-    }
+    let input = Json::parse(input.to_owned()).expect("JSON");
+    Task { priority: Priority::Interactive, input, ..testing::task("task-1") }
 }
 
 /// A run of [`task`].

@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::*;
+use crate::task::testing::task;
 use crate::task::transcript::{Exchange, Message, Phases, Response};
-use crate::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
+use crate::task::{Json, Outcome, RunId, Timings, Transcript};
 
 mod outages;
 
@@ -48,16 +49,8 @@ pub(super) fn record(id: &str) -> Record {
             receiving: Duration::from_millis(10),
         },
     };
-    let task = Task {
-        id: id.parse().expect("an id"),
-        integration: "bank".parse().expect("a name"),
-        tenant: Default::default(),
-        priority: Priority::Batch,
-        input: Json::null(),
-        deadline: Instant::now() + Duration::from_secs(60),
-    };
     let transcript = Transcript { recorded_bytes: 1_000, exchanges: vec![exchange], ..Default::default() };
-    Record { task, outcome: outcome(id), transcript, pool: "parallel".parse().expect("a name") }
+    Record { task: task(id), outcome: outcome(id), transcript, pool: "parallel".parse().expect("a name") }
 }
 
 /// What a store does with the n-th put.

@@ -135,9 +135,8 @@ impl Dispatcher {
         let mut state = self.state.lock();
         let State { view, queue, random, .. } = &mut *state;
         // Where others are before it, there was no room for them.
-        let is_first = queue.is_first(place);
-        let room = if is_first { view.reserve(&place.into(), random, now) } else { Room::NotForIntegration };
-        if let Room::Found(placement) = room {
+        let room = queue.is_first(place).then(|| view.reserve(&place.into(), random, now));
+        if let Some(Room::Found(placement)) = room {
             let call = queue.start(place, now);
             return Ok(self.reservation(placement, place.clone(), call));
         }
@@ -161,8 +160,8 @@ impl Dispatcher {
         } else {
             queue.push(place.clone(), waiter, now).map_err(|full| No(TurnedAway::Full(full)))?;
         }
-        if let Room::NotForTenant { again } = room {
-            queue.pass_over(place, again);
+        if let Some(room) = room {
+            queue.found(place, room, now);
         }
         drop(state);
         if serves {
@@ -284,6 +283,7 @@ impl Dispatcher {
             let mut state = self.state.lock();
             let result = change(&mut state, now);
             let State { view, queue, random, .. } = &mut *state;
+            queue.set_slots(view.slots(), now);
             let served = match queue.is_empty() {
                 true => Vec::new(),
                 false => queue.serve(now, |place| match at {

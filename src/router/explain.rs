@@ -165,17 +165,10 @@ impl Drop for Entered {
 mod tests {
     use super::*;
     use crate::router::queue::{Config, Queue};
-    use crate::task::{Json, Priority, Task, Tenant};
+    use crate::task::testing::task;
 
     fn enter(book: &Book, id: &str) -> Entered {
-        let task = Task {
-            id: id.parse().expect("an id"),
-            integration: "bank".parse().expect("a name"),
-            tenant: Tenant::default(),
-            priority: Priority::Batch,
-            input: Json::null(),
-            deadline: Instant::now(),
-        };
+        let task = task(id);
         let place = Queue::<()>::new(Config::default(), Instant::now()).place(&task, Instant::now());
         book.enter(task.id, place, Instant::now())
     }

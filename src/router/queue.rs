@@ -15,6 +15,7 @@ mod bounds;
 mod class;
 mod drain;
 mod fair;
+mod line;
 mod pace;
 mod turns;
 
@@ -30,8 +31,9 @@ pub(super) use fair::Call;
 
 use crate::task::{IntegrationName, Priority, Task, Tenant};
 use bounds::retry_after;
-use class::{Class, Passed};
+use class::Class;
 use fair::{Calls, Charge, Usage, usage};
+use line::Passed;
 use pace::Pace;
 use turns::Turns;
 
@@ -75,9 +77,9 @@ pub(super) struct Served<T, R> {
 pub(super) enum Room<R> {
     /// There is.
     Found(R),
-    /// Not for any task of the class.
+    /// Not for any task of the class: no slot is free.
     NotForClass,
-    /// Not for any task of the class and the integration.
+    /// Not for any task of the class and the integration, though a slot is free.
     NotForIntegration,
     /// Not for the tenant's task; others may have it. `again` says when to ask again, unless one of the tenant's calls
     /// ends before: nobody takes more of the tenant. None where another worker may, but has no room just now.
@@ -179,7 +181,10 @@ impl<T> Queue<T> {
 
     /// Leaves a place, if it is still taken.
     pub(super) fn remove(&mut self, place: &Place, now: Instant) -> Option<T> {
-        self.class_mut(place.priority).remove(place, now).map(|waiter| waiter.value)
+        let class = self.class_mut(place.priority);
+        let waiter = class.remove(place, now)?;
+        class.measure(now);
+        Some(waiter.value)
     }
 
     /// A call begins for a place that was not waited at.
@@ -189,7 +194,7 @@ impl<T> Queue<T> {
         self.class_mut(place.priority).start(&place.tenant, charge, now);
         let batch_waits = self.class(Priority::Batch).has_any_ready();
         self.turns.started(place.priority, charge, batch_waits);
-        let Place { priority, tenant, .. } = place.clone();
+        let (priority, tenant) = (place.priority, place.tenant.clone());
         self.calls.start(Charge { priority, tenant, slots, since: now, charged: charge })
     }
 
@@ -232,15 +237,27 @@ impl<T> Queue<T> {
         while let Some(next) = self.serve_one(now, &mut passed, &mut room) {
             served.push(next);
         }
+        for (class, passed) in self.classes.iter_mut().zip(&passed) {
+            class.set_short(passed.all, now);
+        }
         served
     }
 
-    /// The place has just been taken, and there was no room for its tenant: see [`Room::NotForTenant`].
-    pub(super) fn pass_over(&mut self, place: &Place, again: Option<Instant>) {
-        match again {
-            None => self.passed_over = true,
-            Some(until) => self.class_mut(place.priority).park(&place.integration, &place.tenant, until),
+    /// The place has just been taken, and such was the room for it.
+    pub(super) fn found<R>(&mut self, place: &Place, room: Room<R>, now: Instant) {
+        let class = self.class_mut(place.priority);
+        match room {
+            Room::Found(_) => {}
+            Room::NotForClass => class.set_short(true, now),
+            Room::NotForIntegration => class.hold(&place.integration),
+            Room::NotForTenant { again: Some(until) } => class.park(&place.integration, &place.tenant, until),
+            Room::NotForTenant { again: None } => self.passed_over = true,
         }
+    }
+
+    /// The workers have so many slots from now on.
+    pub(super) fn set_slots(&mut self, slots: u64, now: Instant) {
+        self.classes.iter_mut().for_each(|class| class.set_slots(slots, now));
     }
 
     /// Whether there may be room for one who has just come, although others wait before it.
@@ -262,12 +279,16 @@ impl<T> Queue<T> {
                         let place = self.class(priority).head(&candidate)?.clone();
                         let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
                         let call = self.start(&place, now);
-                        self.class_mut(priority).departed(&place.tenant, run);
-                        let waiter = self.remove(&place, now)?;
+                        self.class_mut(priority).departs(&place, run);
+                        // Measured when all are served.
+                        let waiter = self.class_mut(priority).remove(&place, now)?.value;
                         return Some(Served { place, waiter, found, call });
                     }
                     Room::NotForClass => passed.all = true,
-                    Room::NotForIntegration => passed.line(candidate.integration),
+                    Room::NotForIntegration => {
+                        self.class_mut(priority).hold(&candidate.integration);
+                        passed.line(candidate.integration);
+                    }
                     Room::NotForTenant { again: None } => {
                         passed.tenant(candidate);
                         self.passed_over = true;
@@ -319,8 +340,8 @@ impl<T> Queue<T> {
     pub(super) fn standing(&self, place: &Place, now: Instant) -> Option<Standing> {
         let class = self.class(place.priority);
         let (own_ahead, is_parked) = class.stands(place)?;
-        let ahead = class.ahead(&place.tenant, own_ahead);
-        Some(Standing { own_ahead, ahead, is_parked, estimated_wait: self.estimate(place, own_ahead, now) })
+        let ahead = class.ahead(place, own_ahead);
+        Some(Standing { own_ahead, ahead, is_parked, estimated_wait: class.estimate(place, own_ahead, now) })
     }
 
     /// Whether nobody waits.
@@ -337,7 +358,7 @@ impl<T> Queue<T> {
                 waiting: class.total().tasks,
                 bytes: class.total().bytes,
                 oldest: class.oldest().map(|since| now.saturating_duration_since(since)),
-                per_second: class.drain.rate(now),
+                per_second: class.rate(now),
             }
         })
     }
@@ -347,29 +368,17 @@ impl<T> Queue<T> {
         self.class(priority).top(at_most)
     }
 
-    /// The wait of a place that has so many of its tenant's own before it: tasks that come first, at the most, over the
-    /// departures per second of the class. Where the tenant is at a cap, not less than its own tasks before it over its
-    /// own departures per second.
-    fn estimate(&self, place: &Place, own_ahead: usize, now: Instant) -> Option<Duration> {
-        let class = self.class(place.priority);
-        let of_class = class.drain.rate(now).map(|rate| (class.ahead(&place.tenant, own_ahead) + 1) as f64 / rate);
-        let own = || class.rate_of(&place.tenant, now).map(|rate| (own_ahead + 1) as f64 / rate);
-        let of_tenant = if class.is_parked(&place.tenant) { own() } else { None };
-        let seconds = [of_class, of_tenant].into_iter().flatten().reduce(f64::max)?;
-        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
-    }
-
     fn check(&self, place: &Place, now: Instant) -> Result<(), Full> {
         let class = self.class(place.priority);
         let (all, own) = (class.total(), class.total_of(&place.tenant));
-        let estimate = self.estimate(place, own.tasks, now);
+        let estimate = class.estimate(place, own.tasks, now);
         let full = |bound, excess: f64| {
-            let retry_after = retry_after(excess, class.drain.rate(now));
+            let retry_after = retry_after(excess, class.rate_for(place, now));
             Full { bound, retry_after, message: self.config.describe(bound, place.priority) }
         };
         self.config.check_room(all, own, place.bytes).map_err(|bound| {
             let tasks = match bound {
-                Bound::TenantTasks | Bound::TenantBytes => class.ahead(&place.tenant, own.tasks),
+                Bound::TenantTasks | Bound::TenantBytes => class.ahead(place, own.tasks),
                 _ => all.tasks,
             };
             // Once a tenth of them is gone: who comes at the first free place finds all the others there.
@@ -393,7 +402,7 @@ impl<T> Queue<T> {
         if estimate.as_ref().is_some_and(is_hopeless) {
             // Not all of its tenant's own come first: those with a later deadline do not, which only now is worth a count.
             let own_ahead = class.stands(place).map_or(0, |(own_ahead, _)| own_ahead);
-            if let Some(estimate) = self.estimate(place, own_ahead, now).filter(is_hopeless) {
+            if let Some(estimate) = class.estimate(place, own_ahead, now).filter(is_hopeless) {
                 return Err(too_long(Bound::WaitOverDeadline, estimate, needed(estimate) - remaining, remaining));
             }
         }

@@ -42,6 +42,8 @@ const LOOKED_AT: usize = 500;
 pub(super) struct View {
     workers: HashMap<WorkerId, Known>,
     serving: BTreeMap<IntegrationName, Vec<WorkerId>>,
+    /// Of all of them together: see [`Known::slots`].
+    slots: u64,
     stale: bool,
     has_other_limits: bool,
     ejections: Ejections,
@@ -158,11 +160,13 @@ impl View {
                 known.forget_caps();
                 self.has_other_limits = true;
             }
+            self.slots -= known.slots();
             let Presence { in_flight, target, reserved, .. } = presence;
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
             known.is_heard_of();
+            self.slots += known.slots();
         }
         None
     }
@@ -171,11 +175,13 @@ impl View {
         self.list(&presence);
         self.has_other_limits = true;
         let known = Known::new(presence, now);
+        self.slots += known.slots();
         self.workers.insert(known.presence.worker.clone(), known);
     }
 
     fn remove(&mut self, worker: &WorkerId) -> Option<Placement> {
         let known = self.workers.remove(worker)?;
+        self.slots -= known.slots();
         self.unlist(worker);
         Some(known.placement())
     }
@@ -295,7 +301,9 @@ impl View {
         let known = self.workers.get_mut(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
             let was_suspected = known.is_suspected(now);
+            self.slots -= known.slots();
             known.give_back(wanted, learned, load, chance, now);
+            self.slots += known.slots();
             self.judge_call(&placement.worker, wanted.integration, learned, was_suspected, now);
         }
     }
@@ -308,6 +316,11 @@ impl View {
     /// Whether a worker has come, or has other settings, since this was last asked.
     pub(super) fn has_other_limits(&mut self) -> bool {
         std::mem::take(&mut self.has_other_limits)
+    }
+
+    /// How many slots the workers have that take tasks, by their last word.
+    pub(super) fn slots(&self) -> u64 {
+        self.slots
     }
 
     /// How many are known.

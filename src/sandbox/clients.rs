@@ -82,7 +82,14 @@ pub struct TokenCounts {
 
 #[derive(Default)]
 pub(super) struct Clients {
-    stats: Mutex<Stats>,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    stats: Stats,
+    /// What all clients had come to at the last reset, since the start.
+    before: Counts,
 }
 
 /// A request, which is in flight from its [`begin`](InFlight::begin) on; ends with this value, also when the caller went
@@ -109,7 +116,7 @@ impl Clients {
 
     /// Counts something for this client and for all; returns what it is counted as, and what `count` says of it.
     pub(super) fn count<T>(&self, client: &str, count: impl Fn(&mut Counts) -> T) -> (String, T) {
-        let mut stats = self.stats.lock();
+        let stats = &mut self.counted.lock().stats;
         let known = stats.clients.contains_key(client) || stats.clients.len() < MAX_CLIENTS;
         let counted_as = if known { client } else { OTHERS }.to_owned();
         count(&mut stats.all);
@@ -119,15 +126,22 @@ impl Clients {
 
     /// An answer was ready so much later than its latency.
     pub(super) fn late(&self, late: Duration) {
-        self.stats.lock().late_us += u64::try_from(late.as_micros()).unwrap_or_default();
+        self.counted.lock().stats.late_us += u64::try_from(late.as_micros()).unwrap_or_default();
     }
 
     pub(super) fn stats(&self) -> Stats {
-        self.stats.lock().clone()
+        self.counted.lock().stats.clone()
+    }
+
+    /// What all clients come to since the start, resets or not: what Prometheus counts never goes back.
+    pub(super) fn since_start(&self) -> Counts {
+        let Counted { stats, before } = &*self.counted.lock();
+        stats.all.and(before)
     }
 
     pub(super) fn reset(&self) {
-        let mut stats = self.stats.lock();
+        let Counted { stats, before } = &mut *self.counted.lock();
+        *before = stats.all.and(before);
         stats.all.reset();
         stats.late_us = 0;
         stats.clients.retain(|_, counts| {
@@ -157,7 +171,7 @@ impl Drop for InFlight {
         if !self.has_begun {
             return;
         }
-        let mut stats = self.clients.stats.lock();
+        let stats = &mut self.clients.counted.lock().stats;
         stats.all.in_flight -= 1;
         if let Some(counts) = stats.clients.get_mut(&self.client) {
             counts.in_flight -= 1;
@@ -168,6 +182,31 @@ impl Drop for InFlight {
 impl Counts {
     fn reset(&mut self) {
         *self = Counts { in_flight: self.in_flight, max_in_flight: self.in_flight, ..Counts::default() };
+    }
+
+    /// With what was counted before; what is in flight is as it is now.
+    fn and(&self, before: &Counts) -> Counts {
+        let (tokens, earlier) = (&self.tokens, &before.tokens);
+        Counts {
+            in_flight: self.in_flight,
+            max_in_flight: self.max_in_flight.max(before.max_in_flight),
+            total: self.total + before.total,
+            rate_limited: self.rate_limited + before.rate_limited,
+            refused: self.refused + before.refused,
+            hung: self.hung + before.hung,
+            reset: self.reset + before.reset,
+            errors: self.errors + before.errors,
+            truncated: self.truncated + before.truncated,
+            oversized: self.oversized + before.oversized,
+            unauthorized: self.unauthorized + before.unauthorized,
+            tokens: TokenCounts {
+                requests: tokens.requests + earlier.requests,
+                client_credentials: tokens.client_credentials + earlier.client_credentials,
+                refresh_token: tokens.refresh_token + earlier.refresh_token,
+                refused: tokens.refused + earlier.refused,
+                errors: tokens.errors + earlier.errors,
+            },
+        }
     }
 }
 
@@ -198,6 +237,8 @@ mod tests {
         clients.late(Duration::from_micros(3));
         assert_eq!(clients.stats().late_us, 2_003);
         clients.reset();
+        let since_start = Counts { in_flight: 1, max_in_flight: 3, total: 4, errors: 1, ..Counts::default() };
+        assert_eq!(clients.since_start(), since_start);
         let stats = clients.stats();
         assert_eq!((stats.clients.len(), stats.late_us), (1, 0));
         assert_eq!(stats.clients["a"], Counts { in_flight: 1, max_in_flight: 1, ..Counts::default() });

@@ -6,7 +6,8 @@
 //! data as a UK bank tells it is below `/open-banking/v4.0/aisp` (`open_banking.rs`), and as an American one does below
 //! `/fdx/v6` (`fdx.rs`). `POST /oauth/token` gives tokens (`oauth.rs`).
 //!
-//! Without one: `GET /stats`, and `DELETE /stats` to count from zero; the bank's behaviour (`control.rs`).
+//! Without one: `GET /stats`, and `DELETE /stats` to count from zero; `GET /metrics` for Prometheus; the bank's behaviour
+//! (`control.rs`).
 
 use std::sync::Arc;
 
@@ -30,11 +31,13 @@ use super::pages::{Kind, Part, cursor};
 use super::refusals::{Dialect, Refusal};
 use super::tokens::Tokens;
 use super::{Config, control, door, fdx, oauth, open_banking};
+use crate::telemetry::{METRICS_TYPE, Telemetry};
 
 /// Everything that a request may need.
 pub(super) struct Bank {
     pub(super) config: Config,
     pub(super) clients: Arc<Clients>,
+    pub(super) telemetry: Telemetry,
     pub(super) conduct: Arc<Conduct>,
     pub(super) lines: Arc<Lines>,
     pub(super) meters: Meters,
@@ -54,6 +57,7 @@ pub(super) fn routes(bank: Arc<Bank>) -> Router {
         .merge(oauth::routes())
         .merge(control::routes())
         .route("/stats", get(stats).delete(reset))
+        .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({ "error": "there is nothing at this path" }))) })
         .method_not_allowed_fallback(|| async {
             let problem = "this path has other methods: the header Allow names them";
@@ -64,6 +68,10 @@ pub(super) fn routes(bank: Arc<Bank>) -> Router {
 
 async fn stats(State(bank): State<Arc<Bank>>) -> Json<Stats> {
     Json(bank.clients.stats())
+}
+
+async fn metrics(State(bank): State<Arc<Bank>>) -> Response {
+    ([(CONTENT_TYPE, METRICS_TYPE)], bank.telemetry.render()).into_response()
 }
 
 async fn reset(State(bank): State<Arc<Bank>>) -> StatusCode {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use super::flagd::{self, ALLOW_JUMP};
+use super::mark::RAISE;
 use super::{Context, Settings, brief, spec};
 use crate::task::PoolName;
 
@@ -43,11 +44,24 @@ pub enum Scope {
 }
 
 /// A share of the workers, above 0% and below 100%, in hundredths of a percent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(u32);
 
 /// The whole, in hundredths of a percent.
 const WHOLE: u32 = 10_000;
+
+impl Share {
+    /// The smallest and the largest.
+    pub const LEAST: Share = Share(1);
+    /// See [`Share::LEAST`].
+    pub const MOST: Share = Share(WHOLE - 1);
+
+    /// One half-way between two; none when they are neighbours.
+    pub fn between(low: Share, high: Share) -> Option<Share> {
+        let middle = low.0.midpoint(high.0);
+        (low.0 < middle && middle < high.0).then_some(Share(middle))
+    }
+}
 
 impl FromStr for Share {
     type Err = String;
@@ -146,6 +160,7 @@ fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
     let metadata = flag.entry("metadata").or_insert_with(|| json!({}));
     if let Some(metadata) = metadata.as_object_mut() {
         metadata.remove(ALLOW_JUMP);
+        metadata.remove(RAISE);
         if change.allow_jump {
             metadata.insert(ALLOW_JUMP.into(), true.into());
         }
@@ -318,7 +333,8 @@ mod tests {
 
     fn value(document: &str, pool: &str, worker: &str) -> Value {
         let (pool, worker) = (pool.parse().expect("a pool"), Some(worker.parse().expect("a worker id")));
-        let flags = flagd::evaluate(document.as_bytes(), &Context { pool, worker, zone: None }).expect("a document");
+        let flags =
+            flagd::evaluate(document.as_bytes(), &Context { pool, worker, ..Context::default() }).expect("a document");
         flags["max_parallelism"].clone().expect("good").map_or(Value::Null, |flag| flag.value)
     }
 

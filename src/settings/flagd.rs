@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::brief;
 use super::targeting::{self, Context};
+use super::{brief, by_integration};
 
 /// A flag's value; none when the flag is disabled or leaves the value to the program; or what is wrong with it.
 pub type Evaluated = Result<Option<Flag>, String>;
@@ -45,7 +45,13 @@ pub fn evaluate(document: &[u8], context: &Context) -> Result<BTreeMap<String, E
         Value::Null => &none,
         shared => shared.as_object().ok_or("\"$evaluators\" is not an object; use {\"name\": {…}}")?,
     };
-    let evaluate = |(key, flag): (&String, &Value)| (key.clone(), evaluate_flag(key, flag, shared, context));
+    let shared_mentions = shared.values().any(mentions_integration);
+    let evaluate = |(key, flag): (&String, &Value)| {
+        let mentions = shared_mentions || flag.get("targeting").is_some_and(mentions_integration);
+        let evaluated =
+            by_integration::evaluate(key, context, mentions, |context| evaluate_flag(key, flag, shared, context));
+        (key.clone(), evaluated)
+    };
     Ok(flags.iter().map(evaluate).collect())
 }
 
@@ -84,6 +90,15 @@ fn evaluate_flag(key: &str, flag: &Value, shared: &Map<String, Value>, context: 
     match targeted {
         Some(name) => named("targeting gives", &name),
         None => Ok(default),
+    }
+}
+
+fn mentions_integration(rule: &Value) -> bool {
+    match rule {
+        Value::String(text) => text == "integration",
+        Value::Array(items) => items.iter().any(mentions_integration),
+        Value::Object(operation) => operation.values().any(mentions_integration),
+        _ => false,
     }
 }
 

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use super::flagd::Evaluated;
 use super::kept::Kept;
-use super::store::{Reading, Store, open, version_of};
+use super::store::{ReadError, Reading, Store, open, version_of};
 use super::targeting::Context;
-use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief, flagd};
+use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
@@ -140,7 +140,7 @@ impl Follower {
 
     /// Applies a document that parses.
     fn take(&mut self, document: &[u8]) -> bool {
-        let Ok(flags) = flagd::evaluate(document, &self.context) else { return false };
+        let Ok(flags) = self.store.evaluate(document, &self.context) else { return false };
         let last = self.sender.borrow().clone();
         let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
         for rejection in &rejections {
@@ -172,16 +172,21 @@ impl Follower {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let reason = match &self.seen {
-            Some(Ok(document)) => flagd::evaluate(document, &self.context).err(),
-            Some(Err(reason)) => Some(reason.to_string()),
-            None => None,
-        };
-        if let Some(reason) = reason {
-            let (source, version) = (self.store.name(), &self.sender.borrow().version);
-            tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
-            self.metrics.rejected_documents.increment(1);
+        let (source, version) = (self.store.name(), self.sender.borrow().version.clone());
+        match &self.seen {
+            Some(Ok(document)) => match self.store.evaluate(document, &self.context) {
+                Ok(_) => return,
+                Err(reason) => tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}"),
+            },
+            Some(Err(ReadError::Missing)) => {
+                tracing::warn!(source, version, "no settings there yet, keeping what holds")
+            }
+            Some(Err(ReadError::Failed(reason))) => {
+                tracing::warn!(source, version, "the settings' source is away, keeping what holds: {reason}");
+            }
+            None => return,
         }
+        self.metrics.rejected_documents.increment(1);
     }
 }
 
@@ -242,6 +247,7 @@ struct Metrics {
     rejected_documents: Counter,
     rejected_unknown: Counter,
     rejected_keys: Vec<(&'static str, Counter)>,
+    version: Gauge,
     max_parallelism: Gauge,
     payload_sampling: Gauge,
 }
@@ -253,6 +259,10 @@ impl Metrics {
             describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
             describe_gauge!("weir_settings_applied_timestamp_seconds", "When settings last took effect, Unix time.");
             describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole file.");
+            describe_gauge!(
+                "weir_settings_version",
+                "The version of the settings as a number, to compare processes by; 0 for the start values."
+            );
             describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
             describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
             Metrics {
@@ -261,6 +271,7 @@ impl Metrics {
                 rejected_documents: counter!(REJECTED, "key" => "document"),
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
+                version: gauge!("weir_settings_version"),
                 max_parallelism: gauge!("weir_settings_max_parallelism"),
                 payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
             }
@@ -268,6 +279,8 @@ impl Metrics {
     }
 
     fn show(&self, settings: &Settings) {
+        // 48 bits of a hash, which a float holds exactly. The start values' version is no such number.
+        self.version.set(u64::from_str_radix(&settings.version, 16).unwrap_or_default() as f64);
         self.max_parallelism.set(settings.max_parallelism);
         self.payload_sampling.set(settings.payload_sampling);
     }

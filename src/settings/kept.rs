@@ -26,6 +26,24 @@ struct Note {
     values: Map<String, Value>,
 }
 
+/// The values in such a file, whatever its source.
+pub fn values(path: &Path) -> Result<Vec<(String, Value)>, String> {
+    let note = read(path)?.ok_or_else(|| format!("{} is not there", path.display()))?;
+    // An older or a newer weir may have written it.
+    Ok(note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect())
+}
+
+/// None where there is no file.
+fn read(path: &Path) -> Result<Option<Note>, String> {
+    let shown = path.display();
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{shown} cannot be read: {error}")),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| format!("{shown} is damaged: {error}"))
+}
+
 impl Kept {
     pub(super) fn new(path: &Path, source: String) -> Self {
         Kept { path: path.to_owned(), source }
@@ -33,21 +51,12 @@ impl Kept {
 
     /// The last good settings over the start values; none where there are none of this source.
     pub(super) fn load(&self, start: &Settings) -> Result<Option<Settings>, String> {
-        let shown = self.path.display();
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{shown} cannot be read: {error}")),
-        };
-        let note: Note = serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
-        if note.source != self.source {
-            return Ok(None);
-        }
+        let Some(note) = read(&self.path)?.filter(|note| note.source == self.source) else { return Ok(None) };
         let mut settings = Settings { version: note.version, ..start.clone() };
         for (key, value) in &note.values {
             // An older or a newer weir may have written it.
             if let Some(Err(reason)) = spec(key).map(|spec| spec.write(&mut settings, value)) {
-                return Err(format!("{shown} has {key} = {value}: {reason}"));
+                return Err(format!("{} has {key} = {value}: {reason}", self.path.display()));
             }
         }
         Ok(Some(settings))

@@ -1,5 +1,6 @@
 //! Where the document is kept: what reads it, says when to look again, and changes it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,8 +8,10 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use super::file::File;
+use super::flagd::{self, Evaluated};
 use super::redis::Redis;
-use super::{Config, Source};
+use super::targeting::Context;
+use super::{Config, Source, launchdarkly};
 use crate::lifecycle::Lifecycle;
 
 /// The largest document.
@@ -99,6 +102,11 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// What a document says to whoever is in this context, or why it is none.
+    fn evaluate(&self, document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
+        flagd::evaluate(document, context)
+    }
+
     /// Writes a document in the place of `expected`, if that is still there, and returns the number of the change.
     async fn write(&self, expected: Option<&[u8]>, edit: &Edit) -> Result<u64, WriteError>;
 
@@ -109,6 +117,9 @@ pub trait Store: Send + Sync {
 /// The store that the configuration names; none where the start values stay.
 pub fn open(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Arc<dyn Store>>, super::SettingsError> {
     config.check()?;
+    if config.source == Source::LaunchDarkly {
+        return launchdarkly::open(&config.launchdarkly, lifecycle).map(Some);
+    }
     Ok(match (config.source, &config.file, &config.redis_url) {
         (Source::File, Some(path), _) => Some(Arc::new(File::new(path.clone(), lifecycle.clone()))),
         (Source::Redis, _, Some(url)) => Some(Arc::new(Redis::new(url, &config.redis_key)?)),

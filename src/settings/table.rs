@@ -151,7 +151,7 @@ impl Spec {
         }
         Err(format!(
             "{next} is more than {max_jump} times {before}; raise it in steps, or set \"metadata\": {{\"{ALLOW_JUMP}\": \
-             true}} in the flag"
+             true}} in the flag (in LaunchDarkly, a flag {ALLOW_JUMP} that is true)"
         ))
     }
 

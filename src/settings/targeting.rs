@@ -18,8 +18,8 @@ use std::time::SystemTime;
 use datalogic_rs::Engine;
 use serde_json::{Map, Value, json};
 
-use super::brief;
-use crate::task::{PoolName, WorkerId};
+use super::{brief, by_integration};
+use crate::task::{IntegrationName, PoolName, WorkerId};
 
 /// Who a document is evaluated for.
 #[derive(Debug, Clone, Default)]
@@ -30,10 +30,15 @@ pub struct Context {
     pub worker: Option<WorkerId>,
     /// Where it runs, as the configuration says.
     pub zone: Option<String>,
+    /// What it runs: settings that can differ by integration are evaluated for each.
+    pub integrations: Vec<IntegrationName>,
+    /// The one that a setting is evaluated for; none for the worker as a whole.
+    pub integration: Option<IntegrationName>,
 }
 
 /// The properties that `var` may name.
-const PROPERTIES: [&str; 6] = ["pool", "worker", "zone", "targetingKey", "$flagd.flagKey", "$flagd.timestamp"];
+const PROPERTIES: [&str; 7] =
+    ["pool", "worker", "zone", "integration", "targetingKey", "$flagd.flagKey", "$flagd.timestamp"];
 
 /// The operations that flagd documents.
 const OPERATIONS: [&str; 37] = [
@@ -98,13 +103,15 @@ pub(super) fn variant(
     context: &Context,
 ) -> Result<Option<String>, String> {
     let mut values = 0;
-    let rule = resolve(rule, shared, 0, &mut values)?;
-    check(&rule, Place::default())?;
+    let mut rule = resolve(rule, shared, 0, &mut values)?;
+    check(flag, &rule, Place::default())?;
+    name_variants(&mut rule);
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let data = json!({
         "pool": context.pool.as_str(),
         "worker": context.worker.as_ref().map(WorkerId::as_str),
         "zone": context.zone,
+        "integration": context.integration.as_ref().map(IntegrationName::as_str),
         "targetingKey": context.worker.as_ref().map(WorkerId::as_str),
         "$flagd": { "flagKey": flag, "timestamp": seconds },
     });
@@ -158,9 +165,9 @@ struct Place {
 }
 
 /// Refuses what evaluates to something that its author cannot have meant.
-fn check(rule: &Value, place: Place) -> Result<(), String> {
+fn check(flag: &str, rule: &Value, place: Place) -> Result<(), String> {
     let (name, arguments) = match rule {
-        Value::Array(items) => return items.iter().try_for_each(|item| check(item, place)),
+        Value::Array(items) => return items.iter().try_for_each(|item| check(flag, item, place)),
         Value::Object(operation) => match operation.iter().next() {
             Some(single) if operation.len() == 1 => single,
             _ => return Err(format!("its targeting has {}, use one operation in each object", brief(rule))),
@@ -182,20 +189,37 @@ fn check(rule: &Value, place: Place) -> Result<(), String> {
         return Err(format!("its targeting has {name:?} in \"reduce\", where it may grow without end"));
     }
     match name.as_str() {
-        "var" if place.over_items == 0 => check_property(arguments)?,
+        "var" if place.over_items == 0 => check_property(flag, arguments)?,
         "fractional" => check_fractional(arguments)?,
         _ => {}
     }
-    check(arguments, inside)
+    check(flag, arguments, inside)
 }
 
-fn check_property(arguments: &Value) -> Result<(), String> {
+fn check_property(flag: &str, arguments: &Value) -> Result<(), String> {
     let property = arguments.as_array().map_or(Some(arguments), |arguments| arguments.first());
-    match property {
-        Some(Value::String(property)) if !PROPERTIES.contains(&property.as_str()) => {
-            Err(format!("its targeting asks for {property:?}, use one of {}", PROPERTIES.join(", ")))
+    let Some(Value::String(property)) = property else { return Ok(()) };
+    match by_integration::why_not(flag, property) {
+        Some(reason) => Err(format!("its targeting asks for {property:?}: {reason}")),
+        None if PROPERTIES.contains(&property.as_str()) => Ok(()),
+        None => Err(format!("its targeting asks for {property:?}, use one of {}", PROPERTIES.join(", "))),
+    }
+}
+
+/// `fractional` of the engine takes texts alone, and flagd the variant "true" for true, and "1" for 1.
+fn name_variants(rule: &mut Value) {
+    match rule {
+        Value::Array(items) => items.iter_mut().for_each(name_variants),
+        Value::Object(operation) => {
+            let shares = operation.get_mut("fractional").and_then(Value::as_array_mut);
+            for share in shares.into_iter().flatten().filter_map(Value::as_array_mut) {
+                if let Some(name @ (Value::Bool(_) | Value::Number(_))) = share.first_mut() {
+                    *name = Value::String(name.to_string());
+                }
+            }
+            operation.values_mut().for_each(name_variants);
         }
-        _ => Ok(()),
+        _ => {}
     }
 }
 
@@ -214,9 +238,10 @@ fn check_fractional(arguments: &Value) -> Result<(), String> {
     for share in shares {
         let parts = share.as_array().map(Vec::as_slice).unwrap_or_default();
         let weight = match parts {
-            [Value::String(_) | Value::Object(_)] => Some(1),
-            [Value::String(_) | Value::Object(_), Value::Object(_)] => Some(0),
-            [Value::String(_) | Value::Object(_), weight] => weight.as_u64(),
+            [Value::Null | Value::Array(_), ..] => None,
+            [_] => Some(1),
+            [_, Value::Object(_)] => Some(0),
+            [_, weight] => weight.as_u64(),
             _ => None,
         };
         sum = sum.saturating_add(weight.unwrap_or(u64::MAX));
@@ -236,6 +261,7 @@ mod tests {
             pool: "parallel".parse().expect("a pool"),
             worker: Some(worker.parse().expect("a worker id")),
             zone: Some("eu-west-1a".into()),
+            ..Context::default()
         }
     }
 
@@ -336,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn a_share_may_name_the_variant_true_by_a_boolean_and_1_by_a_number() {
+        for (shares, texts) in [
+            (json!([[true, 50], [false, 50]]), json!([["true", 50], ["false", 50]])),
+            (json!([{"var": "worker"}, [1, 50], [2.5]]), json!([{"var": "worker"}, ["1", 50], ["2.5"]])),
+            (json!([[{"if": [false, "x", {"fractional": [[true, 1]]}]}]]), json!([["true"]])),
+        ] {
+            for worker in 0..20 {
+                let of = |shares: &Value| given("k", json!({"fractional": shares}), &format!("worker-{worker}"));
+                assert_eq!(of(&shares), of(&texts), "{shares}");
+                assert!(of(&shares).is_ok_and(|variant| variant.is_some()), "{shares}");
+            }
+        }
+    }
+
+    #[test]
     fn what_a_rule_can_only_get_wrong_is_said() {
         let many = vec![1; MAX_VALUES];
         for (rule, why) in [
@@ -352,7 +393,7 @@ mod tests {
             ),
             (json!({"fractional": [["a", -1]]}), "in \"fractional\""),
             (json!({"fractional": [["a", 2_000_000_000], ["b", 2_000_000_000]]}), "also in sum"),
-            (json!({"fractional": [[true, 1]]}), "[true,1]"),
+            (json!({"fractional": [[null, 1]]}), "[null,1]"),
             (json!({"fractional": "a"}), "\"a\" in \"fractional\""),
             (json!({"map": [[1], {"map": [[1], {"all": [[1], true]}]}]}), "two at most"),
             (json!({"reduce": [[1, 2], {"merge": [{"var": "accumulator"}, {"var": "accumulator"}]}, [1]]}), "grow"),

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::causes::and_causes;
+
 /// The domain in ErrorInfo.
 pub const DOMAIN: &str = "weir";
 
@@ -254,11 +256,7 @@ pub fn never_arrived(status: &Status) -> bool {
 
 /// A status with the whole chain of its causes: tonic's own message is often only "transport error".
 pub fn describe(status: &Status) -> String {
-    let causes = std::iter::successors(std::error::Error::source(status), |error| error.source());
-    causes.fold(status.message().to_owned(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
+    and_causes(status.message().to_owned(), status)
 }
 
 impl From<TaskError> for Status {

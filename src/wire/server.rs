@@ -19,7 +19,8 @@ use super::proto::operations_server::OperationsServer;
 use super::proto::tasks_server::{Tasks, TasksServer};
 use super::{DESCRIPTORS, MAX_MESSAGE_BYTES};
 use crate::lifecycle::Lifecycle;
-use connection::Connection;
+use crate::telemetry::Telemetry;
+use connection::{Connection, Metrics};
 
 /// Calls at once on one connection: as many as the largest N, for a router has one connection to each worker.
 const MAX_CONCURRENT_STREAMS: u32 = 100_000;
@@ -62,6 +63,7 @@ pub struct Port {
     /// Where it listens; with the port that the system chose when port 0 was asked for.
     pub local_address: SocketAddr,
     listener: TcpListener,
+    metrics: Metrics,
 }
 
 /// A running server. When its lifecycle stops, it stops after the calls that are under way; connections that do not end
@@ -73,12 +75,12 @@ pub struct RunningServer {
 }
 
 impl Port {
-    /// Takes the port.
-    pub async fn listen(address: SocketAddr) -> Result<Self, ServeError> {
+    /// Takes the port. Its connections are counted.
+    pub async fn listen(address: SocketAddr, telemetry: &Telemetry) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local_address = listener.local_addr().map_err(failed)?;
-        Ok(Port { local_address, listener })
+        Ok(Port { local_address, listener, metrics: Metrics::new(telemetry) })
     }
 
     /// Serves both services on it.
@@ -88,7 +90,7 @@ impl Port {
         operations: Operations<O>,
         lifecycle: &Lifecycle,
     ) -> Result<RunningServer, ServeError> {
-        let Port { local_address, listener } = self;
+        let Port { local_address, listener, metrics } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<TasksServer<T>>().await;
         health.set_serving::<OperationsServer<Operations<O>>>().await;
@@ -115,7 +117,7 @@ impl Port {
         let token = lifecycle.token();
         lifecycle.spawn("grpc server", async move {
             let end = CancellationToken::new();
-            let incoming = incoming(listener, end.clone());
+            let incoming = incoming(listener, end.clone(), metrics);
             let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, token.cancelled()));
             let late = async {
                 token.cancelled().await;
@@ -145,16 +147,21 @@ impl RunningServer {
 
 /// Connections, with small writes sent at once: tonic's plain listener stream leaves Nagle's algorithm on, which adds
 /// 40 ms to a call.
-fn incoming(listener: TcpListener, end: CancellationToken) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, end), |(listener, end)| async {
+fn incoming(
+    listener: TcpListener,
+    end: CancellationToken,
+    metrics: Metrics,
+) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, end, metrics), |(listener, end, metrics)| async {
         loop {
             match listener.accept().await {
                 Ok((socket, _)) => {
                     // Fails only for a connection that is gone already; the server will notice.
                     let _ = socket.set_nodelay(true);
-                    return Some((Ok(Connection::new(socket, &end)), (listener, end)));
+                    return Some((Ok(Connection::new(socket, &end, &metrics)), (listener, end, metrics)));
                 }
                 Err(error) => {
+                    metrics.not_accepted.increment(1);
                     tracing::warn!("cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                 }

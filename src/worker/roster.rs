@@ -142,18 +142,10 @@ impl Drop for Listed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Json, Priority, Tenant};
+    use crate::task::testing::task;
 
     fn entry(id: &str) -> Entry {
-        let task = Task {
-            id: id.parse().expect("an id"),
-            integration: "bank".parse().expect("a name"),
-            tenant: Tenant::default(),
-            priority: Priority::Batch,
-            input: Json::null(),
-            deadline: Instant::now(),
-        };
-        Entry::new(RunId::mint(), task, 1, Instant::now())
+        Entry::new(RunId::mint(), task(id), 1, Instant::now())
     }
 
     #[test]

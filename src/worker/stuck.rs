@@ -71,7 +71,8 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::Lifecycle;
-    use crate::task::{Json, Priority, RunId, Tenant};
+    use crate::task::RunId;
+    use crate::task::testing::task;
     use crate::telemetry::logs::testing::Heard;
     use crate::worker::roster::Listed;
 
@@ -97,14 +98,7 @@ mod tests {
 
         /// A run that should stop in a minute.
         fn run(&self, id: &str) -> Listed {
-            let task = Task {
-                id: id.parse().expect("an id"),
-                integration: "bank".parse().expect("a name"),
-                tenant: Tenant::default(),
-                priority: Priority::Batch,
-                input: Json::null(),
-                deadline: Instant::now() + MINUTE,
-            };
+            let task = Task { deadline: Instant::now() + MINUTE, ..task(id) };
             self.roster.enter(Entry::new(RunId::mint(), task, 1, Instant::now()))
         }
 

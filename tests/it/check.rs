@@ -1,5 +1,6 @@
 //! `weir check`, as a process: what it finds in a configuration, and what it reaches.
 
+use std::net::SocketAddr;
 use std::process::Output;
 
 use serde_json::json;
@@ -169,9 +170,15 @@ async fn what_the_configuration_names_is_reached_on_request() {
     ] {
         assert!(wrong.contains(part), "{part:?} is missing in {wrong}");
     }
-    let taken = house.worker(0).address();
-    let output = check(&format!("[worker]\nlisten = \"{taken}\""), &["--role", "worker", "--connect"], &[]).await;
-    assert!(found(&output, "wrong").join("\n").contains(&format!("worker.listen: cannot listen on {taken}")));
+    let listen = async |taken: SocketAddr| {
+        check(&format!("[worker]\nlisten = \"{taken}\""), &["--role", "worker", "--connect"], &[]).await
+    };
+    let worker = house.worker(0).address();
+    let runs = found(&listen(worker).await, "note").join("\n");
+    assert!(runs.contains(&format!("worker.listen: {worker} is taken: a worker runs there already")), "{runs}");
+    let taken = house.sandbox.local_addr;
+    let wrong = found(&listen(taken).await, "wrong").join("\n");
+    assert!(wrong.contains(&format!("worker.listen: cannot listen on {taken}")), "{wrong}");
     house.close().await;
 }
 
@@ -254,3 +261,11 @@ base_url = "$bank"
 connect_timeout = "5s"
 steps = [{ name = "accounts", path = "/accounts" }]
 "#;
+
+#[cfg(not(feature = "launchdarkly"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weir_without_launchdarkly_says_so() {
+    let output = check("[settings]\nsource = \"launchdarkly\"", &["--role", "worker"], &[]).await;
+    let said = "settings.source: this weir was built without LaunchDarkly: build it with --features launchdarkly";
+    assert!(found(&output, "wrong").iter().any(|line| line.starts_with(said)), "{}", stdout(&output));
+}

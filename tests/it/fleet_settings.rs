@@ -1,25 +1,22 @@
 //! Settings for the whole fleet: one key in a real Redis, changed by the command, seen to arrive.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio::sync::watch;
-use weir::lifecycle::Lifecycle;
 use weir::settings::store::{Edit, ReadError, Store, WriteError};
-use weir::settings::{self, Config, Context, Settings, Source, flagd};
-use weir::telemetry::Telemetry;
+use weir::settings::{Source, flagd};
 
-use crate::cli::{assert_failed, assert_ok, lines, run, stdout, weir};
-use crate::support::house::{House, LONG, Plan, answer, eventually, held};
+use crate::cli::{assert_failed, assert_ok, lines, run, stderr, stdout, weir};
+use crate::support::house::{House, LONG, Plan, eventually};
+use crate::support::place::{Follower, open, redis_config};
 use crate::support::processes::{self, Process};
 use crate::support::redis::RedisServer;
 
 /// A change applies within a second; a busy machine gets five.
 const APPLIES_WITHIN: Duration = Duration::from_secs(5);
 
-fn command(url: &str, arguments: &[&str]) -> Command {
+pub fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = weir();
     command.arg("settings").args(arguments);
     command.env("WEIR_REGISTRY__URL", url).env("WEIR_SETTINGS__SOURCE", "redis").env("USER", "me");
@@ -55,7 +52,9 @@ async fn one_command_reaches_the_fleet_is_seen_to_arrive_and_is_taken_back() {
     assert!(watched.ends_with("pool default: applied on 3 of 3\n"), "{watched}");
 
     let others = ["set", "max_parallelism=20", "--pool", "other", "--why", "not for these"];
-    assert_eq!(says(&house, &others).await, "v2: max_parallelism = 20 for all workers of pool other\n");
+    let set = run(&mut command(&house.redis.url(), &others), "").await;
+    assert_eq!(stdout(&set), "v2: max_parallelism = 20 for all workers of pool other\n");
+    assert_eq!(stderr(&set), "weir: no worker serves the pool other now: nobody has this value until one does\n");
     says(&house, &["set", "payload_sampling=0.5", "--why", "less to store"]).await;
     let sampling = "weir_settings_payload_sampling_ratio";
     eventually("it applies", || (0..3).all(|worker| house.worker_metric(worker, sampling) == 0.5)).await;
@@ -73,42 +72,6 @@ async fn one_command_reaches_the_fleet_is_seen_to_arrive_and_is_taken_back() {
     assert_eq!(said, (1..=4).rev().zip(why).map(|(it, why)| (json!(it), Some(why.into()))).collect::<Vec<_>>());
     assert!(lines(&history).iter().all(|it| it["who"].as_str().is_some_and(|who| who.starts_with("me@"))));
     assert!(says(&house, &["history"]).await.contains("less to store"));
-    house.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_key() {
-    change_under_300(Source::Redis).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn n_goes_to_1_and_up_again_under_300_tasks_by_the_file() {
-    change_under_300(Source::File).await;
-}
-
-async fn change_under_300(settings: Source) {
-    let house = Plan { max_parallelism: 300, settings, ..Plan::default() }.start().await;
-    let callers: Vec<_> = (0..400).map(|n| house.submit(held(&format!("t-{n}")))).collect();
-    house.until_in_flight(0, 300).await;
-    let set = async |value: u32| {
-        let (url, assignment, began) = (house.redis.url(), format!("max_parallelism={value}"), Instant::now());
-        let mut set = command(&url, &["set", &assignment, "--why", "a test"]);
-        if settings == Source::File {
-            set.env("WEIR_SETTINGS__SOURCE", "file").env("WEIR_SETTINGS__FILE", house.settings_file(0));
-        }
-        // What is a jump is judged by the start value of the configuration, which is the workers'.
-        assert_ok(&run(set.env("WEIR_SETTINGS__MAX_PARALLELISM", "300"), "").await);
-        until_targets(&house, &[value]).await;
-        println!("{settings:?}: N = {value} applied in {:?}, the command included", began.elapsed());
-    };
-    set(1).await;
-    assert_eq!(house.load(0).in_flight, 300, "lowering N ends nothing");
-    set(400).await;
-    house.until_in_flight(0, 400).await;
-    house.valve.open();
-    for caller in callers {
-        assert!(answer(caller).await.expect("an outcome").result.is_ok());
-    }
     house.close().await;
 }
 
@@ -160,6 +123,46 @@ async fn a_file_is_changed_by_the_same_commands() {
     house.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_was_broken_by_hand_is_named_and_put_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, kept) = (directory.path().join("settings.json"), directory.path().join("kept.json"));
+    let settings = |arguments: &[&str]| {
+        let mut command = weir();
+        command.arg("settings").args(arguments).env("WEIR_SETTINGS__FILE", &file).env("USER", "me");
+        command
+    };
+    std::fs::write(&file, "{\"flags\": {").expect("written");
+    let (name, set) = (file.display().to_string(), ["set", "max_parallelism=9", "--why", "x"]);
+    let broken = [name.as_str(), "the document is not JSON", "weir settings rollback"];
+    assert_failed(&run(&mut settings(&set), "").await, &broken);
+    let nothing = [name.as_str(), "is gone or broken, and its history is empty; --kept"];
+    assert_failed(&run(&mut settings(&["rollback", "--why", "x"]), "").await, &nothing);
+    let note = json!({"source": "file x", "version": "v", "values": {"max_parallelism": 7, "of_a_newer_weir": 1}});
+    std::fs::write(&kept, note.to_string()).expect("written");
+    let kept = kept.display().to_string();
+    assert_ok(&run(&mut settings(&["rollback", "--kept", &kept, "--why", "broken by hand"]), "").await);
+    assert_eq!(max_parallelism(&file), 7);
+
+    assert_ok(&run(&mut settings(&set), "").await);
+    let broken_again: [fn(&std::path::Path); 2] =
+        [|file| std::fs::write(file, "{").expect("written"), |file| std::fs::remove_file(file).expect("removed")];
+    for break_it in broken_again {
+        break_it(&file);
+        assert_ok(&run(&mut settings(&["rollback", "--why", "broken by hand"]), "").await);
+        assert_eq!(max_parallelism(&file), 9, "what was set last, not what was before that");
+    }
+    assert_ok(&run(&mut settings(&["rollback", "2", "--why", "back"]), "").await);
+    assert_eq!(max_parallelism(&file), 7);
+}
+
+fn max_parallelism(file: &std::path::Path) -> u64 {
+    let document: Value = serde_json::from_slice(&std::fs::read(file).expect("there")).expect("JSON");
+    assert_eq!(document["flags"].as_object().expect("flags").len(), 1, "{document}");
+    let flag = &document["flags"]["max_parallelism"];
+    flag["variants"][flag["defaultVariant"].as_str().expect("a name")].as_u64().expect("a number")
+}
+
 #[test]
 fn a_worker_that_is_started_while_redis_is_away_has_its_last_good_settings() {
     let (mut redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
@@ -181,6 +184,8 @@ fn a_worker_that_is_started_while_redis_is_away_has_its_last_good_settings() {
     redis.kill();
     let mut worker = start("again", &["worker"]);
     assert_eq!(worker.wait_for_log("the worker serves")["max_parallelism"], 7);
+    let said = "the settings' source is away, keeping what holds: ";
+    processes::wait_for("it says that Redis is away", LONG, || worker.log().contains(said).then_some(()));
     worker.stop();
 }
 
@@ -201,43 +206,6 @@ store = "none"
 kind = "synthetic"
 "#;
 
-/// A worker's settings alone, without the worker.
-struct Follower {
-    settings: watch::Receiver<Arc<Settings>>,
-    telemetry: Telemetry,
-    lifecycle: Lifecycle,
-}
-
-fn config(redis: &RedisServer) -> Config {
-    Config { source: Source::Redis, redis_url: Some(redis.url().into()), ..Config::default() }
-}
-
-impl Follower {
-    fn start(redis: &RedisServer, worker: &str) -> Self {
-        let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
-        let context = Context { worker: Some(worker.parse().expect("a worker id")), ..Context::default() };
-        let settings = settings::watch(&config(redis), context, None, &telemetry, &lifecycle).expect("valid");
-        Follower { settings, telemetry, lifecycle }
-    }
-
-    async fn becomes(&mut self, max_parallelism: u32) {
-        let changed = self.settings.wait_for(|settings| settings.max_parallelism == max_parallelism);
-        tokio::time::timeout(LONG, changed).await.expect("in time").expect("watched");
-    }
-
-    fn has(&self, line: &str) -> bool {
-        self.telemetry.render().lines().any(|rendered| rendered == line)
-    }
-
-    async fn stop(self) {
-        self.lifecycle.stop(LONG).await.expect("nothing is left");
-    }
-}
-
-fn open(redis: &RedisServer) -> Arc<dyn Store> {
-    settings::store::open(&config(redis), &Lifecycle::new()).expect("valid").expect("a store")
-}
-
 async fn write(store: &dyn Store, before: Option<&str>, value: u32) -> Result<(u64, String), WriteError> {
     let document = flagd::document(&[("max_parallelism", json!(value))]);
     let edit = Edit { document: document.clone(), who: "me".into(), why: format!("N = {value}") };
@@ -245,30 +213,9 @@ async fn write(store: &dyn Store, before: Option<&str>, value: u32) -> Result<(u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_workers_apply_one_write() {
-    let redis = RedisServer::start();
-    let mut workers: Vec<_> = (0..100).map(|n| Follower::start(&redis, &format!("worker-{n}"))).collect();
-    let store = open(&redis);
-    let (_, first) = write(&*store, None, 31).await.expect("written");
-    for worker in &mut workers {
-        worker.becomes(31).await;
-    }
-    let began = Instant::now();
-    write(&*store, Some(&first), 40).await.expect("written");
-    for worker in &mut workers {
-        worker.becomes(40).await;
-    }
-    println!("100 workers applied a write in {:?}", began.elapsed());
-    assert!(began.elapsed() < APPLIES_WITHIN, "{:?}", began.elapsed());
-    for worker in workers {
-        worker.stop().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn of_two_who_change_the_same_document_one_is_told() {
     let redis = RedisServer::start();
-    let (one, other) = (open(&redis), open(&redis));
+    let (one, other) = (open(&redis_config(&redis)), open(&redis_config(&redis)));
     assert_eq!(one.read().await, Err(ReadError::Missing));
     let (number, first) = write(&*one, None, 31).await.expect("written");
     assert_eq!(number, 1);
@@ -281,7 +228,7 @@ async fn of_two_who_change_the_same_document_one_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_updates_in_a_row_end_with_the_last_and_the_history_has_an_end() {
     let redis = RedisServer::start();
-    let (mut worker, store) = (Follower::start(&redis, "worker-1"), open(&redis));
+    let (mut worker, store) = (Follower::start(&redis_config(&redis), "worker-1"), open(&redis_config(&redis)));
     let mut before: Option<String> = None;
     for value in 1..=1_100 {
         let (number, document) = write(&*store, before.as_deref(), value).await.expect("written");
@@ -297,7 +244,7 @@ async fn many_updates_in_a_row_end_with_the_last_and_the_history_has_an_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_dead_and_comes_back_empty_changes_nothing_until_somebody_writes() {
     let mut redis = RedisServer::start();
-    let (mut worker, store) = (Follower::start(&redis, "worker-1"), open(&redis));
+    let (mut worker, store) = (Follower::start(&redis_config(&redis), "worker-1"), open(&redis_config(&redis)));
     write(&*store, None, 31).await.expect("written");
     worker.becomes(31).await;
     redis.kill();
@@ -309,8 +256,8 @@ async fn a_redis_that_is_dead_and_comes_back_empty_changes_nothing_until_somebod
         worker.telemetry.render().lines().any(|line| line.starts_with(missing) && !line.ends_with(" 0"))
     };
     eventually("that there is no document is seen", || rejected(&worker)).await;
-    assert_eq!(worker.settings.borrow().max_parallelism, 31);
-    write(&*open(&redis), None, 32).await.expect("written");
+    assert_eq!(worker.now().max_parallelism, 31);
+    write(&*open(&redis_config(&redis)), None, 32).await.expect("written");
     worker.becomes(32).await;
     assert!(worker.has("weir_settings_source_up 1"));
     worker.stop().await;
@@ -320,7 +267,7 @@ async fn a_redis_that_is_dead_and_comes_back_empty_changes_nothing_until_somebod
 async fn a_document_that_was_set_by_hand_is_seen_and_a_bad_one_changes_nothing() {
     let redis = RedisServer::start();
     assert_eq!(redis.ask("SET weir:{settings} nonsense"), "+OK\r\n");
-    let mut worker = Follower::start(&redis, "worker-1");
+    let mut worker = Follower::start(&redis_config(&redis), "worker-1");
     eventually("it is rejected", || worker.has("weir_settings_rejected_total{key=\"document\"} 1")).await;
     let flag = json!({"state": "ENABLED", "variants": {"a": 33}, "defaultVariant": "a"});
     let by_hand: Value = json!({"flags": {"max_parallelism": flag}});
@@ -328,7 +275,7 @@ async fn a_document_that_was_set_by_hand_is_seen_and_a_bad_one_changes_nothing()
     worker.becomes(33).await;
 
     // The first change with weir keeps what was there.
-    let store = open(&redis);
+    let store = open(&redis_config(&redis));
     let (number, document) = write(&*store, Some(&by_hand.to_string()), 34).await.expect("written");
     worker.becomes(34).await;
     let history = store.history().await.expect("readable");

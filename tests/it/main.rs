@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file a concern, real servers for what crosses a process.
 
 mod admin;
+mod alerts;
 mod asked;
 mod bad_input;
 mod canary;
@@ -17,7 +18,10 @@ mod fleet;
 mod fleet_settings;
 mod foreign_clients;
 mod last_exit;
+#[cfg(feature = "launchdarkly")]
+mod launchdarkly;
 mod live_settings;
+mod metrics_page;
 mod never_arrived;
 mod outages;
 mod outliers;
@@ -28,11 +32,13 @@ mod payload_s3;
 mod payload_spool;
 mod processes;
 mod pulls;
+mod raise;
 mod readme;
 mod registry_redis;
 mod registry_redis_access;
 mod replay;
 mod routing;
+mod settings_sources;
 mod slow_bank;
 mod soak;
 mod submit_many;

@@ -4,6 +4,7 @@
 //! prints its numbers.
 
 mod outage;
+mod seen;
 mod soak;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,10 +2,17 @@
 
 pub mod cable;
 pub mod calls;
+pub mod desk;
 pub mod fleet;
 pub mod house;
+#[cfg(feature = "launchdarkly")]
+pub mod launchdarkly;
 pub mod lone;
+pub mod observed;
+pub mod place;
 pub mod processes;
+pub mod prometheus;
+pub mod promql;
 pub mod redis;
 pub mod s3;
 pub mod site;

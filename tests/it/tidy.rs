@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The floors from the ground up; on the ground, each module may import only those before it.
-const GROUND: &[&str] = &["task", "quantile", "limits", "lifecycle", "telemetry", "wire"];
+const GROUND: &[&str] = &["task", "causes", "quantile", "limits", "lifecycle", "telemetry", "wire"];
 const ORGANS: &[&str] = &["gate", "overload", "upstream", "integration", "payload", "registry", "settings", "admin"];
 const ROLES: &[&str] = &["worker", "router", "sandbox"];
 const ENTRY: &[&str] = &["cli", "client", "replay", "config"];
@@ -19,8 +19,10 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("aws_", &["payload/store/s3"]),
     ("http_body", &["payload/store/s3"]),
     ("zstd", &["payload/encode.rs", "payload/decode.rs"]),
-    ("hyper_rustls", &["integration/transport"]),
-    ("rustls_platform_verifier", &["integration/transport"]),
+    ("hyper_rustls", &["integration/transport", "settings/launchdarkly"]),
+    ("rustls_platform_verifier", &["integration/transport", "settings/launchdarkly"]),
+    ("launchdarkly_server_sdk", &["settings/launchdarkly"]),
+    ("launchdarkly_sdk_transport", &["settings/launchdarkly"]),
     ("minijinja", &["integration/http"]),
     ("tonic", &["wire", "worker/service.rs", "router/service.rs", "router/channels.rs", "router/retry.rs", "client"]),
     ("axum", &["admin.rs", "sandbox"]),

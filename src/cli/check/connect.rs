@@ -1,5 +1,6 @@
 //! `weir check --connect`: each thing outside that the configuration names, tried once.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,16 +11,23 @@ use tokio::time::{Instant, timeout};
 use super::{Parts, Report, Role};
 use crate::cli::table::counted;
 use crate::cli::worker::{descriptors_allowed, descriptors_needed};
+use crate::client::operations::Operations;
 use crate::config::Config;
 use crate::integration::{Error, Integrations};
+use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Object};
 use crate::registry;
+use crate::settings;
 use crate::task::{IntegrationName, PoolName};
 use crate::telemetry::Telemetry;
+use crate::wire::proto::description;
 use crate::worker::descriptors::Need;
 
 /// How long any one of them may take; each has shorter limits of its own.
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// How long what was tried may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Integrations tried at the same time.
 const AT_ONCE: usize = 16;
@@ -27,20 +35,19 @@ const AT_ONCE: usize = 16;
 pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &mut Report) -> anyhow::Result<()> {
     let (worker, router) = (&config.worker, &config.router);
     if role.is(Role::Worker) && !report.is_wrong("worker") {
-        port("worker.listen", worker.listen, report).await?;
-        port("worker.admin.listen", worker.admin.listen, report).await?;
+        ports("worker", worker.listen, worker.admin.listen, report).await?;
     }
     if role.is(Role::Worker) {
         descriptors(config, parts, report)?;
         integrations(&parts.integrations, report).await?;
         store(config, report).await?;
+        launchdarkly(config, report).await?;
     }
     if role.is(Role::Router) && !report.is_wrong("router") {
-        port("router.listen", router.listen, report).await?;
-        port("router.admin.listen", router.admin.listen, report).await?;
+        ports("router", router.listen, router.admin.listen, report).await?;
     }
     if role.is(Role::Sandbox) && !report.is_wrong("sandbox") {
-        port("sandbox.listen", config.sandbox.listen, report).await?;
+        port("sandbox.listen", config.sandbox.listen, None, report).await?;
     }
     let mut pools: Vec<&PoolName> = Vec::new();
     pools.extend(role.is(Role::Worker).then_some(&worker.pool));
@@ -52,10 +59,31 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     Ok(())
 }
 
-async fn port(key: &str, address: SocketAddr, report: &mut Report) -> anyhow::Result<()> {
-    match TcpListener::bind(address).await {
-        Ok(_) => report.fine(key, format!("{address} is free")),
-        Err(error) => report.wrong(key, format!("cannot listen on {address}: {error}; does one run already?")),
+/// Of a worker or router. Where one runs already, its ports are not free, and that is no mistake.
+async fn ports(role: &str, listen: SocketAddr, admin: SocketAddr, report: &mut Report) -> anyhow::Result<()> {
+    let is_free = TcpListener::bind(listen).await.is_ok();
+    let runs = if is_free { None } else { running(listen).await.filter(|runs| *runs == role) };
+    port(&format!("{role}.listen"), listen, runs, report).await?;
+    port(&format!("{role}.admin.listen"), admin, runs, report).await
+}
+
+/// Which role answers at an address.
+async fn running(listen: SocketAddr) -> Option<&'static str> {
+    let description = Operations::new(&listen.to_string()).ok()?.describe(1).await.ok()?;
+    Some(match description.role? {
+        description::Role::Worker(_) => "worker",
+        description::Role::Router(_) => "router",
+    })
+}
+
+/// `runs` is the role that runs with these ports already, if it does.
+async fn port(key: &str, address: SocketAddr, runs: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
+    match (TcpListener::bind(address).await, runs) {
+        (Ok(_), _) => report.fine(key, format!("{address} is free")),
+        (Err(error), Some(role)) if error.kind() == io::ErrorKind::AddrInUse => {
+            report.note(key, format!("{address} is taken: a {role} runs there already"))
+        }
+        (Err(error), _) => report.wrong(key, format!("cannot listen on {address}: {error}")),
     }
 }
 
@@ -114,6 +142,29 @@ async fn store(config: &Config, report: &mut Report) -> anyhow::Result<()> {
         }
         Ok(Err(error)) => report.wrong("payloads", error),
         Err(_) => report.wrong("payloads", "the store did not answer within a minute"),
+    }
+}
+
+/// The settings of the other sources are read without this.
+async fn launchdarkly(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    if config.settings.source != settings::Source::LaunchDarkly || report.is_wrong("settings") {
+        return Ok(());
+    }
+    let lifecycle = Lifecycle::new();
+    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
+    let read = match settings::store::open(&config.settings, &lifecycle) {
+        Ok(Some(store)) => store.read().await.map_err(anyhow::Error::from).and_then(|listing| {
+            let flags = store.evaluate(&listing, &context).map_err(anyhow::Error::msg)?;
+            Ok(format!("{}: flags for {} of {} settings", store.name(), flags.len(), settings::TABLE.len()))
+        }),
+        Ok(None) => return Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    // What is left is a name that is being looked up, which ends by itself.
+    let _ = lifecycle.stop(STOP_WITHIN).await;
+    match read {
+        Ok(found) => report.fine("settings.launchdarkly", found),
+        Err(error) => report.wrong("settings.launchdarkly", error),
     }
 }
 

@@ -50,32 +50,25 @@ fn generated_id() -> Result<TaskId, String> {
     Uuid::now_v7().to_string().parse().map_err(|error| format!("{error}"))
 }
 
+/// What came of a line, and the line's number, from 1.
+pub(super) struct Numbered {
+    pub(super) line: usize,
+    pub(super) answer: Answer,
+}
+
 /// What came of a line.
 pub(super) enum Answer {
     Outcome { outcome: Outcome, took: Duration },
     Error { task: TaskId, error: SubmitError },
-    Unreadable { line: usize, reason: String },
-}
-
-impl Answer {
-    pub(super) fn outcome(outcome: Outcome, took: Duration) -> Self {
-        Answer::Outcome { outcome, took }
-    }
-
-    pub(super) fn error(task: TaskId, error: SubmitError) -> Self {
-        Answer::Error { task, error }
-    }
-
-    pub(super) fn unreadable(line: usize, reason: String) -> Self {
-        Answer::Unreadable { line, reason }
-    }
+    Unreadable { reason: String },
 }
 
 /// The line to print. An output goes into it as the text that it is: there is JSON that no tree can hold.
-impl Serialize for Answer {
+impl Serialize for Numbered {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_map(None)?;
-        match self {
+        line.serialize_entry("line", &self.line)?;
+        match &self.answer {
             Answer::Outcome { outcome, took } => {
                 line.serialize_entry("task_id", &outcome.task)?;
                 line.serialize_entry("ok", &outcome.result.is_ok())?;
@@ -104,8 +97,7 @@ impl Serialize for Answer {
                 let error = json!({"reason": reason, "started": started, "message": error.message()});
                 line.serialize_entry("error", &error)?;
             }
-            Answer::Unreadable { line: number, reason } => {
-                line.serialize_entry("line", number)?;
+            Answer::Unreadable { reason } => {
                 line.serialize_entry("ok", &false)?;
                 let invalid = Reason::InvalidTask.as_str();
                 line.serialize_entry("error", &json!({"reason": invalid, "started": "no", "message": reason}))?;
@@ -144,7 +136,8 @@ mod tests {
                 attempt: 1,
                 timings: Default::default(),
             };
-            let line = serde_json::to_string(&Answer::outcome(outcome, Duration::ZERO)).expect("it can be written");
+            let answer = Numbered { line: 1, answer: Answer::Outcome { outcome, took: Duration::ZERO } };
+            let line = serde_json::to_string(&answer).expect("it can be written");
             assert!(line.ends_with(&format!("\"output\":{output}}}")), "{line:.200}");
         }
     }

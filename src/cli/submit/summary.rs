@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::line::Answer;
+use super::line::{Answer, Numbered};
+
+/// What a task may take beyond its wait in the queue and its run before the summary says so.
+const BEYOND: Duration = Duration::from_millis(100);
 
 /// Counts and times.
 pub(super) struct Summary {
@@ -13,19 +16,23 @@ pub(super) struct Summary {
     failures: BTreeMap<&'static str, u64>,
     errors: BTreeMap<&'static str, u64>,
     took: Vec<Duration>,
+    /// The most that a task took beyond its wait in the queue and its run.
+    beyond: Duration,
 }
 
 impl Summary {
     /// Nothing yet; the time runs.
     pub(super) fn start() -> Self {
         let (failures, errors) = (BTreeMap::new(), BTreeMap::new());
-        Summary { started: Instant::now(), ok: 0, failures, errors, took: Vec::new() }
+        Summary { started: Instant::now(), ok: 0, failures, errors, took: Vec::new(), beyond: Duration::ZERO }
     }
 
-    pub(super) fn count(&mut self, answer: &Answer) {
-        match answer {
+    pub(super) fn count(&mut self, answer: &Numbered) {
+        match &answer.answer {
             Answer::Outcome { outcome, took } => {
                 self.took.push(*took);
+                let (queued, ran) = (outcome.timings.queued, outcome.timings.ran);
+                self.beyond = self.beyond.max(took.saturating_sub(queued + ran));
                 match &outcome.result {
                     Ok(_) => self.ok += 1,
                     Err(failure) => *self.failures.entry(failure.code.as_str()).or_default() += 1,
@@ -54,6 +61,13 @@ impl fmt::Display for Summary {
         took.sort_unstable();
         if let (Some(p50), Some(p99)) = (quantile(&took, 0.5), quantile(&took, 0.99)) {
             write!(f, "; p50 {:.3} s, p99 {:.3} s", p50.as_secs_f64(), p99.as_secs_f64())?;
+        }
+        if self.beyond >= BEYOND {
+            let beyond = self.beyond.as_secs_f64();
+            write!(
+                f,
+                "; up to {beyond:.1} s of it neither queued nor running: turned away and sent again, or on the way"
+            )?;
         }
         Ok(())
     }

@@ -134,7 +134,10 @@ struct Metrics {
 impl Metrics {
     fn new(label: &str, per_host: usize) -> Self {
         use metrics::{describe_gauge, describe_histogram, gauge, histogram};
-        describe_histogram!("weir_http_socket_wait_seconds", "How long requests waited for one of a host's sockets.");
+        describe_histogram!(
+            "weir_http_socket_wait_seconds",
+            "How long requests waited for one of a host's sockets, those of all integrations together."
+        );
         describe_gauge!("weir_http_sockets_busy", "Sockets to all hosts that carry a request.");
         describe_gauge!("weir_http_sockets_waiting", "Requests that wait for one of a host's sockets.");
         describe_gauge!("weir_http_sockets_per_host_limit", "Sockets that may be busy per host.");
@@ -142,7 +145,8 @@ impl Metrics {
         Metrics {
             busy: gauge!("weir_http_sockets_busy", "integration" => label.to_owned()),
             waiting: gauge!("weir_http_sockets_waiting", "integration" => label.to_owned()),
-            wait: histogram!("weir_http_socket_wait_seconds", "integration" => label.to_owned()),
+            // For all integrations together: weir_http_sockets_waiting says whose requests wait.
+            wait: histogram!("weir_http_socket_wait_seconds"),
         }
     }
 }

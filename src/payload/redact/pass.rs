@@ -143,7 +143,8 @@ impl<'r> Pass<'r> {
         for (mark, part) in [('?', query), ('#', fragment)] {
             if let Some(part) = part {
                 redacted.push(mark);
-                redacted.push_str(&self.pairs(part, true)?);
+                let part = self.whole(part)?;
+                redacted.push_str(&self.pairs(&part, true)?);
             }
         }
         if holds_entities(&redacted) { Ok(self.text(&redacted)?.into_owned()) } else { Ok(redacted) }
@@ -151,8 +152,16 @@ impl<'r> Pass<'r> {
 
     /// The body of a form.
     pub fn form<'t>(&mut self, form: &'t str) -> Result<Cow<'t, str>, Stop> {
-        let pairs = self.pairs(form, false)?;
+        let pairs = match self.whole(form)? {
+            Cow::Borrowed(form) => self.pairs(form, false)?,
+            Cow::Owned(form) => Cow::Owned(self.pairs(&form, false)?.into_owned()),
+        };
         if holds_entities(&pairs) { self.text_of(pairs) } else { Ok(pairs) }
+    }
+
+    /// Pairs with entities in them, before they are split: the `&` of an entity would part a value from its name.
+    fn whole<'t>(&mut self, pairs: &'t str) -> Result<Cow<'t, str>, Stop> {
+        if holds_entities(pairs) { self.text(pairs) } else { Ok(Cow::Borrowed(pairs)) }
     }
 
     /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
@@ -194,8 +203,10 @@ impl<'r> Pass<'r> {
         } else if !is_kept || is_sensitive(&plain_name) {
             Cow::Owned(self.placeholder(&plain_value))
         } else {
-            match self.text(&plain_value)? {
-                Cow::Borrowed(_) => self.text(value.unwrap_or_default())?,
+            // As it is written first: where it was not encoded, a + is no space.
+            let written = self.text(value.unwrap_or_default())?;
+            match self.text(&decoded(&written))? {
+                Cow::Borrowed(_) => written,
                 Cow::Owned(changed) => Cow::Owned(encoded(&changed)),
             }
         };

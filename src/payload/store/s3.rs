@@ -29,6 +29,7 @@ use super::super::ConfigError;
 use super::super::body::hex;
 use super::super::encoding::metadata::SHA256;
 use super::{Listed, Object, Page, Store, StoreError, Stored, check_key};
+use crate::causes::with_causes;
 
 /// Attempts of one request, the first included.
 const ATTEMPTS: u32 = 3;
@@ -154,7 +155,7 @@ fn retries(operation_timeout: Duration) -> RetryConfig {
 
 /// Why a request got no answer.
 fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
-    let reason = with_causes(error);
+    let reason = reason(error);
     // The second: an authority of the same name is trusted, with another key.
     if ["UnknownIssuer", "BadSignature"].iter().any(|it| reason.contains(it)) {
         const UNTRUSTED: &str = "its certificate comes from an authority that is not trusted; name a file with that \
@@ -167,11 +168,9 @@ fn unreached(error: &(dyn std::error::Error + 'static)) -> String {
     reason
 }
 
-/// An error and its causes, outermost first.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes: Vec<String> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    causes.join(": ").chars().take(MAX_REASON_CHARS).collect()
+/// An error and its causes, of bounded length.
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    with_causes(error).chars().take(MAX_REASON_CHARS).collect()
 }
 
 #[async_trait]
@@ -224,7 +223,7 @@ impl Store for S3 {
             let chunk = chunk.map_err(|error| StoreError::Failed {
                 action: "read",
                 location: self.location(key),
-                reason: with_causes(&error),
+                reason: reason(&error),
             })?;
             if (body.len() + chunk.len()) as u64 > limit_bytes {
                 return Err(too_large());

@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::registry::{Incarnation, Presence, State as WorkerState};
-use crate::task::Json;
+use crate::task::testing::task;
 use crate::wire::Reason;
 use crate::wire::metadata::{Share, Shares};
 
@@ -39,12 +39,10 @@ fn place(dispatcher: &Dispatcher, priority: Priority, integration: &str) -> Plac
 
 fn place_for(dispatcher: &Dispatcher, priority: Priority, integration: &str, tenant: &str) -> Place {
     dispatcher.place(&Task {
-        id: "t".parse().expect("an id"),
         integration: integration.parse().expect("a name"),
         tenant: tenant.parse().expect("a tenant"),
         priority,
-        input: Json::null(),
-        deadline: Instant::now() + Duration::from_secs(60),
+        ..task("t")
     })
 }
 

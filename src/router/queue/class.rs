@@ -1,12 +1,14 @@
 //! Those of one class who wait: pure.
 //!
-//! A *lane* holds what one tenant has waiting for one integration, earliest deadline first. A *line* holds the lanes of
-//! one integration, the tenant with the lowest virtual time first, so that an integration that no worker has room for
-//! holds up no other. A lane whose tenant no worker takes more of is *parked*: out of the line until one of the tenant's
-//! own calls ends or a time has passed. Whatever changes a virtual time moves the tenant's lanes, and only those.
+//! Each integration has its own line (`line`), so that one that no worker has room for holds up no other. A lane whose
+//! tenant no worker takes more of is *parked*: out of the line until one of the tenant's own calls ends or a time has
+//! passed. Whatever changes a virtual time moves the tenant's lanes, and only those.
+//!
+//! What a task waits for decides whose rate of departures says how long: the class's where slots are short, the line's
+//! where that is held, the tenant's where that is parked. Only time in which somebody waits for a slot, and for nothing
+//! else, counts as time in which the class drains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +17,7 @@ use super::Place;
 use super::bounds::Waiting;
 use super::drain::Drain;
 use super::fair::{Account, Usage};
+use super::line::{Candidate, Lane, Line, Passed, Waiter};
 use crate::task::{IntegrationName, Tenant};
 
 /// Tenants that are remembered although they have nothing here, because they used more than their part.
@@ -32,28 +35,14 @@ pub(super) struct Class<T> {
     /// What the others have settled: nobody is served as if it had used less.
     floor: Usage,
     total: Waiting,
-    waiting_tenants: usize,
+    /// Tenants with a lane that is ready.
+    ready_tenants: usize,
     ready_lanes: usize,
-    pub(super) drain: Drain,
-}
-
-#[derive(Debug)]
-struct Line<T> {
-    ready: BTreeSet<(Usage, Tenant)>,
-    lanes: HashMap<Tenant, Lane<T>>,
-}
-
-#[derive(Debug)]
-struct Lane<T> {
-    waiting: BTreeMap<(Instant, u64), Waiter<T>>,
-    parked_until: Option<Instant>,
-}
-
-/// One who waits.
-#[derive(Debug)]
-pub(super) struct Waiter<T> {
-    pub(super) place: Place,
-    pub(super) value: T,
+    /// What the workers have.
+    slots: u64,
+    /// No worker was found to have a slot for the class.
+    is_short: bool,
+    drain: Drain,
 }
 
 /// A tenant that waits, runs something, or owes.
@@ -75,32 +64,6 @@ pub(in crate::router) struct TenantNumbers {
     pub(in crate::router) is_parked: bool,
 }
 
-/// Who is next in a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Candidate {
-    at: Usage,
-    pub(super) integration: IntegrationName,
-    pub(super) tenant: Tenant,
-}
-
-/// Who was passed over while the queue is served, because there was no room for them.
-#[derive(Debug, Default)]
-pub(super) struct Passed {
-    pub(super) all: bool,
-    lines: HashMap<IntegrationName, Option<(Usage, Tenant)>>,
-}
-
-impl Passed {
-    pub(super) fn line(&mut self, integration: IntegrationName) {
-        self.lines.insert(integration, None);
-    }
-
-    /// The tenant alone: all before it in the line were passed over already.
-    pub(super) fn tenant(&mut self, candidate: Candidate) {
-        self.lines.insert(candidate.integration, Some((candidate.at, candidate.tenant)));
-    }
-}
-
 impl<T> Class<T> {
     pub(super) fn new(now: Instant) -> Self {
         Class {
@@ -111,8 +74,10 @@ impl<T> Class<T> {
             arrivals: BTreeMap::new(),
             floor: 0,
             total: Waiting::default(),
-            waiting_tenants: 0,
+            ready_tenants: 0,
             ready_lanes: 0,
+            slots: 0,
+            is_short: false,
             drain: Drain::new(now),
         }
     }
@@ -120,27 +85,28 @@ impl<T> Class<T> {
     // ── who waits
 
     pub(super) fn insert(&mut self, place: Place, value: T, now: Instant) {
-        let Place { integration, tenant, bytes, since, ticket, .. } = place.clone();
-        self.wake_up(&tenant, now);
-        let Some(member) = self.members.get_mut(&tenant) else { return };
-        self.waiting_tenants += usize::from(member.total.tasks == 0);
+        self.wake_up(&place.tenant, now);
+        let Some(member) = self.members.get_mut(&place.tenant) else { return };
         for total in [&mut self.total, &mut member.total] {
             total.tasks += 1;
-            total.bytes += bytes;
+            total.bytes += place.bytes;
         }
-        member.drain.waits(true, now);
-        self.drain.waits(true, now);
-        self.arrivals.insert(ticket, since);
-        let line = self.lines.entry(integration.clone()).or_insert_with(Line::new);
-        let lane = line.lanes.entry(tenant.clone()).or_insert_with(|| {
-            member.lanes.push(integration);
-            line.ready.insert((member.account.virtual_time(), tenant));
+        member.drain.waits(true, self.slots, now);
+        self.arrivals.insert(place.ticket, place.since);
+        let line = self.lines.entry(place.integration.clone()).or_insert_with(|| Line::new(now));
+        let lane = line.lanes.entry(place.tenant.clone()).or_insert_with(|| {
+            self.ready_tenants += usize::from(!member.is_ready());
             self.ready_lanes += 1;
-            Lane { waiting: BTreeMap::new(), parked_until: None }
+            member.lanes.push(place.integration.clone());
+            line.ready.insert((member.account.virtual_time(), place.tenant.clone()));
+            Lane::new()
         });
+        line.ready_tasks += usize::from(lane.is_ready());
         lane.waiting.insert(place.order(), Waiter { place, value });
+        self.measure(now);
     }
 
+    /// [`Class::measure`] is to follow, once for all that are removed at the same time.
     pub(super) fn remove(&mut self, place: &Place, now: Instant) -> Option<Waiter<T>> {
         let Place { integration, tenant, bytes, .. } = place;
         let line = self.lines.get_mut(integration)?;
@@ -151,11 +117,11 @@ impl<T> Class<T> {
             total.tasks -= 1;
             total.bytes -= bytes;
         }
+        line.ready_tasks -= usize::from(lane.is_ready());
         self.arrivals.remove(&place.ticket);
-        self.waiting_tenants -= usize::from(member.total.tasks == 0);
-        member.drain.waits(member.total.tasks > 0, now);
-        self.drain.waits(self.total.tasks > 0, now);
+        member.drain.waits(member.total.tasks > 0, self.slots, now);
         if lane.waiting.is_empty() {
+            let was_ready = member.is_ready();
             match lane.parked_until {
                 Some(until) => {
                     self.parked.remove(&(until, integration.clone(), tenant.clone()));
@@ -168,6 +134,7 @@ impl<T> Class<T> {
             }
             line.lanes.remove(tenant);
             member.lanes.retain(|lane| lane != integration);
+            self.ready_tenants -= usize::from(was_ready && !member.is_ready());
             if line.lanes.is_empty() {
                 self.lines.remove(integration);
             }
@@ -185,11 +152,7 @@ impl<T> Class<T> {
             return None;
         }
         let firsts = self.lines.iter().filter_map(|(integration, line)| {
-            let (at, head, tenant) = match passed.lines.get(integration) {
-                None => line.first_after(None)?,
-                Some(None) => return None,
-                Some(last) => line.first_after(last.as_ref())?,
-            };
+            let (at, head, tenant) = passed.first_of(integration, line)?;
             Some((at, head, integration, tenant))
         });
         let (at, _, integration, tenant) = firsts.min_by_key(|(at, head, _, _)| (*at, *head))?;
@@ -222,11 +185,13 @@ impl<T> Class<T> {
     pub(super) fn park(&mut self, integration: &IntegrationName, tenant: &Tenant, until: Instant) {
         let Some(line) = self.lines.get_mut(integration) else { return };
         let (Some(lane), Some(member)) = (line.lanes.get_mut(tenant), self.members.get_mut(tenant)) else { return };
-        if lane.parked_until.is_none() {
+        if lane.is_ready() {
             lane.parked_until = Some(until);
             line.ready.remove(&(member.account.virtual_time(), tenant.clone()));
+            line.ready_tasks -= lane.waiting.len();
             self.ready_lanes -= 1;
             member.parked += 1;
+            self.ready_tenants -= usize::from(!member.is_ready());
             self.parked.insert((until, integration.clone(), tenant.clone()));
         }
     }
@@ -249,17 +214,17 @@ impl<T> Class<T> {
     }
 
     fn unpark_lane(&mut self, integration: &IntegrationName, tenant: &Tenant) {
-        let lane = self.lines.get_mut(integration).and_then(|line| line.lanes.get_mut(tenant));
-        let Some(until) = lane.and_then(|lane| lane.parked_until.take()) else { return };
-        self.parked.remove(&(until, integration.clone(), tenant.clone()));
         let floor = self.floor;
         self.settle(tenant, |account| account.lift(floor));
-        let Some(member) = self.members.get_mut(tenant) else { return };
+        let Some(line) = self.lines.get_mut(integration) else { return };
+        let (Some(lane), Some(member)) = (line.lanes.get_mut(tenant), self.members.get_mut(tenant)) else { return };
+        let Some(until) = lane.parked_until.take() else { return };
+        self.parked.remove(&(until, integration.clone(), tenant.clone()));
+        line.ready.insert((member.account.virtual_time(), tenant.clone()));
+        line.ready_tasks += lane.waiting.len();
+        self.ready_lanes += 1;
+        self.ready_tenants += usize::from(!member.is_ready());
         member.parked -= 1;
-        if let Some(line) = self.lines.get_mut(integration) {
-            line.ready.insert((member.account.virtual_time(), tenant.clone()));
-            self.ready_lanes += 1;
-        }
     }
 
     // ── accounts
@@ -274,14 +239,6 @@ impl<T> Class<T> {
         });
         let settled = self.members.get(tenant).map_or(0, |member| member.account.settled());
         self.raise_floor(settled);
-    }
-
-    /// One that was served from the queue.
-    pub(super) fn departed(&mut self, tenant: &Tenant, run: Duration) {
-        self.drain.departed(run);
-        if let Some(member) = self.members.get_mut(tenant) {
-            member.drain.departed(run);
-        }
     }
 
     /// A call of the tenant takes longer than it was charged with.
@@ -355,6 +312,96 @@ impl<T> Class<T> {
         }
     }
 
+    // ── how fast it drains
+
+    /// The workers have so many slots from now on.
+    pub(super) fn set_slots(&mut self, slots: u64, now: Instant) {
+        if slots != self.slots {
+            self.slots = slots;
+            self.measure(now);
+        }
+    }
+
+    /// It was found that no worker has a slot for the class, or that one has.
+    pub(super) fn set_short(&mut self, is_short: bool, now: Instant) {
+        self.is_short = is_short;
+        self.measure(now);
+    }
+
+    /// Workers were found to have room for others, and none for the integration.
+    pub(super) fn hold(&mut self, integration: &IntegrationName) {
+        if let Some(line) = self.lines.get_mut(integration) {
+            line.hold();
+        }
+    }
+
+    /// The place is served; a run of its kind takes so long. To be told before it is removed.
+    pub(super) fn departs(&mut self, place: &Place, run: Duration) {
+        if self.drain.is_waiting() {
+            self.drain.departed(run);
+        }
+        if let Some(line) = self.lines.get_mut(&place.integration) {
+            line.drain.departed(run);
+            line.served();
+        }
+        if let Some(member) = self.members.get_mut(&place.tenant) {
+            member.drain.departed(run);
+        }
+    }
+
+    /// The time since the last look belongs to what was so until now; what is so from now on is noted. To be told after
+    /// each change, and once for those that come at the same time.
+    pub(super) fn measure(&mut self, now: Instant) {
+        let mut waits_for_slots = false;
+        for line in self.lines.values_mut() {
+            let is_ready = !line.ready.is_empty();
+            line.drain.waits(is_ready, self.slots, now);
+            waits_for_slots |= is_ready && !line.is_held();
+        }
+        self.is_short &= waits_for_slots;
+        self.drain.waits(self.is_short, self.slots, now);
+    }
+
+    /// Departures per second of the class.
+    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
+        self.drain.rate(self.slots, now)
+    }
+
+    /// Departures per second of those with whom the place takes turns.
+    pub(super) fn rate_for(&self, place: &Place, now: Instant) -> Option<f64> {
+        let held = self.lines.get(&place.integration).filter(|line| line.is_held());
+        held.map_or_else(|| self.rate(now), |line| line.drain.rate(self.slots, now))
+    }
+
+    /// The wait of a place that has so many of its tenant's own before it: those that come first, at the most, over
+    /// departures per second. Where the tenant is parked, not less than its own before it over its own departures.
+    pub(super) fn estimate(&self, place: &Place, own_ahead: usize, now: Instant) -> Option<Duration> {
+        let wait = |ahead: usize, rate: f64| (ahead + 1) as f64 / rate;
+        let of_all = self.rate_for(place, now).map(|rate| wait(self.ahead(place, own_ahead), rate));
+        let parked = self.members.get(&place.tenant).filter(|member| member.parked > 0);
+        let of_own = parked.and_then(|member| member.drain.rate(self.slots, now)).map(|rate| wait(own_ahead, rate));
+        let seconds = [of_all, of_own].into_iter().flatten().reduce(f64::max)?;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
+    /// The tasks that are served before a place that has so many of its tenant's own before it, at the most: tenants take
+    /// turns. Who is parked, or waits in a line that is held, comes before nobody else.
+    pub(super) fn ahead(&self, place: &Place, own: usize) -> usize {
+        let (mut lanes, mut tasks) = (0, 0);
+        let mut count = |line: &Line<T>| {
+            lanes += line.ready.len();
+            tasks += line.ready_tasks;
+        };
+        match self.lines.get(&place.integration) {
+            Some(line) if line.is_held() => count(line),
+            _ => self.lines.values().filter(|line| !line.is_held()).for_each(count),
+        }
+        let is_ready = self.members.get(&place.tenant).is_some_and(Member::is_ready);
+        let others = lanes.min(self.ready_tenants).saturating_sub(usize::from(is_ready));
+        let theirs = if is_ready { tasks.saturating_sub(own) } else { tasks };
+        own + ((own + 1) * others).min(theirs)
+    }
+
     // ── numbers
 
     pub(super) fn total(&self) -> Waiting {
@@ -374,27 +421,10 @@ impl<T> Class<T> {
         self.lines.iter().map(|(name, line)| (name, line.lanes.values().flat_map(|lane| lane.waiting.values())))
     }
 
-    /// The tasks that are served before one of the tenant that has so many of its own before it, at the most: while
-    /// others wait, tenants take turns.
-    pub(super) fn ahead(&self, tenant: &Tenant, own: usize) -> usize {
-        let others = self.waiting_tenants - usize::from(self.total_of(tenant).tasks > 0);
-        (own + (own + 1) * others).min(self.total.tasks)
-    }
-
     /// How many of the tenant's own wait before a place in its lane, and whether the lane is parked. Looks at each.
     pub(super) fn stands(&self, place: &Place) -> Option<(usize, bool)> {
         let lane = self.lines.get(&place.integration)?.lanes.get(&place.tenant)?;
         Some((lane.waiting.range(..place.order()).count(), lane.parked_until.is_some()))
-    }
-
-    /// Whether some lane of the tenant is parked.
-    pub(super) fn is_parked(&self, tenant: &Tenant) -> bool {
-        self.members.get(tenant).is_some_and(|member| member.parked > 0)
-    }
-
-    /// The tenant's own departures per second.
-    pub(super) fn rate_of(&self, tenant: &Tenant, now: Instant) -> Option<f64> {
-        self.members.get(tenant)?.drain.rate(now)
     }
 
     /// Those who have the most waiting, up to a number. Looks at all.
@@ -419,29 +449,18 @@ impl<T> Class<T> {
         let empty = self.lines.is_empty() && self.parked.is_empty() && self.arrivals.is_empty();
         empty
             && self.total == Waiting::default()
-            && (self.waiting_tenants, self.ready_lanes) == (0, 0)
+            && (self.ready_tenants, self.ready_lanes) == (0, 0)
             && self.members.len() == self.debtors.len()
-    }
-}
-
-impl<T> Line<T> {
-    fn new() -> Self {
-        Line { ready: BTreeSet::new(), lanes: HashMap::new() }
-    }
-
-    /// The first lane, or the first after a place in the line: its virtual time, its head, its tenant.
-    fn first_after(&self, last: Option<&(Usage, Tenant)>) -> Option<(Usage, (Instant, u64), &Tenant)> {
-        let (at, tenant) = match last {
-            None => self.ready.first()?,
-            Some(last) => self.ready.range((Excluded(last), Unbounded)).next()?,
-        };
-        let head = self.lanes.get(tenant)?.waiting.first_key_value()?.0;
-        Some((*at, *head, tenant))
     }
 }
 
 impl Member {
     fn is_idle(&self) -> bool {
         self.total.tasks == 0 && self.account.running() == 0
+    }
+
+    /// Whether some lane of it is not parked.
+    fn is_ready(&self) -> bool {
+        self.lanes.len() > self.parked
     }
 }

@@ -1,9 +1,10 @@
 //! How fast a queue drains, measured: pure, with the time passed in.
 //!
-//! Only the time in which somebody waits counts, and only those who were served from the queue: what an idle fleet gets
-//! to do says nothing of what it could. A queue whose tasks take a minute drains in bursts a minute apart, so nothing is
-//! said before the time of two runs has been seen, and what is older than four fades: of runs as they are on average among
-//! those that leave.
+//! What is measured is departures per *slot-second*: over the time in which somebody waits for a slot and for nothing
+//! else, how many left, for each slot that the workers have. So the rate follows at once when a worker comes or goes, or N
+//! changes; and neither an idle fleet nor one that waits for a cap says anything of what it could do. A queue whose tasks
+//! take a minute drains in bursts a minute apart, so nothing is said before the time of two runs has been seen, and what is
+//! older than four fades: of runs as they are on average among those that leave.
 
 use std::time::Duration;
 
@@ -22,25 +23,34 @@ const NEWEST: f64 = 0.05;
 pub(super) struct Drain {
     departures: f64,
     busy: f64,
+    slot_seconds: f64,
     mean_run: f64,
     waiting: bool,
+    slots: u64,
     seen_at: Instant,
 }
 
 impl Drain {
     pub(super) fn new(now: Instant) -> Self {
-        Drain { departures: 0.0, busy: 0.0, mean_run: 0.0, waiting: false, seen_at: now }
+        let (departures, busy, slot_seconds, mean_run) = (0.0, 0.0, 0.0, 0.0);
+        Drain { departures, busy, slot_seconds, mean_run, waiting: false, slots: 0, seen_at: now }
     }
 
-    /// Somebody waits from now on, or nobody does. To be told after each change.
-    pub(super) fn waits(&mut self, waiting: bool, now: Instant) {
+    /// Somebody waits from now on, or nobody does, and the workers have so many slots. To be told after each change.
+    pub(super) fn waits(&mut self, waiting: bool, slots: u64, now: Instant) {
         let passed = now.saturating_duration_since(self.seen_at);
         if self.waiting {
             self.busy += passed.as_secs_f64();
+            self.slot_seconds += passed.as_secs_f64() * self.slots as f64;
         } else if passed >= FORGET {
-            (self.departures, self.busy) = (0.0, 0.0);
+            (self.departures, self.busy, self.slot_seconds) = (0.0, 0.0, 0.0);
         }
-        (self.waiting, self.seen_at) = (waiting, self.seen_at.max(now));
+        (self.waiting, self.slots, self.seen_at) = (waiting, slots, self.seen_at.max(now));
+    }
+
+    /// Whether somebody waits, as was told last.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting
     }
 
     /// One was served that waited; a run of its kind takes so long.
@@ -49,17 +59,19 @@ impl Drain {
         self.mean_run += (run.as_secs_f64() - self.mean_run) * weight;
         self.departures += 1.0;
         if self.departures >= 2.0 * ENOUGH && self.busy >= 4.0 * self.mean_run {
-            self.departures /= 2.0;
-            self.busy /= 2.0;
+            for value in [&mut self.departures, &mut self.busy, &mut self.slot_seconds] {
+                *value /= 2.0;
+            }
         }
     }
 
-    /// Departures per second; none while too little was seen.
-    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
-        let since = if self.waiting { now.saturating_duration_since(self.seen_at) } else { Duration::ZERO };
-        let busy = self.busy + since.as_secs_f64();
-        let enough = self.departures >= ENOUGH && busy >= 2.0 * self.mean_run && busy > 0.0;
-        enough.then(|| self.departures / busy)
+    /// Departures per second from so many slots; none while too little was seen, or while there are no slots.
+    pub(super) fn rate(&self, slots: u64, now: Instant) -> Option<f64> {
+        let since = if self.waiting { now.saturating_duration_since(self.seen_at).as_secs_f64() } else { 0.0 };
+        let busy = self.busy + since;
+        let slot_seconds = self.slot_seconds + since * self.slots as f64;
+        let enough = self.departures >= ENOUGH && busy >= 2.0 * self.mean_run && slot_seconds > 0.0 && slots > 0;
+        enough.then(|| self.departures / slot_seconds * slots as f64)
     }
 }
 
@@ -73,14 +85,14 @@ mod tests {
     fn a_queue_that_drains_in_bursts_has_the_rate_of_its_mean() {
         let mut now = Instant::now();
         let mut drain = Drain::new(now);
-        drain.waits(true, now);
+        drain.waits(true, 30, now);
         for round in 0..50 {
             now += SECOND * 60;
-            drain.waits(true, now);
+            drain.waits(true, 30, now);
             (0..30).for_each(|_| drain.departed(SECOND * 60));
-            let rate = drain.rate(now);
+            let rate = drain.rate(30, now);
             assert_eq!(rate.is_some(), round > 0);
-            let late = drain.rate(now + SECOND * 59);
+            let late = drain.rate(30, now + SECOND * 59);
             for rate in [rate, late].into_iter().flatten() {
                 assert!((0.25..=1.0).contains(&rate), "half a task per second: {rate}");
             }
@@ -91,13 +103,13 @@ mod tests {
     fn short_runs_among_long_ones_do_not_make_a_burst_look_like_the_rule() {
         let mut now = Instant::now();
         let mut drain = Drain::new(now);
-        drain.waits(true, now);
+        drain.waits(true, 30, now);
         for round in 0..50 {
             now += SECOND * 60;
-            drain.waits(true, now);
+            drain.waits(true, 30, now);
             (0..100).for_each(|n| drain.departed(SECOND * [1, 60][n % 2]));
-            let late = drain.rate(now + SECOND * 59);
-            for rate in [drain.rate(now), late].into_iter().flatten().filter(|_| round > 0) {
+            let late = drain.rate(30, now + SECOND * 59);
+            for rate in [drain.rate(30, now), late].into_iter().flatten().filter(|_| round > 0) {
                 assert!((100.0 / 60.0 / 2.0..=100.0 / 60.0 * 2.0).contains(&rate), "{rate} in round {round}");
             }
         }
@@ -108,15 +120,34 @@ mod tests {
         let mut now = Instant::now();
         let mut drain = Drain::new(now);
         for _ in 0..100 {
-            drain.waits(true, now);
+            drain.waits(true, 30, now);
             now += SECOND;
             drain.departed(SECOND);
-            drain.waits(false, now);
+            drain.waits(false, 30, now);
             now += SECOND * 30;
         }
-        let rate = drain.rate(now).expect("a hundred departures");
+        let rate = drain.rate(30, now).expect("a hundred departures");
         assert!((rate - 1.0).abs() < 0.05, "{rate}");
-        drain.waits(true, now + FORGET);
-        assert_eq!(drain.rate(now + FORGET), None);
+        drain.waits(true, 30, now + FORGET);
+        assert_eq!(drain.rate(30, now + FORGET), None);
+    }
+
+    #[test]
+    fn the_rate_follows_the_slots_and_says_nothing_of_none() {
+        let mut now = Instant::now();
+        let mut drain = Drain::new(now);
+        for slots in [10, 5] {
+            for _ in 0..60 {
+                drain.waits(true, slots, now);
+                now += SECOND;
+                drain.waits(true, slots, now);
+                (0..slots).for_each(|_| drain.departed(SECOND));
+            }
+            for has in [4, 20] {
+                let rate = drain.rate(has, now).expect("enough was seen");
+                assert!((rate - has as f64).abs() < 0.01, "one per slot: {rate} of {has}");
+            }
+        }
+        assert_eq!(drain.rate(0, now), None);
     }
 }

@@ -3,7 +3,7 @@ mod properties;
 use std::collections::{BTreeMap, HashMap};
 
 use super::*;
-use crate::task::Json;
+use crate::task::testing::task;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -53,19 +53,20 @@ impl Fleet {
 impl Bench {
     fn new(config: Config, fleet: Fleet) -> Self {
         let now = Instant::now();
-        Bench { queue: Queue::new(config, now), fleet, now, out: BTreeMap::new(), asked: 0 }
+        let mut queue = Queue::new(config, now);
+        queue.set_slots(fleet.slots as u64, now);
+        Bench { queue, fleet, now, out: BTreeMap::new(), asked: 0 }
     }
 
     /// `batch bank acme`
     fn place(&mut self, what: &str, deadline: Duration) -> Place {
         let words: Vec<_> = what.split(' ').collect();
         let task = Task {
-            id: "t".parse().expect("an id"),
             integration: words[1].parse().expect("a name"),
             tenant: words[2].parse().expect("a tenant"),
             priority: if words[0] == "batch" { Priority::Batch } else { Priority::Interactive },
-            input: Json::null(),
             deadline: self.now + deadline,
+            ..task("t")
         };
         self.queue.place(&task, self.now)
     }
@@ -90,6 +91,48 @@ impl Bench {
         });
         out.extend(served.iter().map(|served| (served.call, served.place.clone())));
         served.into_iter().map(|served| served.waiter).collect()
+    }
+
+    /// As the dispatcher does it: who is first asks, and each event serves.
+    fn submit(&mut self, what: &str, waiter: u32) -> Option<Place> {
+        let place = self.place(what, FAR);
+        let room = self.queue.is_first(&place).then(|| self.fleet.room(&place, self.out.values(), self.now));
+        if let Some(Room::Found(())) = room {
+            let call = self.queue.start(&place, self.now);
+            self.out.insert(call, place);
+            return None;
+        }
+        self.queue.push(place.clone(), waiter, self.now).expect("room");
+        if let Some(room) = room {
+            self.queue.found(&place, room, self.now);
+        }
+        Some(place)
+    }
+
+    /// All that is out takes so long, and so on until nothing is.
+    fn run(&mut self, each: Duration) {
+        while !self.out.is_empty() {
+            self.now += each;
+            let calls: Vec<_> = self.out.keys().copied().collect();
+            for call in calls {
+                self.end(call);
+                self.serve();
+            }
+        }
+    }
+
+    /// Nothing happens for so long, and time is looked at now and then.
+    fn idle(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += SECOND / 4;
+            self.queue.pass(self.now);
+            self.serve();
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.queue.numbers(self.now)[1].per_second.expect("enough was seen")
     }
 
     fn end(&mut self, call: Call) {
@@ -185,6 +228,66 @@ fn a_wait_that_is_estimated_too_long_is_refused_with_when_to_come_again() {
     let full = bench.queue.push(place, 0, bench.now).expect_err("eleven seconds");
     assert_eq!(full.bound, Bound::Wait);
     assert!(full.retry_after < SECOND * 3, "{full:?}");
+}
+
+#[test]
+fn time_in_which_only_those_at_a_cap_wait_says_nothing_of_how_fast_the_others_leave() {
+    let mut fleet = Fleet::of(4);
+    fleet.tenant_caps.insert("shut".parse().expect("a tenant"), 0);
+    fleet.integration_caps.insert("shut".parse().expect("a name"), 0);
+    let mut bench = Bench::new(patient(), fleet);
+    for what in ["batch bank shut", "batch shut acme"] {
+        bench.submit(what, 0).expect("it waits");
+    }
+    for _ in 0..10 {
+        (0..28).for_each(|waiter| drop(bench.submit("batch bank acme", waiter)));
+        bench.run(SECOND / 2);
+        bench.idle(SECOND * 20);
+    }
+    let rate = bench.rate();
+    assert!((7.0..9.0).contains(&rate), "four slots, half a second each: {rate}");
+    // Neither of the two that wait comes before anybody else.
+    (0..4).for_each(|waiter| assert!(bench.submit("batch bank acme", waiter).is_none()));
+    let place = bench.submit("batch bank acme", 4).expect("all slots are held");
+    let standing = bench.queue.standing(&place, bench.now).expect("it waits");
+    assert_eq!((standing.ahead, standing.own_ahead), (0, 0));
+    assert!(standing.estimated_wait.expect("measured") < SECOND, "{standing:?}");
+}
+
+#[test]
+fn what_waits_for_its_integrations_cap_has_the_rate_of_that_alone() {
+    let mut fleet = Fleet::of(10);
+    fleet.integration_caps.insert("slow".parse().expect("a name"), 1);
+    let mut bench = Bench::new(patient(), fleet);
+    (0..60).for_each(|waiter| drop(bench.submit("batch slow acme", waiter)));
+    for _ in 0..30 {
+        (0..9).for_each(|waiter| assert!(bench.submit("batch bank other", waiter).is_none(), "nine slots are free"));
+        bench.now += SECOND;
+        let calls: Vec<_> = bench.out.keys().copied().collect();
+        for call in calls {
+            bench.end(call);
+            bench.serve();
+        }
+    }
+    // 30 have run, one runs and 29 wait.
+    let place = bench.submit("batch slow acme", 0).expect("one runs at a time");
+    let estimate = bench.queue.standing(&place, bench.now).expect("it waits").estimated_wait.expect("measured");
+    assert!((25.0..35.0).contains(&estimate.as_secs_f64()), "{estimate:?}");
+    assert_eq!(bench.queue.numbers(bench.now)[1].per_second, None, "nobody has waited for a slot");
+}
+
+#[test]
+fn a_worker_that_comes_or_goes_changes_the_estimate_at_once() {
+    let mut bench = Bench::new(patient(), Fleet::of(4));
+    (0..100).for_each(|waiter| drop(bench.submit("batch bank acme", waiter)));
+    bench.run(SECOND);
+    assert!((bench.rate() - 4.0).abs() < 0.3, "{}", bench.rate());
+    for (slots, rate) in [(40, 40.0), (2, 2.0)] {
+        bench.queue.set_slots(slots, bench.now);
+        assert!((bench.rate() / rate - 1.0).abs() < 0.1, "{} of {slots} slots", bench.rate());
+    }
+    bench.queue.set_slots(0, bench.now);
+    assert_eq!(bench.queue.numbers(bench.now)[1].per_second, None, "it says nothing while there are no slots");
 }
 
 #[test]

@@ -61,7 +61,9 @@ impl Hold {
             Hold::AllReserved => "taking no batch tasks: all of its slots are reserved (interactive_reserve is 1)",
             Hold::Reserved => "full for batch: what is left is reserved (interactive_reserve)",
             Hold::Breaker => "sparing the integration, because it fails",
-            Hold::IntegrationCap => "at the cap of the integration (integration_caps, or its adaptive limit)",
+            Hold::IntegrationCap => {
+                "taking no more of the integration for now (integration_caps, or its adaptive limit)"
+            }
             Hold::IntegrationShut => "taking none of the integration (its cap in integration_caps is 0)",
             Hold::TenantCap => "at the cap of the tenant (tenant_caps)",
             Hold::TenantShut => "taking none of the tenant (its cap in tenant_caps is 0)",

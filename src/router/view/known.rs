@@ -94,6 +94,11 @@ impl Known {
         self.reported_at = now;
     }
 
+    /// The slots that tasks may wait for: its N, or 0 once it drains.
+    pub(super) fn slots(&self) -> u64 {
+        if self.presence.state == State::Draining { 0 } else { u64::from(self.target) }
+    }
+
     /// A call goes out.
     pub(super) fn take(&mut self, wanted: &Wanted<'_>, now: Instant) {
         self.own += 1;
@@ -200,19 +205,16 @@ impl Known {
             () if !self.conduct.admits() => Hold::Ejected,
             () if state == (State::Overloaded, false) || is_before(self.sheds_until) => Hold::Overloaded,
             () if self.target == 0 => Hold::Closed,
+            // What would not change if a slot became free is told first.
+            () if integration.is_some_and(Allowance::is_shut) => Hold::IntegrationShut,
+            () if tenant.is_some_and(Allowance::is_shut) => Hold::TenantShut,
             () if self.estimate() >= self.target || state == (State::Full, false) => Hold::Full,
             () if reserved && self.reserved >= self.target => Hold::AllReserved,
             () if reserved && self.load(wanted.priority, stale, now).is_none() => Hold::Reserved,
             () if !stale && self.spares(wanted.integration) => Hold::Breaker,
-            () if self.keeps_out(wanted.integration, stale, now) => match integration {
-                Some(allowance) if allowance.is_shut() => Hold::IntegrationShut,
-                _ => Hold::IntegrationCap,
-            },
-            () => match tenant {
-                Some(allowance) if allowance.is_shut() => Hold::TenantShut,
-                Some(allowance) if !allowance.has_room() => Hold::TenantCap,
-                _ => Hold::HasRoom,
-            },
+            () if self.keeps_out(wanted.integration, stale, now) => Hold::IntegrationCap,
+            () if tenant.is_some_and(|tenant| !tenant.has_room()) => Hold::TenantCap,
+            () => Hold::HasRoom,
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::super::file::{POLL_INTERVAL, write_file};
+use super::super::flagd;
 use super::super::store::MAX_DOCUMENT_BYTES;
 use super::*;
 

@@ -22,7 +22,7 @@ use weir::payload::{Ledger, Store};
 use weir::registry;
 use weir::router::Router;
 use weir::sandbox::Sandbox;
-use weir::settings::{Source, file, flagd};
+use weir::settings::{Source, file, flagd, launchdarkly};
 use weir::task::{Json, Outcome};
 use weir::telemetry::logs::Level;
 use weir::telemetry::{Telemetry, process};
@@ -49,6 +49,8 @@ pub struct Plan {
     pub registry: Option<registry::Config>,
     /// Where the workers' settings are: a file of each, or one key for all.
     pub settings: Source,
+    /// Where LaunchDarkly is, for settings from there.
+    pub launchdarkly: launchdarkly::Config,
     /// What the workers sign their uploads with.
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
@@ -72,6 +74,7 @@ impl Default for Plan {
             redis_at_start: true,
             registry: None,
             settings: Source::File,
+            launchdarkly: launchdarkly::Config::default(),
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
             outlier: weir::router::outlier::Config::default(),
@@ -331,6 +334,7 @@ impl Plan {
         config.router.queue.tasks = self.queue_tasks;
         config.router.outlier = self.outlier;
         config.settings.source = self.settings;
+        config.settings.launchdarkly = self.launchdarkly;
         config.settings.redis_url.clone_from(&config.registry.url);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;

@@ -52,22 +52,30 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Optio
 
 /// The body of a successful answer, or nothing.
 pub fn try_get(address: SocketAddr, path: &str) -> Option<String> {
-    ask(address, "GET", path)
+    ask(address, "GET", path, "")
 }
 
 /// Whether a request without a body was answered with success.
 pub fn post(address: SocketAddr, path: &str) -> bool {
-    ask(address, "POST", path).is_some()
+    ask(address, "POST", path, "").is_some()
 }
 
-fn ask(address: SocketAddr, method: &str, path: &str) -> Option<String> {
+/// Puts JSON somewhere, which must be taken.
+pub fn put(address: SocketAddr, path: &str, json: &Value) {
+    let taken = ask(address, "PUT", path, &json.to_string());
+    assert!(taken.is_some(), "http://{address}{path} takes {json}");
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LONG)).ok()?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    // HTTP/1.0: no server answers it in chunks.
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 2").then(|| body.to_owned())
+    head.get(..10).is_some_and(|line| line.starts_with("HTTP/1.") && line.ends_with(" 2")).then(|| body.to_owned())
 }
 
 /// The same, where it must be there.

@@ -234,7 +234,8 @@ impl Worker {
 }
 
 /// An address that nobody listens on for now, nor will by chance: it is below the ports that the system gives out.
-fn free_address() -> String {
+/// An address that nobody listens on.
+pub fn free_address() -> String {
     let ports = (0..100).map(|_| 20_000 + (uuid::Uuid::now_v7().as_u128() % 10_000) as u16);
     let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
     addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).expect("a free port")

@@ -54,8 +54,9 @@ impl Server {
 
     /// A metric's value now.
     fn metric(&self, name: &str) -> usize {
-        let (text, start) = (self.telemetry.render(), format!("{name}{{integration=\"bank\"}} "));
-        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        let (text, starts) =
+            (self.telemetry.render(), [format!("{name}{{integration=\"bank\"}} "), format!("{name} ")]);
+        let value = text.lines().find_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)));
         value.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().expect("a number")
     }
 

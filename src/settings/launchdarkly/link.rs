@@ -1,0 +1,258 @@
+//! Whether LaunchDarkly is there: the SDK's own way to the network, watched.
+//!
+//! The SDK goes on with what it has when its stream breaks, and says nothing to the program. It also stops for good after
+//! an answer that it takes for final (any 4xx but 400, 408 and 429), even where the next one would be good. Whoever carries
+//! its requests sees both.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::connect::HttpConnector;
+use launchdarkly_sdk_transport::{ByteStream, HttpTransport, HyperTransport, Request, ResponseFuture, TransportError};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::causes::with_causes;
+
+/// How long connecting may take, TLS apart.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a stream may be silent. LaunchDarkly and Relay send something every three minutes at least.
+const SILENT_WITHIN: Duration = Duration::from_secs(300);
+
+/// When a peer that is gone is noticed although nobody sends: after this and twice the interval.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long a report of evaluations may take.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Streams end now and then, and the SDK connects again within a second: that is no outage.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+/// The state of the connection, and who waits for news.
+pub(super) struct Link {
+    state: Mutex<State>,
+    news: Notify,
+}
+
+struct State {
+    is_up: bool,
+    /// Since when that is so.
+    since: Instant,
+    /// Why it is not up.
+    why: String,
+    /// When the SDK last tried to connect.
+    tried: Instant,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        let now = Instant::now();
+        let why = "it has not sent its flags yet".to_owned();
+        Link { state: Mutex::new(State { is_up: false, since: now, why, tried: now }), news: Notify::new() }
+    }
+}
+
+impl Link {
+    /// Tells whoever waits that there is something to look at.
+    pub(super) fn changed(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits until there is something to look at. One waits at a time.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Why the connection is away; none while it is up, and for [`GRACE`] after that.
+    pub(super) fn away(&self) -> Option<String> {
+        let state = self.state.lock();
+        (!state.is_up && state.since.elapsed() >= GRACE).then(|| state.why.clone())
+    }
+
+    /// When [`Link::away`] may change by the passing of time alone.
+    pub(super) fn grace_ends(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let ends = state.since + GRACE;
+        (!state.is_up && ends > Instant::now()).then_some(ends)
+    }
+
+    /// For how long the connection has been away without an attempt to make one.
+    pub(super) fn idle(&self) -> Duration {
+        let state = self.state.lock();
+        if state.is_up { Duration::ZERO } else { state.tried.elapsed() }
+    }
+
+    fn trying(&self) {
+        self.state.lock().tried = Instant::now();
+    }
+
+    fn up(&self) {
+        let now = Instant::now();
+        *self.state.lock() = State { is_up: true, since: now, why: String::new(), tried: now };
+        self.changed();
+    }
+
+    /// What happened last says most, but the outage began with the first of it.
+    pub(super) fn down(&self, why: String) {
+        let mut state = self.state.lock();
+        if state.is_up {
+            (state.is_up, state.since) = (false, Instant::now());
+        }
+        state.why = why;
+        drop(state);
+        self.changed();
+    }
+
+    /// Away without any grace.
+    pub(super) fn refused(&self, why: String) {
+        let mut state = self.state.lock();
+        (state.is_up, state.why) = (false, why);
+        state.since = state.since.min(Instant::now().checked_sub(GRACE).unwrap_or(state.since));
+        drop(state);
+        self.changed();
+    }
+}
+
+/// The SDK's transport for its stream, watched by a [`Link`].
+#[derive(Clone)]
+pub(super) struct Watched<T> {
+    inner: T,
+    link: Arc<Link>,
+    /// The answer that the SDK takes for final, when there was one.
+    refused: watch::Sender<Option<String>>,
+}
+
+impl<T: HttpTransport> Watched<T> {
+    pub(super) fn new(inner: T, link: Arc<Link>, refused: watch::Sender<Option<String>>) -> Self {
+        Watched { inner, link, refused }
+    }
+}
+
+impl<T: HttpTransport> HttpTransport for Watched<T> {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let place = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let (answered, link, refused) = (self.inner.request(request), self.link.clone(), self.refused.clone());
+        Box::pin(async move {
+            link.trying();
+            let answer = match answered.await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    link.down(format!("{place}: {}", with_causes(&error)));
+                    return Err(error);
+                }
+            };
+            let status = answer.status();
+            if status.is_success() {
+                link.up();
+                return Ok(answer.map(|body| -> ByteStream { Box::pin(Body { body, place, link }) }));
+            }
+            if is_final(status.as_u16()) {
+                let meaning = match status.as_u16() {
+                    401 | 403 => {
+                        ": the SDK key is not valid there; is it the environment's key for servers, \"sdk-…\"?"
+                    }
+                    _ => ": is it LaunchDarkly, or a Relay Proxy?",
+                };
+                let why = format!("{place} answered {status}{meaning}");
+                link.refused(why.clone());
+                refused.send_replace(Some(why));
+            } else {
+                link.down(format!("{place} answered {status}"));
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// As the SDK decides it.
+fn is_final(status: u16) -> bool {
+    (400..500).contains(&status) && ![400, 408, 429].contains(&status)
+}
+
+/// A stream that says when it ends, by whatever cause.
+struct Body {
+    body: ByteStream,
+    place: String,
+    link: Arc<Link>,
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, TransportError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.body.as_mut().poll_next(cx);
+        match &polled {
+            Poll::Ready(None) => self.link.down(format!("{} ended the stream", self.place)),
+            Poll::Ready(Some(Err(error))) => self.link.down(format!("{}: {}", self.place, with_causes(error))),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+/// The SDK's transport for reports of evaluations. After `closing`, no request takes longer than `within`, so that the SDK
+/// can be closed.
+#[derive(Clone)]
+pub(super) struct Reports<T> {
+    inner: T,
+    closing: watch::Receiver<Option<Instant>>,
+}
+
+impl<T: HttpTransport> Reports<T> {
+    /// `closing` is when all requests end.
+    pub(super) fn new(inner: T, closing: watch::Receiver<Option<Instant>>) -> Self {
+        Reports { inner, closing }
+    }
+}
+
+impl<T: HttpTransport> HttpTransport for Reports<T> {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let (answered, mut closing) = (self.inner.request(request), self.closing.clone());
+        Box::pin(async move {
+            let closed = async {
+                // An error means that whoever would close is gone.
+                let at = closing.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+                tokio::time::sleep_until(at.unwrap_or_else(Instant::now)).await;
+            };
+            tokio::select! {
+                biased;
+                () = closed => Err(timed_out()),
+                answer = tokio::time::timeout(REPORT_WITHIN, answered) => answer.unwrap_or_else(|_| Err(timed_out())),
+            }
+        })
+    }
+}
+
+fn timed_out() -> TransportError {
+    TransportError::new(std::io::Error::from(std::io::ErrorKind::TimedOut))
+}
+
+/// An HTTP client as the SDK's own, with the TLS of the rest of weir. It honours HTTPS_PROXY and NO_PROXY.
+pub(super) fn transport() -> Result<impl HttpTransport, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map_err(|error| format!("the system's certificates cannot be used: {error}"))?
+        .with_no_client_auth();
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(KEEPALIVE));
+    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+    let builder = HyperTransport::builder().connect_timeout(CONNECT_WITHIN).read_timeout(SILENT_WITHIN);
+    builder.build_with_connector(https).map_err(|error| error.to_string())
+}
