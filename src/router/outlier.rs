@@ -7,15 +7,16 @@
 //!
 //! - **A call that broke** after it was sent, without a word of weir's (`consecutive_errors` in a row). What comes while the
 //!   worker is in doubt already has the same cause, such as one connection that broke with all calls on it, and is one error.
-//! - **An outcome that is a failure**: of the integration, a panic, or its deadline. Not that a person must act, which is
-//!   the bank's own answer, nor an output that is too large; a cancelled task says nothing.
+//! - **An outcome that is a failure**: of the integration, a panic, its deadline, or no answer by then. Not that a person must
+//!   act, which is the bank's own answer, nor an output that is too large; a cancelled task says nothing.
 //! - **A refusal says nothing**: full, draining, overloaded, a breaker, a wrong task are no failures of the worker. Nor is a
 //!   connection that cannot be made, for which the worker is left alone anyway.
 //!
 //! When a bank is down, all workers fail. So a worker is only compared with the others, and for the same integrations: what
 //! it would have failed at their rate is *expected* of it (indirect standardization), and no worker counts for more than
-//! `min_tasks` in that, lest one that draws everything is itself what others are compared with. Two rules, looked at
-//! every second:
+//! `min_tasks` in that, lest one that draws everything is itself what others are compared with. What it has still out counts
+//! as not failed: of slow tasks the quick failures end first, and a worker that has just come has nothing else. Two rules,
+//! looked at every second:
 //!
 //! - **failing**: of at least `min_tasks` it failed the share `failing`, and no more than half of that was expected. Two
 //!   workers are enough.
@@ -23,9 +24,13 @@
 //!   than `success_rate_stdev` standard deviations over the mean; and by a tenth of its tasks, and by more than chance makes
 //!   likely, since in a healthy pool the deviation is next to nothing.
 //!
+//! Both must hold as well without the failures that prove nothing against it ([`alibi`]).
+//!
 //! Other than with Envoy, who comes back is on trial: it gets [`TRIAL_TASKS`] tasks and no more, until one went well or all
-//! have failed.
+//! have failed. Calls that were sent before an ejection say nothing any more.
 
+mod alibi;
+mod compare;
 mod config;
 
 use std::collections::HashMap;
@@ -36,26 +41,15 @@ use tokio::time::Instant;
 
 pub use config::Config;
 
-use crate::task::{IntegrationName, WorkerId};
+use crate::task::{IntegrationName, Tenant, WorkerId};
+use alibi::Alibis;
+use compare::Found;
 
 /// How often the pool is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What a worker on trial gets.
 pub(super) const TRIAL_TASKS: u32 = 5;
-
-/// A worker is compared with the others for integrations of which they have ended at least so many.
-const OTHERS_TASKS: f64 = 5.0;
-
-/// Of what a worker failed, the most that may have been expected of it.
-const EXPECTED_SHARE: f64 = 0.5;
-
-/// By the success rate: how much more of its tasks than the mean an outlier fails, at least.
-const LEAST_EXCESS: f64 = 0.1;
-
-/// By the success rate: so many standard deviations of what chance alone would make of it. Thousands of workers are looked at
-/// every second, and what chance does once in a million times would eject one each hour.
-const BEYOND_CHANCE: f64 = 6.0;
 
 /// What counts for less than this many tasks is forgotten.
 const WORTHLESS: f64 = 0.01;
@@ -102,6 +96,8 @@ pub(super) struct Conduct {
     times: u32,
     /// Since when it has been in good standing, or since it last made one good.
     good_since: Option<Instant>,
+    /// What was sent before says nothing.
+    ejected_at: Option<Instant>,
     standing: Standing,
 }
 
@@ -114,6 +110,7 @@ enum Standing {
     OnTrial {
         taken: u32,
         failed: u32,
+        failed_at: Instant,
     },
 }
 
@@ -137,15 +134,29 @@ pub(super) struct Saw {
     expected: f64,
 }
 
+/// A call that was sent, or at least was to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent<'a> {
+    pub(super) integration: &'a IntegrationName,
+    pub(super) tenant: &'a Tenant,
+    pub(super) at: Instant,
+}
+
 /// Outcomes of an integration at one worker, the newer of which count more.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
     all: f64,
     failed: f64,
     at: Instant,
+    /// Calls that have not ended.
+    out: u32,
 }
 
 impl Tally {
+    fn new(now: Instant) -> Self {
+        Tally { all: 0.0, failed: 0.0, at: now, out: 0 }
+    }
+
     fn age(&mut self, window: Duration, now: Instant) {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / window.as_secs_f64();
         let left = (-age).exp2();
@@ -167,25 +178,43 @@ impl Conduct {
         if let Standing::Out(ejection) = self.standing { Some(ejection) } else { None }
     }
 
+    /// Whether it is as good as any: neither ejected nor on trial.
+    pub(super) fn is_good(&self) -> bool {
+        self.standing == Standing::In
+    }
+
+    pub(super) fn is_on_trial(&self) -> bool {
+        matches!(self.standing, Standing::OnTrial { .. })
+    }
+
+    /// Whether its last call broke.
+    pub(super) fn errs(&self) -> bool {
+        self.errors_in_a_row > 0
+    }
+
+    /// Whether a call that was sent then says how it is now.
+    pub(super) fn counts(&self, sent_at: Instant) -> bool {
+        self.ejected_at.is_none_or(|at| sent_at >= at)
+    }
+
     /// A call goes out.
-    pub(super) fn take(&mut self) {
+    pub(super) fn take(&mut self, integration: &IntegrationName, now: Instant) {
         if let Standing::OnTrial { taken, .. } = &mut self.standing {
             *taken += 1;
         }
+        let tally = self.tally(integration, now);
+        tally.out = tally.out.saturating_add(1);
     }
 
     /// A call has ended. Returns what made the worker stand out by it.
-    pub(super) fn learn(
-        &mut self,
-        integration: &IntegrationName,
-        says: Says,
-        config: &Config,
-        now: Instant,
-    ) -> Option<Saw> {
-        if let Standing::OnTrial { taken, failed } = &mut self.standing {
+    pub(super) fn learn(&mut self, sent: &Sent<'_>, says: Says, config: &Config, now: Instant) -> Option<Saw> {
+        if !self.counts(sent.at) {
+            return None;
+        }
+        if let Standing::OnTrial { taken, failed, failed_at } = &mut self.standing {
             match says {
                 Says::Nothing | Says::Answers => *taken = taken.saturating_sub(1),
-                Says::Badly | Says::Broke => *failed += 1,
+                Says::Badly | Says::Broke => (*failed, *failed_at) = (*failed + 1, now),
                 Says::Well => self.readmit(now),
             }
         }
@@ -194,14 +223,9 @@ impl Conduct {
             Says::Broke => self.errors_in_a_row += 1,
             Says::Answers | Says::Well | Says::Badly => self.errors_in_a_row = 0,
         }
-        if let Says::Well | Says::Badly = says
-            && self.ejection().is_none()
-        {
-            let new = Tally { all: 0.0, failed: 0.0, at: now };
-            let tally = match self.tallies.get_mut(integration) {
-                Some(tally) => tally,
-                None => self.tallies.entry(integration.clone()).or_insert(new),
-            };
+        let tally = self.tally(sent.integration, now);
+        tally.out = tally.out.saturating_sub(1);
+        if let Says::Well | Says::Badly = says {
             tally.age(config.window, now);
             tally.all += 1.0;
             tally.failed += f64::from(u8::from(says == Says::Badly));
@@ -211,19 +235,26 @@ impl Conduct {
         stands_out.then(|| Saw { reason: Reason::ConsecutiveErrors, tasks: errors.into(), failed: 1.0, expected: 0.0 })
     }
 
+    fn tally(&mut self, integration: &IntegrationName, now: Instant) -> &mut Tally {
+        if !self.tallies.contains_key(integration) {
+            self.tallies.insert(integration.clone(), Tally::new(now));
+        }
+        self.tallies.get_mut(integration).expect("it was there, or was just put there")
+    }
+
     /// Leaves it alone for a while.
     pub(super) fn eject(&mut self, saw: Saw, config: &Config, now: Instant) -> Ejection {
         self.times = self.times.saturating_add(1);
         let until = now + config.base_time.saturating_mul(self.times).min(config.max_time);
         let ejection = Ejection { saw, until, times: self.times };
-        self.standing = Standing::Out(ejection);
+        (self.standing, self.ejected_at) = (Standing::Out(ejection), Some(now));
         self.tallies.clear();
         ejection
     }
 
     /// Its time is over.
-    pub(super) fn try_again(&mut self) {
-        (self.standing, self.errors_in_a_row) = (Standing::OnTrial { taken: 0, failed: 0 }, 0);
+    pub(super) fn try_again(&mut self, now: Instant) {
+        (self.standing, self.errors_in_a_row) = (Standing::OnTrial { taken: 0, failed: 0, failed_at: now }, 0);
     }
 
     /// It is as good as any.
@@ -236,33 +267,19 @@ impl Conduct {
         matches!(self.standing, Standing::OnTrial { failed, .. } if failed >= TRIAL_TASKS)
     }
 
+    /// Whether that was so long ago that nothing will be known any more of how others do.
+    fn is_tried_in_vain(&self, config: &Config, now: Instant) -> bool {
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= config.base_time;
+        self.has_failed_its_trial() && matches!(self.standing, Standing::OnTrial { failed_at, .. } if is_old(failed_at))
+    }
+
     /// What it has made good by itself.
     fn mend(&mut self, config: &Config, now: Instant) {
-        let is_in = self.standing == Standing::In;
-        if let Some(since) = self.good_since.filter(|since| is_in && now.duration_since(*since) >= config.base_time) {
+        let is_good = self.is_good();
+        if let Some(since) = self.good_since.filter(|since| is_good && now.duration_since(*since) >= config.base_time) {
             self.times = self.times.saturating_sub(1);
             self.good_since = (self.times > 0).then_some(since + config.base_time);
         }
-    }
-}
-
-/// One worker beside what was expected of it.
-struct Compared<'a> {
-    worker: &'a WorkerId,
-    tasks: f64,
-    failed: f64,
-    expected: f64,
-    /// Whether its trial came to nothing that went well; none when it is not on trial.
-    failed_trial: Option<bool>,
-}
-
-impl Compared<'_> {
-    fn excess(&self) -> f64 {
-        self.failed - self.expected
-    }
-
-    fn saw(&self, reason: Reason) -> Saw {
-        Saw { reason, tasks: self.tasks, failed: self.failed, expected: self.expected }
     }
 }
 
@@ -272,14 +289,35 @@ pub(super) struct Watch {
     swept_at: Option<Instant>,
     /// When an outcome was last a failure: without any there is nothing to look for.
     failed_at: Option<Instant>,
+    alibis: Alibis,
 }
 
 impl Watch {
-    /// A call has ended so.
-    pub(super) fn saw(&mut self, says: Says, now: Instant) {
+    /// A call goes out.
+    pub(super) fn sent(&mut self, worker: &WorkerId, sent: &Sent<'_>) {
+        self.alibis.sent(worker, sent);
+    }
+
+    /// A call has ended that says something, or nothing.
+    pub(super) fn ended(&mut self, worker: &WorkerId, sent: &Sent<'_>) {
+        self.alibis.ended(worker, sent);
+    }
+
+    /// What an ended call says.
+    pub(super) fn saw(&mut self, worker: &WorkerId, sent: &Sent<'_>, says: Says, config: &Config, now: Instant) {
         if let Says::Badly | Says::Broke = says {
             self.failed_at = Some(now);
         }
+        match says {
+            Says::Well => self.alibis.did_well(worker, sent),
+            Says::Badly => self.alibis.failed(worker, sent, config.window, now),
+            Says::Nothing | Says::Answers | Says::Broke => {}
+        }
+    }
+
+    /// A worker was ejected, or is no more.
+    pub(super) fn forget(&mut self, worker: &WorkerId) {
+        self.alibis.forget(worker);
     }
 
     /// Whether it is time to look at the pool.
@@ -293,87 +331,30 @@ impl Watch {
         }
         is_due && is_worth
     }
-}
 
-/// Looks at all workers: forgets what is old, and finds those that stand out, the worst first. Those whose trial came to
-/// nothing, though they do not stand out, are readmitted: others fail, too.
-pub(super) fn sweep<'a>(
-    pool: impl IntoIterator<Item = (&'a WorkerId, &'a mut Conduct)>,
-    config: &Config,
-    now: Instant,
-) -> Vec<(WorkerId, Saw)> {
-    let mut pool: Vec<_> = pool.into_iter().collect();
-    for (_, conduct) in &mut pool {
-        conduct.tallies.values_mut().for_each(|tally| tally.age(config.window, now));
-        conduct.tallies.retain(|_, tally| tally.all >= WORTHLESS);
-        conduct.mend(config, now);
-    }
-    let found = stand_out(&compare(&pool, config), config);
-    for (worker, conduct) in &mut pool {
-        if conduct.has_failed_its_trial() && !found.iter().any(|(found, _)| found == *worker) {
-            conduct.readmit(now);
+    /// Looks at all workers: forgets what is old, and finds those that stand out, the worst first. Those whose trial came
+    /// to nothing are readmitted where others fail, too, or where nothing is known of others for long.
+    pub(super) fn sweep<'a>(
+        &mut self,
+        pool: impl IntoIterator<Item = (&'a WorkerId, &'a mut Conduct)>,
+        config: &Config,
+        now: Instant,
+    ) -> Vec<(WorkerId, Saw)> {
+        let mut pool: Vec<_> = pool.into_iter().collect();
+        self.alibis.age(config.window, now);
+        for (_, conduct) in &mut pool {
+            conduct.tallies.values_mut().for_each(|tally| tally.age(config.window, now));
+            conduct.tallies.retain(|_, tally| tally.all >= WORTHLESS || tally.out > 0);
+            conduct.mend(config, now);
         }
-    }
-    found
-}
-
-/// Each worker of which enough is known, beside the others.
-fn compare<'a>(pool: &[(&'a WorkerId, &mut Conduct)], config: &Config) -> Vec<Compared<'a>> {
-    let most = f64::from(config.min_tasks);
-    let counted = |tally: &Tally| {
-        let share = (most / tally.all).min(1.0);
-        (tally.all * share, tally.failed * share)
-    };
-    let mut totals: HashMap<&IntegrationName, (f64, f64)> = HashMap::new();
-    for (integration, tally) in pool.iter().flat_map(|(_, conduct)| &conduct.tallies) {
-        let (all, failed) = counted(tally);
-        let total = totals.entry(integration).or_default();
-        *total = (total.0 + all, total.1 + failed);
-    }
-    let compared = |(worker, conduct): &(&'a WorkerId, &mut Conduct)| {
-        let (mut tasks, mut failed, mut expected) = (0.0, 0.0, 0.0);
-        for (integration, tally) in &conduct.tallies {
-            let (total, own) = (totals.get(integration).copied().unwrap_or_default(), counted(tally));
-            let (others, others_failed) = (total.0 - own.0, (total.1 - own.1).max(0.0));
-            // What others have hardly done says nothing of how it should go.
-            if others >= OTHERS_TASKS {
-                tasks += tally.all;
-                failed += tally.failed;
-                expected += tally.all * others_failed / others;
+        let Found { outliers, like_others } = compare::compare(&pool, &self.alibis, config, now);
+        for (worker, conduct) in &mut pool {
+            if like_others.contains(worker) || conduct.is_tried_in_vain(config, now) {
+                conduct.readmit(now);
             }
         }
-        let failed_trial = (conduct.standing != Standing::In).then(|| conduct.has_failed_its_trial());
-        let shares = (failed / tasks, expected / tasks);
-        (tasks > 0.0).then_some(Compared { worker, tasks, failed: shares.0, expected: shares.1, failed_trial })
-    };
-    pool.iter().filter_map(compared).collect()
-}
-
-/// Those that stand out, the worst first.
-fn stand_out(compared: &[Compared<'_>], config: &Config) -> Vec<(WorkerId, Saw)> {
-    let has = |it: &Compared<'_>, tasks: u32| it.tasks >= f64::from(tasks);
-    let fails = |it: &&Compared<'_>| {
-        let is_known = it.failed_trial.unwrap_or_else(|| has(it, config.min_tasks));
-        is_known && it.failed >= config.failing && it.expected <= it.failed * EXPECTED_SHARE
-    };
-    let mut found: Vec<(&Compared<'_>, Reason)> =
-        compared.iter().filter(fails).map(|it| (it, Reason::Failing)).collect();
-
-    let rated: Vec<_> =
-        compared.iter().filter(|it| it.failed_trial.is_none() && has(it, config.success_rate_tasks)).collect();
-    if rated.len() >= config.success_rate_workers as usize {
-        let workers = rated.len() as f64;
-        let mean = rated.iter().map(|it| it.excess()).sum::<f64>() / workers;
-        let variance = rated.iter().map(|it| (it.excess() - mean).powi(2)).sum::<f64>() / workers;
-        let beyond = mean + (config.success_rate_stdev * variance.sqrt()).max(LEAST_EXCESS);
-        let by_chance = |it: &Compared<'_>| BEYOND_CHANCE * (it.expected * it.tasks).max(1.0).sqrt();
-        let is_outlier = |it: &Compared<'_>| it.excess() > beyond && it.excess() * it.tasks > by_chance(it);
-        let known = |it: &Compared<'_>| found.iter().any(|(known, _)| known.worker == it.worker);
-        let more: Vec<_> = rated.into_iter().filter(|it| is_outlier(it) && !known(it)).collect();
-        found.extend(more.into_iter().map(|it| (it, Reason::SuccessRate)));
+        outliers
     }
-    found.sort_by(|(one, _), (other, _)| other.excess().total_cmp(&one.excess()));
-    found.into_iter().map(|(it, reason)| (it.worker.clone(), it.saw(reason))).collect()
 }
 
 impl fmt::Display for Saw {

@@ -195,7 +195,7 @@ impl Inner {
             }
             Err(_) => {
                 let error = TaskError::outcome_unknown("the worker did not answer within the task's deadline");
-                Called::not(Failed::Final(error), Learned::Nothing)
+                Called::not(Failed::Final(error), Learned::Silent)
             }
         }
     }

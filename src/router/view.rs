@@ -55,6 +55,8 @@ pub(super) struct Placement {
     pub(super) worker: WorkerId,
     pub(super) incarnation: Incarnation,
     pub(super) address: String,
+    /// When it was found.
+    pub(super) at: Instant,
 }
 
 /// What a call would be for.
@@ -80,6 +82,8 @@ pub(super) enum Learned {
     Succeeded,
     /// With a failure.
     Failed,
+    /// It did not answer in time.
+    Silent,
     /// It refused for this reason.
     Refused(Reason),
     /// It could not be reached: nothing was sent.
@@ -138,7 +142,7 @@ impl View {
             Change::Present(presence) => self.present(presence, now),
             Change::Gone(worker, incarnation) => {
                 self.workers.get(&worker).filter(|known| known.presence.incarnation == incarnation)?;
-                self.remove(&worker)
+                self.remove(&worker, now)
             }
         }
     }
@@ -147,7 +151,7 @@ impl View {
         let known = self.workers.get(&presence.worker);
         let same_life = known.is_some_and(|known| known.presence.incarnation == presence.incarnation);
         if !same_life {
-            let ended = self.remove(&presence.worker);
+            let ended = self.remove(&presence.worker, now);
             self.insert(presence, now);
             return ended;
         }
@@ -155,19 +159,19 @@ impl View {
             self.unlist(&presence.worker);
             self.list(&presence);
         }
-        if let Some(known) = self.workers.get_mut(&presence.worker) {
-            if known.presence.settings_version != presence.settings_version {
-                known.forget_caps();
-                self.has_other_limits = true;
-            }
-            self.slots -= known.slots();
+        if let Some(known) = self.workers.get_mut(&presence.worker)
+            && known.presence.settings_version != presence.settings_version
+        {
+            known.forget_caps();
+            self.has_other_limits = true;
+        }
+        self.with_slots(&presence.worker.clone(), |known| {
             let Presence { in_flight, target, reserved, .. } = presence;
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
             known.is_heard_of();
-            self.slots += known.slots();
-        }
+        });
         None
     }
 
@@ -179,11 +183,21 @@ impl View {
         self.workers.insert(known.presence.worker.clone(), known);
     }
 
-    fn remove(&mut self, worker: &WorkerId) -> Option<Placement> {
+    fn remove(&mut self, worker: &WorkerId, now: Instant) -> Option<Placement> {
         let known = self.workers.remove(worker)?;
         self.slots -= known.slots();
         self.unlist(worker);
-        Some(known.placement())
+        self.is_no_more(worker);
+        Some(known.placement(now))
+    }
+
+    /// Changes what is known of a worker, and counts its slots anew.
+    fn with_slots(&mut self, worker: &WorkerId, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.workers.get_mut(worker) {
+            self.slots -= known.slots();
+            change(known);
+            self.slots += known.slots();
+        }
     }
 
     fn list(&mut self, presence: &Presence) {
@@ -222,7 +236,7 @@ impl View {
         let over = |known: &Known| known.missing_since.is_some_and(|since| now.duration_since(since) >= TTL);
         let expired: Vec<WorkerId> =
             self.workers.values().filter(|known| over(known)).map(|known| known.presence.worker.clone()).collect();
-        expired.iter().filter_map(|worker| self.remove(worker)).collect()
+        expired.iter().filter_map(|worker| self.remove(worker, now)).collect()
     }
 
     /// Finds a worker for a task and counts the call that will follow.
@@ -269,7 +283,9 @@ impl View {
     fn take(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Option<Placement> {
         let known = self.workers.get_mut(worker)?;
         known.take(wanted, now);
-        Some(known.placement())
+        let placement = known.placement(now);
+        self.is_sent(worker, wanted, now);
+        Some(placement)
     }
 
     /// When some worker may take more of the tenant, where none does that runs the integration.
@@ -298,13 +314,11 @@ impl View {
         chance: f64,
         now: Instant,
     ) {
-        let known = self.workers.get_mut(&placement.worker);
+        let known = self.workers.get(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
             let was_suspected = known.is_suspected(now);
-            self.slots -= known.slots();
-            known.give_back(wanted, learned, load, chance, now);
-            self.slots += known.slots();
-            self.judge_call(&placement.worker, wanted.integration, learned, was_suspected, now);
+            self.with_slots(&placement.worker, |known| known.give_back(wanted, learned, load, chance, now));
+            self.judge_call(placement, wanted, learned, was_suspected, now);
         }
     }
 

@@ -23,7 +23,7 @@ impl Peer {
 
 fn placement(worker: &str, port: u16) -> Placement {
     let address = format!("http://127.0.0.1:{port}");
-    Placement { worker: worker.parse().expect("an id"), incarnation: Incarnation::mint(), address }
+    Placement { worker: worker.parse().expect("an id"), incarnation: Incarnation::mint(), address, at: Instant::now() }
 }
 
 fn channels(max: usize) -> Arc<Channels> {

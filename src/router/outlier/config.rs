@@ -32,7 +32,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub max_time: Duration,
     /// The largest share of the pool that may be ejected at once, more than 0 and at most 1; one worker always may, but
-    /// never the last that serves an integration.
+    /// never the last that an integration can rely on.
     pub max_ejected: f64,
 }
 

@@ -13,33 +13,60 @@ fn name(text: &str) -> IntegrationName {
 struct Pool {
     config: Config,
     workers: Vec<(WorkerId, Conduct)>,
+    watch: Watch,
+    tenant: Tenant,
     now: Instant,
 }
 
 impl Pool {
     fn of(workers: usize) -> Self {
         let worker = |number| (format!("w{number}").parse().expect("an id"), Conduct::default());
-        Pool { config: Config::default(), workers: (0..workers).map(worker).collect(), now: Instant::now() }
+        let (config, watch, tenant) = (Config::default(), Watch::default(), "acme".parse().expect("a tenant"));
+        Pool { config, workers: (0..workers).map(worker).collect(), watch, tenant, now: Instant::now() }
     }
 
     fn end(&mut self, worker: usize, integration: &str, says: Says, calls: usize) {
         for _ in 0..calls {
-            let conduct = &mut self.workers[worker].1;
-            conduct.take();
-            assert_eq!(conduct.learn(&name(integration), says, &self.config, self.now), None);
+            self.send(worker, integration);
+            self.answer(worker, integration, says, self.now);
+        }
+    }
+
+    fn send(&mut self, worker: usize, integration: &str) {
+        let (integration, Pool { workers, watch, tenant, now, .. }) = (name(integration), self);
+        let (worker, conduct) = &mut workers[worker];
+        conduct.take(&integration, *now);
+        watch.sent(worker, &Sent { integration: &integration, tenant, at: *now });
+    }
+
+    /// The end of a call that was sent then.
+    fn answer(&mut self, worker: usize, integration: &str, says: Says, at: Instant) {
+        let (integration, Pool { config, workers, watch, tenant, now }) = (name(integration), self);
+        let (worker, conduct) = &mut workers[worker];
+        let sent = Sent { integration: &integration, tenant, at };
+        watch.ended(worker, &sent);
+        if conduct.counts(at) {
+            watch.saw(worker, &sent, says, config, *now);
+            assert_eq!(conduct.learn(&sent, says, config, *now), None);
         }
     }
 
     fn sweep(&mut self) -> Vec<(usize, Reason)> {
         let pool = self.workers.iter_mut().map(|(worker, conduct)| (&*worker, conduct));
-        let found = sweep(pool, &self.config, self.now);
+        let found = self.watch.sweep(pool, &self.config, self.now);
         let index = |worker: &WorkerId| worker.as_str()[1..].parse().expect("its number");
         found.into_iter().map(|(worker, saw)| (index(&worker), saw.reason)).collect()
     }
 
     fn eject(&mut self, worker: usize) -> Duration {
         let saw = Saw { reason: Reason::Failing, tasks: 20.0, failed: 1.0, expected: 0.0 };
-        self.workers[worker].1.eject(saw, &self.config, self.now).until - self.now
+        let (worker, conduct) = &mut self.workers[worker];
+        self.watch.forget(worker);
+        conduct.eject(saw, &self.config, self.now).until - self.now
+    }
+
+    fn try_again(&mut self, worker: usize) {
+        self.workers[worker].1.try_again(self.now);
     }
 
     fn conduct(&mut self, worker: usize) -> &mut Conduct {
@@ -81,6 +108,98 @@ fn a_bank_that_is_down_is_no_workers_fault() {
         pool.end(worker, "up", Says::Well, 2_000);
     }
     assert_eq!(pool.sweep(), []);
+}
+
+#[test]
+fn a_bank_that_goes_down_when_a_worker_has_just_come_is_not_its_fault() {
+    let mut pool = Pool::of(2);
+    let before = pool.now;
+    pool.end(1, "bank", Says::Well, 100);
+    (0..50).for_each(|_| pool.send(1, "bank"));
+    pool.now += SECOND;
+    pool.end(0, "bank", Says::Badly, 50);
+    assert_eq!(pool.sweep(), [], "nobody has tried since");
+    (0..50).for_each(|_| pool.answer(1, "bank", Says::Well, before));
+    assert_eq!(pool.sweep(), [], "those were sent in better times");
+    pool.now += SECOND;
+    pool.end(1, "bank", Says::Well, 3);
+    assert_eq!(pool.sweep(), [(0, Reason::Failing)]);
+}
+
+#[test]
+fn while_slow_tasks_run_elsewhere_they_are_believed_to_go_well() {
+    let mut pool = Pool::of(2);
+    pool.end(1, "bank", Says::Well, 100);
+    pool.now += SECOND;
+    pool.end(0, "bank", Says::Badly, 50);
+    (0..3).for_each(|_| pool.send(1, "bank"));
+    assert_eq!(pool.sweep(), [], "they may fail as quickly");
+    pool.now += SECOND;
+    assert_eq!(pool.sweep(), [(0, Reason::Failing)]);
+    let sent = pool.now - SECOND;
+    pool.answer(1, "bank", Says::Nothing, sent);
+    assert_eq!(pool.sweep(), [], "one was cancelled, and two are too few");
+}
+
+#[test]
+fn what_one_tenant_submits_is_not_the_fault_of_the_one_worker_that_has_room_for_it() {
+    let mut pool = Pool::of(2);
+    pool.end(0, "bank", Says::Well, 5);
+    pool.tenant = "nonsense".parse().expect("a tenant");
+    pool.end(0, "bank", Says::Badly, 1_000);
+    pool.tenant = "acme".parse().expect("a tenant");
+    pool.end(1, "bank", Says::Well, 100);
+    assert_eq!(pool.sweep(), [], "others do well what others submit");
+    pool.tenant = "nonsense".parse().expect("a tenant");
+    pool.end(1, "bank", Says::Well, 3);
+    assert_eq!(pool.sweep(), [(0, Reason::Failing)], "it was no nonsense");
+
+    let mut pool = Pool::of(2);
+    for number in 0..20 {
+        pool.tenant = format!("tenant-{number}").parse().expect("a tenant");
+        pool.end(0, "bank", Says::Badly, 1);
+    }
+    pool.tenant = "acme".parse().expect("a tenant");
+    pool.end(1, "bank", Says::Well, 20);
+    assert_eq!(pool.sweep(), [(0, Reason::Failing)], "it is not one tenant's");
+}
+
+#[test]
+fn quick_failures_of_slow_tasks_are_compared_with_all_that_were_sent() {
+    let mut pool = Pool::of(2);
+    (0..250).for_each(|_| pool.send(0, "bank"));
+    let now = pool.now;
+    (0..25).for_each(|_| pool.answer(0, "bank", Says::Badly, now));
+    pool.end(1, "bank", Says::Well, 20);
+    assert_eq!(pool.sweep(), [], "it is one in ten");
+    (0..225).for_each(|_| pool.answer(0, "bank", Says::Badly, now));
+    assert_eq!(pool.sweep(), [(0, Reason::Failing)]);
+}
+
+#[test]
+fn what_was_sent_before_an_ejection_says_nothing_after_it() {
+    let mut pool = Pool::of(2);
+    (0..100).for_each(|_| pool.send(0, "bank"));
+    let sent = pool.now;
+    pool.now += SECOND;
+    pool.eject(0);
+    pool.now += pool.config.base_time;
+    pool.try_again(0);
+    (0..100).for_each(|_| pool.answer(0, "bank", Says::Badly, sent));
+    pool.end(1, "bank", Says::Well, 20);
+    assert_eq!((pool.sweep(), pool.conduct(0).admits()), (vec![], true));
+}
+
+#[test]
+fn a_trial_goes_on_until_it_is_known_how_others_do() {
+    let mut pool = Pool::of(2);
+    pool.eject(0);
+    pool.try_again(0);
+    pool.end(0, "bank", Says::Badly, TRIAL_TASKS as usize);
+    pool.now += SECOND;
+    assert_eq!((pool.sweep(), pool.conduct(0).admits()), (vec![], false));
+    pool.now += pool.config.base_time;
+    assert_eq!((pool.sweep(), pool.conduct(0).admits()), (vec![], true), "it will not be known");
 }
 
 #[test]
@@ -132,7 +251,8 @@ fn chance_alone_ejects_nobody() {
 
 #[test]
 fn calls_that_break_in_a_row_are_enough_and_anything_else_ends_the_row() {
-    let (config, now, bank) = (Config::default(), Instant::now(), name("bank"));
+    let (config, now, bank, tenant) = (Config::default(), Instant::now(), name("bank"), "acme".parse().expect("one"));
+    let bank = Sent { integration: &bank, tenant: &tenant, at: now };
     for between in [Says::Answers, Says::Well, Says::Badly] {
         let mut conduct = Conduct::default();
         for _ in 1..config.consecutive_errors {
@@ -157,7 +277,7 @@ fn the_more_often_the_longer_and_what_it_makes_good_is_taken_off() {
     let times = |pool: &mut Pool| {
         let time = pool.eject(0);
         pool.now += time;
-        pool.conduct(0).try_again();
+        pool.try_again(0);
         let now = pool.now;
         pool.conduct(0).readmit(now);
         time
@@ -181,20 +301,21 @@ fn who_comes_back_gets_a_few_tasks_until_one_goes_well() {
     let mut pool = Pool::of(2);
     pool.eject(0);
     assert!(!pool.conduct(0).admits());
-    pool.conduct(0).try_again();
+    pool.try_again(0);
     for _ in 0..TRIAL_TASKS {
         assert!(pool.conduct(0).admits());
-        pool.conduct(0).take();
+        pool.send(0, "bank");
     }
     assert!(!pool.conduct(0).admits());
-    let (config, now, bank) = (pool.config.clone(), pool.now, name("bank"));
-    pool.conduct(0).learn(&bank, Says::Nothing, &config, now);
+    let now = pool.now;
+    pool.answer(0, "bank", Says::Nothing, now);
     assert!(pool.conduct(0).admits(), "a refused one does not count");
-    pool.conduct(0).take();
-    pool.conduct(0).learn(&bank, Says::Badly, &config, now);
+    pool.send(0, "bank");
+    pool.answer(0, "bank", Says::Badly, now);
     assert!(!pool.conduct(0).admits());
-    pool.conduct(0).learn(&bank, Says::Well, &config, now);
+    pool.answer(0, "bank", Says::Well, now);
     assert!(pool.conduct(0).admits());
+    (0..3).for_each(|_| pool.answer(0, "bank", Says::Nothing, now));
     pool.end(0, "bank", Says::Badly, 19);
     pool.end(1, "bank", Says::Well, 19);
     assert_eq!(pool.sweep(), [(0, Reason::Failing)], "one of twenty-one went well");
@@ -205,7 +326,7 @@ fn a_trial_of_which_all_fail_is_an_ejection_unless_others_fail_too() {
     for others in [Says::Well, Says::Badly] {
         let mut pool = Pool::of(2);
         pool.eject(0);
-        pool.conduct(0).try_again();
+        pool.try_again(0);
         for _ in 0..TRIAL_TASKS {
             // However slowly they come.
             pool.now += pool.config.window;
@@ -246,10 +367,12 @@ fn one_may_always_be_ejected_and_never_all() {
 #[test]
 fn the_pool_is_looked_at_once_a_second_while_something_fails() {
     let (config, mut now) = (Config::default(), Instant::now());
-    let mut watch = Watch::default();
-    watch.saw(Says::Well, now);
+    let (mut watch, bank) = (Watch::default(), name("bank"));
+    let (worker, tenant) = ("w0".parse().expect("an id"), "acme".parse().expect("a tenant"));
+    let sent = Sent { integration: &bank, tenant: &tenant, at: now };
+    watch.saw(&worker, &sent, Says::Well, &config, now);
     assert!(!watch.is_due(&config, now));
-    watch.saw(Says::Badly, now);
+    watch.saw(&worker, &sent, Says::Badly, &config, now);
     assert!(watch.is_due(&config, now) && !watch.is_due(&config, now));
     now += SWEEP;
     assert!(watch.is_due(&config, now));

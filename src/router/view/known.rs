@@ -76,11 +76,12 @@ impl Known {
         }
     }
 
-    pub(super) fn placement(&self) -> Placement {
+    pub(super) fn placement(&self, now: Instant) -> Placement {
         Placement {
             worker: self.presence.worker.clone(),
             incarnation: self.presence.incarnation,
             address: self.presence.address.clone(),
+            at: now,
         }
     }
 
@@ -94,9 +95,17 @@ impl Known {
         self.reported_at = now;
     }
 
-    /// The slots that tasks may wait for: its N, or 0 once it drains.
+    /// The slots that tasks may wait for: its N, or 0 once it drains or while it is ejected.
     pub(super) fn slots(&self) -> u64 {
-        if self.presence.state == State::Draining { 0 } else { u64::from(self.target) }
+        let is_out = self.presence.state == State::Draining || self.conduct.ejection().is_some();
+        if is_out { 0 } else { u64::from(self.target) }
+    }
+
+    /// Whether tasks for an integration may be left to it alone: it is in good standing, takes tasks, was reached by its
+    /// last call, and does not spare that integration.
+    pub(super) fn is_relied_on(&self, integration: &IntegrationName) -> bool {
+        let takes_tasks = self.presence.state != State::Draining && self.target > 0;
+        takes_tasks && self.failures == 0 && self.conduct.is_good() && !self.spares(integration)
     }
 
     /// A call goes out.
@@ -105,7 +114,7 @@ impl Known {
         if self.failures > 0 && self.tried_until.is_none() {
             self.tried_until = Some(now + TRIED);
         }
-        self.conduct.take();
+        self.conduct.take(wanted.integration, now);
         allowance(&mut self.integrations, wanted.integration, now).take(now);
         allowance(&mut self.tenants, wanted.tenant, now).take(now);
     }
@@ -233,7 +242,7 @@ impl Known {
 
     fn learn(&mut self, learned: Learned, chance: f64, now: Instant) {
         match learned {
-            Learned::Nothing => {}
+            Learned::Nothing | Learned::Silent => {}
             // Another life of the worker answers at its address; the registry will say which.
             Learned::Unreachable | Learned::Broke | Learned::Refused(Reason::StaleIncarnation) => {
                 self.suspect(chance, now);

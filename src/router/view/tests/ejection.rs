@@ -261,6 +261,74 @@ fn it_is_told_that_a_worker_is_ejected_and_that_the_view_is_stale() {
     assert!(held.ends_with("by the last word of a registry that cannot be reached"), "{held}");
 }
 
+#[test]
+fn who_is_left_must_be_one_to_rely_on() {
+    let workers = pool(2, 9);
+    let closed = Presence { target: 0, ..workers[1].clone() };
+    let spares = Presence { broken: vec!["bank".parse().expect("a name")], ..workers[1].clone() };
+    for other in [None, Some(closed), Some(spares)] {
+        let unfit = |bench: &mut Bench| match other.clone() {
+            Some(presence) => drop(bench.view.apply(Change::Present(presence), bench.now)),
+            None => bench.calls("w1", Learned::Unreachable, 1),
+        };
+        let mut bench = Bench::with(workers.clone());
+        bench.calls("w0", Learned::Failed, 20);
+        bench.calls("w1", Learned::Succeeded, 20);
+        unfit(&mut bench);
+        assert!(bench.judge().is_empty() && bench.ejected() == 0, "it would be the last");
+
+        let mut bench = Bench::with(workers.clone());
+        bench.calls("w0", Learned::Failed, 20);
+        bench.calls("w1", Learned::Succeeded, 20);
+        assert_eq!(bench.judge(), ["w0 out failing"]);
+        assert_eq!(bench.view.slots(), 9, "the slots of the other one");
+        unfit(&mut bench);
+        assert_eq!(bench.judge(), ["w0 needed"]);
+        assert!(bench.call("w0", Learned::Succeeded));
+    }
+}
+
+#[test]
+fn those_on_trial_count_as_those_that_are_out() {
+    let mut bench = Bench::with(pool(3, 9));
+    bench.calls("w0", Learned::Failed, 20);
+    bench.calls("w2", Learned::Succeeded, 20);
+    assert_eq!(bench.judge(), ["w0 out failing"]);
+    bench.now += Config::default().base_time;
+    bench.calls("w1", Learned::Failed, 40);
+    bench.calls("w2", Learned::Succeeded, 20);
+    assert_eq!(bench.judge(), ["w0 on trial"]);
+    bench.now += SECOND;
+    assert_eq!((bench.judge(), bench.view.slots()), (vec![], 27));
+    bench.calls("w0", Learned::Succeeded, 1);
+    bench.now += SECOND;
+    assert_eq!(bench.judge(), ["w1 out failing"]);
+}
+
+#[test]
+fn where_calls_to_more_workers_break_than_may_be_ejected_it_is_no_fault_of_theirs() {
+    let mut bench = Bench::with(pool(3, 9));
+    for _ in 0..Config::default().consecutive_errors * 2 {
+        bench.now += SECOND * 9;
+        bench.calls("w0", Learned::Broke, 1);
+        bench.calls("w1", Learned::Broke, 1);
+    }
+    assert!(bench.judge().is_empty());
+    bench.now += SECOND * 9;
+    bench.calls("w1", Learned::Succeeded, 1);
+    bench.calls("w0", Learned::Broke, 1);
+    assert_eq!(bench.judge(), ["w0 out consecutive_errors"]);
+}
+
+#[test]
+fn who_does_not_answer_in_time_while_others_do_is_ejected_and_not_suspected() {
+    let mut bench = Bench::with(pool(2, 9));
+    bench.calls("w0", Learned::Silent, 20);
+    bench.calls("w1", Learned::Succeeded, 20);
+    assert_eq!(bench.view.census(bench.now).suspected, 0);
+    assert_eq!(bench.judge(), ["w0 out failing"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Calls(usize, Learned, usize),
