@@ -31,7 +31,7 @@ use crate::wire::MAX_MESSAGE_BYTES;
 use crate::wire::error::describe;
 use crate::wire::proto::tasks_client::TasksClient;
 
-/// The view lets a second call go to a worker in doubt when this has passed.
+/// Another worker is the better answer: see above.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Replies of many calls share a connection: room for all of them, so that one slow reader holds up no other.

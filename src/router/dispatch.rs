@@ -312,9 +312,13 @@ impl Reservation {
         &self.placement
     }
 
-    /// The call goes out: from now on it may hold slots, whatever becomes of it.
+    /// The call goes out, over a connection that stands: from now on it may hold slots, whatever becomes of it.
     pub(super) fn goes_out(&mut self) {
         self.ended.ran.ran = true;
+        if self.placement.tries {
+            let placement = &self.placement;
+            self.dispatcher.change(Some(&placement.worker), |state, _| state.view.connected(placement));
+        }
     }
 
     /// Ends the call and keeps what it taught.

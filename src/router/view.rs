@@ -57,6 +57,8 @@ pub(super) struct Placement {
     pub(super) address: String,
     /// When it was found.
     pub(super) at: Instant,
+    /// Whether the call tries a worker that could not be reached: until its connection stands it is the only one.
+    pub(super) tries: bool,
 }
 
 /// What a call would be for.
@@ -303,6 +305,15 @@ impl View {
         Held::new(wanted.integration.clone(), serving.len(), holds).stale(self.stale)
     }
 
+    /// The call that tries a worker has a connection: others may follow.
+    pub(super) fn connected(&mut self, placement: &Placement) {
+        if let Some(known) = self.workers.get_mut(&placement.worker)
+            && known.presence.incarnation == placement.incarnation
+        {
+            known.connected();
+        }
+    }
+
     /// A call has ended: it no longer counts, and what it taught is kept. `chance`, anything from 0 to 1, is how much of the
     /// longest pause a worker is left alone for that could not be reached.
     pub(super) fn release(
@@ -317,7 +328,12 @@ impl View {
         let known = self.workers.get(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
             let was_suspected = known.is_suspected(now);
-            self.with_slots(&placement.worker, |known| known.give_back(wanted, learned, load, chance, now));
+            self.with_slots(&placement.worker, |known| {
+                if placement.tries {
+                    known.is_tried();
+                }
+                known.give_back(wanted, learned, load, chance, now);
+            });
             self.judge_call(placement, wanted, learned, was_suspected, now);
         }
     }

@@ -19,10 +19,11 @@ use weir::telemetry::Telemetry;
 use crate::cli::{run, stdout, weir};
 use crate::support::house::{House, Plan, submission, submit_all, synthetic};
 
-/// Works for a moment, or fails at once.
+/// Works for a moment, or for ten times that, or fails at once.
 #[derive(Clone, Default)]
 struct Moody {
     is_broken: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
     runs: Arc<AtomicUsize>,
 }
 
@@ -33,7 +34,8 @@ impl Integration for Moody {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(Error::permanent("a certificate is missing on this machine"));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let is_slow = self.is_slow.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(if is_slow { 200 } else { 20 })).await;
         Ok(Json::null())
     }
 }
@@ -53,6 +55,8 @@ async fn submit(house: &House, prefix: &str, tasks: usize, worker: &WorkerId) ->
 async fn a_worker_that_fails_at_once_is_ejected_and_comes_back_when_it_is_mended() {
     let moods = [Moody::default(), Moody::default()];
     moods[0].is_broken.store(true, Ordering::Relaxed);
+    // So that failing is much quicker on a busy machine, too.
+    moods[1].is_slow.store(true, Ordering::Relaxed);
     let own = moods.clone();
     let own =
         Arc::new(move |index: usize| Integrations::new().with("moody".parse().expect("a name"), own[index].clone()));
@@ -70,6 +74,7 @@ async fn a_worker_that_fails_at_once_is_ejected_and_comes_back_when_it_is_mended
     }
     let before = well as f64 / submitted as f64;
     assert!(before < 0.5, "it draws most to itself: {before}");
+    moods[1].is_slow.store(false, Ordering::Relaxed);
 
     // It comes back for a try again and again; between those all goes well.
     let at = house.router_address().to_string();

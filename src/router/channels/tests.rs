@@ -23,7 +23,13 @@ impl Peer {
 
 fn placement(worker: &str, port: u16) -> Placement {
     let address = format!("http://127.0.0.1:{port}");
-    Placement { worker: worker.parse().expect("an id"), incarnation: Incarnation::mint(), address, at: Instant::now() }
+    Placement {
+        worker: worker.parse().expect("an id"),
+        incarnation: Incarnation::mint(),
+        address,
+        at: Instant::now(),
+        tries: false,
+    }
 }
 
 fn channels(max: usize) -> Arc<Channels> {

@@ -29,10 +29,6 @@ pub(super) const SUSPECTED: Duration = Duration::from_millis(500);
 const SUSPECTED_MAX: Duration = Duration::from_secs(8);
 const SUSPECTED_MIN: Duration = Duration::from_millis(100);
 
-/// How long the first call after that is out alone: a connection that is not made is given up before
-/// (`channels::CONNECT_TIMEOUT`), and so no more tasks wait for it.
-pub(super) const TRIED: Duration = Duration::from_millis(1_100);
-
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) presence: Presence,
@@ -46,8 +42,10 @@ pub(super) struct Known {
     reported_at: Instant,
     failures: u32,
     suspected_until: Option<Instant>,
-    /// Until when the one call is out alone that tries it again.
-    tried_until: Option<Instant>,
+    /// When the one call was taken that tries it again; others follow when its connection stands.
+    tried_at: Option<Instant>,
+    /// Whether a connection has stood since it last could not be reached.
+    is_connected: bool,
     /// Whether a fresh presence has taken back the suspicion since the worker was last reached.
     is_forgiven: bool,
     sheds_until: Option<Instant>,
@@ -67,7 +65,8 @@ impl Known {
             reported_at: now,
             failures: 0,
             suspected_until: None,
-            tried_until: None,
+            tried_at: None,
+            is_connected: false,
             is_forgiven: false,
             sheds_until: None,
             conduct: Conduct::default(),
@@ -82,6 +81,7 @@ impl Known {
             incarnation: self.presence.incarnation,
             address: self.presence.address.clone(),
             at: now,
+            tries: self.tried_at == Some(now),
         }
     }
 
@@ -111,12 +111,22 @@ impl Known {
     /// A call goes out.
     pub(super) fn take(&mut self, wanted: &Wanted<'_>, now: Instant) {
         self.own += 1;
-        if self.failures > 0 && self.tried_until.is_none() {
-            self.tried_until = Some(now + TRIED);
+        if self.failures > 0 && !self.is_connected {
+            self.tried_at = Some(now);
         }
         self.conduct.take(wanted.integration, now);
         allowance(&mut self.integrations, wanted.integration, now).take(now);
         allowance(&mut self.tenants, wanted.tenant, now).take(now);
+    }
+
+    /// The call that tries it has a connection.
+    pub(super) fn connected(&mut self) {
+        (self.tried_at, self.is_connected) = (None, true);
+    }
+
+    /// The call that tries it has ended.
+    pub(super) fn is_tried(&mut self) {
+        self.tried_at = None;
     }
 
     /// A call has ended. `chance` is anything from 0 to 1.
@@ -171,7 +181,7 @@ impl Known {
 
     /// Whether it is left alone, or tried by one call, because it could not be reached.
     pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
-        self.is_suspected(now) || self.tried_until.is_some_and(|until| now < until)
+        self.is_suspected(now) || self.tried_at.is_some()
     }
 
     /// It has other settings: its caps may be others.
@@ -248,7 +258,7 @@ impl Known {
                 self.suspect(chance, now);
             }
             Learned::Answered | Learned::Succeeded | Learned::Failed | Learned::Refused(_) => {
-                (self.failures, self.suspected_until, self.tried_until) = (0, None, None);
+                (self.failures, self.suspected_until, self.tried_at) = (0, None, None);
                 self.is_forgiven = false;
             }
         }
@@ -267,7 +277,7 @@ impl Known {
         let most = (SUSPECTED * 2u32.saturating_pow(self.failures.min(16))).min(SUSPECTED_MAX);
         self.failures += 1;
         self.suspected_until = Some(now + most.mul_f64(chance).max(SUSPECTED_MIN));
-        self.tried_until = None;
+        (self.tried_at, self.is_connected) = (None, false);
     }
 
     /// The share of places taken, or `None` when a call would be in vain.

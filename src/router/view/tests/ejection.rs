@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::super::known::TRIED;
 use super::*;
 use crate::router::outlier::{Config, TRIAL_TASKS};
 
@@ -78,9 +77,18 @@ fn after_its_pause_one_call_tries_it_until_the_connection_stands_or_it_answers()
     let first = bench.reserve().expect("room");
     bench.release(&first, Learned::Unreachable, None);
     bench.now += SUSPECTED;
-    let _runs_on = bench.reserve().expect("one tries it");
-    bench.now += TRIED;
-    assert!(bench.reserve().is_some() && bench.reserve().is_some(), "the task runs, so the connection stands");
+    let given_up = bench.reserve().expect("one tries it");
+    bench.now += SECOND * 60;
+    assert!(bench.reserve().is_none(), "however long it takes");
+    bench.release(&given_up, Learned::Nothing, None);
+    let runs_on = bench.reserve().expect("the next one tries it");
+    assert!(runs_on.tries && bench.reserve().is_none());
+    bench.view.connected(&runs_on);
+    let others = [bench.reserve().expect("the connection stands"), bench.reserve().expect("so they all follow")];
+    assert!(others.iter().all(|other| !other.tries));
+    bench.release(&runs_on, Learned::Broke, None);
+    bench.now += SECOND;
+    assert!(bench.reserve().expect("it broke").tries);
 }
 
 #[test]
