@@ -171,7 +171,7 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
         }
     })?;
     config.settings.log_level.clone_from(&config.log.level);
-    config.settings.redis_url.clone_from(&config.registry.url);
+    config.settings.redis.clone_from(&config.registry);
     Ok(config)
 }
 

@@ -32,6 +32,7 @@ pub mod quantile;
 pub mod limits;
 pub mod lifecycle;
 pub mod telemetry;
+pub mod redis;
 pub mod wire;
 
 pub use client::Client;

@@ -26,7 +26,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -107,7 +106,7 @@ pub struct Config {
     pub max_jump: f64,
     /// The Redis of [`Source::Redis`]: the registry's, which the configuration's root fills in.
     #[serde(skip)]
-    pub redis_url: Option<SecretString>,
+    pub redis: crate::redis::Config,
 }
 
 /// Where the document is.
@@ -138,7 +137,7 @@ impl Default for Config {
             redis_key: "weir:{settings}".into(),
             launchdarkly: launchdarkly::Config::default(),
             max_jump: 10.0,
-            redis_url: None,
+            redis: crate::redis::Config::default(),
         }
     }
 }
@@ -165,7 +164,7 @@ impl Config {
         if !(self.max_jump >= 1.0 && self.max_jump.is_finite()) {
             return wrong("max_jump", self.max_jump.into(), "use a number from 1");
         }
-        if self.source == Source::Redis && self.redis_url.is_none() {
+        if self.source == Source::Redis && self.redis.url.is_none() {
             return wrong("source", "redis".into(), "set registry.url, the Redis that the document is in");
         }
         if self.source == Source::LaunchDarkly {
@@ -281,6 +280,12 @@ fn brief(value: &Value) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
+}
+
+/// A document alone: the settings after it, and what of it would not take effect; or why it would not as a whole.
+pub fn examine(document: &[u8], start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
+    let flags = flagd::evaluate(document, context)?;
+    Ok(apply(&flags, start, start, store::version_of(document), f64::INFINITY))
 }
 
 #[cfg(test)]

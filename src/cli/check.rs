@@ -17,7 +17,7 @@ use super::{block_on, print};
 use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
 use crate::payload::store;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Rejection, Settings};
 use crate::telemetry::Telemetry;
 
 /// Flags of `weir check`.
@@ -26,10 +26,10 @@ use crate::telemetry::Telemetry;
     after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of each section and of \
 each integration, the first mistake is shown.
 
---connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
-worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
-sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would \
-listen on, and gives them back.
+--connect logs in to Redis and reads the pool's workers, and the settings where they are there; stores one small \
+object, PREFIX/weir-check, for storing is what a worker does and its credentials may allow nothing else; connects to \
+each integration's host, TLS included, and sends no request; asks LaunchDarkly for the flags where the settings are \
+there; takes the ports that the roles would listen on, and gives them back.
 
 Examples:
   weir check
@@ -175,12 +175,7 @@ fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> an
     let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
     match settings::file::examine(file, &parts.settings, &context) {
         Ok((settings, rejections)) => {
-            for rejection in &rejections {
-                report.wrong("settings.file", format!("{shown}: {rejection}"))?;
-            }
-            if rejections.is_empty() {
-                report.fine("settings.file", format!("{shown}, version {}", settings.version))?;
-            }
+            report.document("settings.file", shown, &settings, &rejections)?;
             parts.settings = settings;
         }
         Err(_) if !file.exists() => {
@@ -212,6 +207,20 @@ impl Report {
     fn wrong(&mut self, key: &str, problem: impl Display) -> anyhow::Result<()> {
         self.wrong.push(key.to_owned());
         line("wrong", &format!("{key}: {problem}"))
+    }
+
+    /// The settings' document that is there: what of it would not take effect, or that all would.
+    fn document(
+        &mut self,
+        key: &str,
+        name: impl Display,
+        settings: &Settings,
+        rejections: &[Rejection],
+    ) -> anyhow::Result<()> {
+        for rejection in rejections {
+            self.wrong(key, format!("{name}: {rejection}"))?;
+        }
+        self.fine(key, format!("{name}, version {}", settings.version))
     }
 
     /// For messages that begin with their key.

@@ -3,6 +3,7 @@
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod lost;
 mod raise;
 mod status;
 
@@ -86,6 +87,9 @@ struct SetArgs {
     /// Lets a value be more than settings.max_jump times what it was.
     #[arg(long)]
     allow_jump: bool,
+    /// Begins a new document although workers run one that is gone.
+    #[arg(long)]
+    new: bool,
     /// The reason, for the history.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -128,7 +132,8 @@ Examples:
 struct RollbackArgs {
     /// The revision whose document to put back.
     revision: Option<u64>,
-    /// Makes a document of the last good values that a worker keeps in its state_dir, for all workers.
+    /// Puts back the document that a worker keeps in its state_dir; where it keeps values alone, they become one, for all
+    /// workers.
     #[arg(long, value_name = "FILE", conflicts_with = "revision")]
     kept: Option<PathBuf>,
     /// The reason, for the history.
@@ -177,6 +182,10 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
     let current = document(store).await?;
+    if current.is_none() && !args.new {
+        let pool = if let Scope::Some { pool, .. } = &scope { pool.as_ref() } else { None };
+        lost::refuse(pool, config).await?;
+    }
     let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
     let edited = |changes| edit::edit(current.as_deref(), changes, &start, max_jump);
     if let Err(reason) = edited(&[]) {
@@ -271,11 +280,12 @@ async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitC
     let why = reason(args.why)?;
     let (current, revisions) = (document(store).await?, store.history().await?);
     if let Some(path) = args.kept {
-        let values = kept::values(&path).map_err(anyhow::Error::msg)?;
+        let kept::Last { version, document, values } = kept::read(&path).map_err(anyhow::Error::msg)?;
+        let what = if document.is_some() { format!("document {version}") } else { "values".into() };
         let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        let edit = Edit { document: flagd::document(&values), who: who(), why };
-        let number = store.write(current.as_deref(), &edit).await?;
-        return print(&format!("v{number}: the values of {}", path.display()));
+        let document = document.unwrap_or_else(|| flagd::document(&values));
+        let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
+        return print(&format!("v{number}: the {what} of {}", path.display()));
     }
     let is_good = |document: &[u8]| flagd::evaluate(document, &settings::Context::default()).is_ok();
     let to = match args.revision {

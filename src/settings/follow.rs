@@ -89,7 +89,8 @@ impl Follower {
             let settings = self.sender.borrow().clone();
             if let Some(to) = self.kept.clone().filter(|_| settings.version != kept) {
                 kept.clone_from(&settings.version);
-                let saved = lifecycle.blocking("settings kept", move || to.save(&settings)).await;
+                let document = self.document();
+                let saved = lifecycle.blocking("settings kept", move || to.save(&settings, document.as_deref())).await;
                 report(saved.map_err(std::io::Error::other).flatten());
             }
         }
@@ -109,13 +110,18 @@ impl Follower {
         }
     }
 
+    /// Unless the document that was read is none that holds: then what was restored is there, with its own.
     fn keep_now(&self) {
-        if let Some(kept) = &self.kept {
-            let settings = self.sender.borrow().clone();
-            if settings.version != super::START_VERSION {
-                report(kept.save(&settings));
-            }
+        let settings = self.sender.borrow().clone();
+        let document = self.document().filter(|document| version_of(document) == settings.version);
+        if let (Some(kept), Some(document)) = (&self.kept, document) {
+            report(kept.save(&settings, Some(&document)));
         }
+    }
+
+    /// What was read last, if it was a document that can be put back.
+    fn document(&self) -> Option<Vec<u8>> {
+        self.seen.clone().and_then(Result::ok).filter(|_| self.store.has_document())
     }
 
     fn look(&mut self, reading: Reading) {

@@ -192,6 +192,8 @@ async fn the_start_waits_for_nothing_and_goes_on_from_the_last_good_settings() {
     worker.becomes(40).await;
     let version = worker.now().version.clone();
     eventually("it is kept", || kept.exists()).await;
+    let note: Value = serde_json::from_slice(&std::fs::read(&kept).expect("readable")).expect("JSON");
+    assert_eq!((&note["version"], &note["document"]), (&json!(version), &Value::Null), "a listing is no document");
     worker.stop().await;
 
     // Absent.

@@ -34,6 +34,7 @@ mod processes;
 mod pulls;
 mod raise;
 mod readme;
+mod redis_cluster;
 mod registry_redis;
 mod registry_redis_access;
 mod replay;

@@ -122,22 +122,22 @@ fn targets(house: &House, workers: usize) -> Vec<u32> {
     targets
 }
 
-/// Workers, and more to do than they take.
-async fn busy(workers: usize) -> (House, Load) {
+/// Workers, and more to do than they take: few long tasks, which hold their slots on a busy machine, too.
+async fn busy(workers: usize, milliseconds: u32) -> (House, Load) {
     let plan = Plan { workers, max_parallelism: FROM, settings: Source::Redis, ..Plan::default() };
     let house = plan.start().await;
-    let load = Load::start(&house, workers * 30, |id| synthetic(id, json!({"do": "sleep", "ms": 400})));
+    let load = Load::start(&house, workers * 30, move |id| synthetic(id, json!({"do": "sleep", "ms": milliseconds})));
     (house, load)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raise_goes_all_the_way_and_its_numbers_are_in_the_history() {
-    let (house, load) = busy(2).await;
+    let (house, load) = busy(2, 800).await;
     let set = settings(&house, &["set", "payload_sampling=0", "--why", "less to do"]).await;
     assert_ok(&set);
     let directory = tempfile::tempdir().expect("a directory");
     let arguments =
-        [&["--to", "16", "--step", "40%", "--window", "300ms", "--watch", "1s", "--min-tasks", "20"][..], &WIDE]
+        [&["--to", "16", "--step", "40%", "--window", "600ms", "--watch", "1s", "--min-tasks", "20"][..], &WIDE]
             .concat();
     let (code, all, log) = ended(raise(&house, &directory, "raise", &arguments), 3 * LONG);
     assert_eq!(code, Some(0), "{all:#?}\n{log}");
@@ -168,7 +168,7 @@ async fn a_raise_goes_all_the_way_and_its_numbers_are_in_the_history() {
 }
 
 /// A raise whose trial lasts until the test is done with it.
-const ENDLESS: [&str; 8] = ["--to", "18", "--step", "50%", "--window", "200ms", "--min-tasks", "1000000"];
+const ENDLESS: [&str; 8] = ["--to", "18", "--step", "50%", "--window", "500ms", "--min-tasks", "1000000"];
 
 async fn until_trial(house: &House, process: &Process) {
     let until = Instant::now() + LONG;
@@ -180,7 +180,7 @@ async fn until_trial(house: &House, process: &Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_raise_puts_back_what_was_there() {
-    let (house, load) = busy(2).await;
+    let (house, load) = busy(2, 1_000).await;
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
     until_trial(&house, &process).await;
@@ -198,7 +198,7 @@ async fn an_interrupted_raise_puts_back_what_was_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_elses_change_ends_a_raise_and_stays() {
-    let (house, load) = busy(2).await;
+    let (house, load) = busy(2, 1_000).await;
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
     until_trial(&house, &process).await;
@@ -223,7 +223,7 @@ async fn somebody_elses_change_ends_a_raise_and_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_raise_is_found_by_the_next_one_and_undone_by_the_command_that_it_names() {
-    let (house, load) = busy(2).await;
+    let (house, load) = busy(2, 1_000).await;
     assert_ok(&settings(&house, &["set", "max_parallelism=12", "--why", "a document"]).await);
     let directory = tempfile::tempdir().expect("a directory");
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
@@ -274,7 +274,7 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prometheus_that_scrapes_the_workers_is_as_good_as_their_ports() {
-    let (house, load) = busy(2).await;
+    let (house, load) = busy(2, 400).await;
     let directory = tempfile::tempdir().expect("a directory");
     let targets: Vec<_> = (0..2).map(|worker| house.worker(worker).admin_address().to_string()).collect();
     let configuration = json!({"global": {"scrape_interval": "500ms"},

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::Signals;
 use super::super::table::counted;
-use super::{document, who};
+use super::{document, lost, who};
 use crate::config::Config;
 use crate::registry::{self, Registry};
 use crate::settings::edit::{self, Share};
@@ -136,6 +136,9 @@ impl<'a> Session<'a> {
         let bytes = document(store).await?;
         if let Some(raise) = bytes.as_deref().and_then(|document| mark::marked(document, KEY)) {
             bail!("another raise is under way: {raise}");
+        }
+        if bytes.is_none() {
+            lost::refuse(Some(&pool), config).await?;
         }
         let current = bytes.map(String::from_utf8).transpose().context("the document is not UTF-8")?;
         let version = current.as_deref().map(|document| version_of(document.as_bytes()));

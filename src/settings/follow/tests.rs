@@ -120,6 +120,22 @@ async fn a_broken_file_keeps_all_and_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_beside_a_broken_file_leaves_the_document_that_was_kept() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(7)).expect("written"));
+    for broken in [Some("{"), None] {
+        match broken {
+            Some(text) => write_file(&bench.file, text).expect("written"),
+            None => std::fs::remove_file(&bench.file).expect("removed"),
+        }
+        bench = bench.restart(|_| ()).await;
+        assert_eq!(bench.settings.borrow().max_parallelism, 7);
+        let last = super::super::kept::read(&bench.directory.path().join("state/kept.json")).expect("readable");
+        assert_eq!(last.document, Some(parallelism(7)));
+    }
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_document_without_a_good_value_is_not_applied() {
     let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
     let version = bench.settings.borrow_and_update().version.clone();

@@ -335,7 +335,7 @@ impl Plan {
         config.router.outlier = self.outlier;
         config.settings.source = self.settings;
         config.settings.launchdarkly = self.launchdarkly;
-        config.settings.redis_url.clone_from(&config.registry.url);
+        config.settings.redis.clone_from(&config.registry);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {
