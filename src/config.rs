@@ -257,6 +257,8 @@ impl Config {
             }
         }
         check("router.retry", self.router.retry.check());
+        check("router.channels", self.router.channels.check());
+        check("router.outlier", self.router.outlier.check());
         problems
     }
 }

@@ -3,12 +3,15 @@
 //! [`Router::start`] puts the parts together: the gRPC edge, the dispatcher (views and queues), the loops that follow the
 //! pools and the settings, and the admin port. [`Router::drain`] takes them apart in order.
 
-mod channels;
+pub mod channels;
 mod dispatch;
 mod explain;
 mod follow;
+#[doc(hidden)]
+pub mod measured;
 mod metrics;
 mod operations;
+pub mod outlier;
 mod pick;
 mod pools;
 pub mod queue;
@@ -76,6 +79,10 @@ pub struct Config {
     pub queue: queue::Config,
     /// How often refused tasks are tried again.
     pub retry: retry::Config,
+    /// Connections to workers.
+    pub channels: channels::Config,
+    /// Which workers are left alone because they fail.
+    pub outlier: outlier::Config,
     /// The timeout of tasks that have none.
     #[serde(with = "humantime_serde")]
     pub default_timeout: Duration,
@@ -99,6 +106,8 @@ impl Default for Config {
             state_dir: None,
             queue: queue::Config::default(),
             retry: retry::Config::default(),
+            channels: channels::Config::default(),
+            outlier: outlier::Config::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
@@ -188,8 +197,8 @@ impl Router {
         let first = settings.borrow().clone();
         let split = Split::new(&first, &config.pool);
         let pools = split.pools().map(PoolName::as_str).collect::<Vec<_>>().join(", ");
-        let dispatcher = Dispatcher::new(config.queue.clone(), split, rand::random());
-        let channels = Arc::new(Channels::default());
+        let dispatcher = Dispatcher::new(config.queue.clone(), config.outlier.clone(), split, rand::random());
+        let channels = Channels::new(config.channels.clone());
         let intake = Intake { draining: CancellationToken::new(), calls: TaskTracker::new() };
 
         let ready = {

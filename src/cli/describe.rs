@@ -210,16 +210,20 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
 
     pools_text(text, router);
 
-    let view = router.view.unwrap_or_default();
+    let view = router.view.clone().unwrap_or_default();
     let heard = match view.age_seconds {
         Some(age) => format!("heard {} ago", duration(age)),
         None => "never heard".into(),
     };
     let stale = if view.stale { ", STALE: the registry cannot be reached" } else { "" };
     section(text, &format!("view, {heard}{stale}"));
-    let description::View { workers, full, draining, suspected, slots, slots_held, .. } = view;
-    let states = format!("{workers}: {full} full, {draining} draining, {suspected} suspected");
-    pair(text, "workers", &states);
+    let description::View { workers, full, draining, suspected, slots, slots_held, ejected, with_room, .. } = view;
+    let states = format!("{workers}: {full} full, {draining} draining, {suspected} suspected, {ejected} ejected");
+    pair(text, "workers", &format!("{states}; {with_room} with room"));
+    for out in &view.ejected_workers {
+        let (again, times) = (duration(out.for_seconds), counted(out.times.into(), "time"));
+        pair(text, "ejected", &format!("{}, for {again} more, {times}: {}", out.worker, out.why));
+    }
     pair(text, "slots", &format!("{slots_held} of {slots} held, about"));
 
     section(text, "queue");
@@ -256,7 +260,7 @@ fn pools_text(text: &mut String, router: &description::Router) {
     let mut table =
         Table::new(&["POOL", "SHARE#", "WORKERS#", "SLOTS HELD#", "OF#", "WAITING#", "OVERFLOWS INTO", "STATE"]);
     for pool in &router.pools {
-        let view = pool.view.unwrap_or_default();
+        let view = pool.view.clone().unwrap_or_default();
         let waiting: u32 = pool.queues.iter().map(|queue| queue.waiting).sum();
         let stale = if view.stale { ", STALE" } else { "" };
         table.row([

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::outlier::{self, Ejection};
+pub(super) use super::pools::Ended;
 use super::pools::{Condition, Grant, Lack, NO_WORKERS_PATIENCE, News, PoolNumbers, Pools, Ready, Touched};
 use super::queue::{self, Full, Place, Ran, Standing, TenantNumbers};
 use super::split::{Origin, Split};
-use super::view::{Held, Learned, Placement};
+use super::view::{self, Held, Learned, Placement};
 use crate::registry::{Change, Snapshot};
 use crate::task::{PoolName, Priority, Task};
 use crate::wire::TaskError;
-use crate::wire::metadata::LoadReport;
 
 /// The router's shared state. Clones are the same dispatcher.
 #[derive(Clone)]
@@ -60,14 +61,6 @@ pub(super) struct Reservation {
     ended: Ended,
 }
 
-/// How a call ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
-    pub(super) learned: Learned,
-    pub(super) load: Option<LoadReport>,
-    pub(super) ran: Ran,
-}
-
 /// Where a task stands that has no worker yet.
 pub(super) struct Stands {
     pub(super) pool: PoolName,
@@ -82,8 +75,8 @@ pub(super) struct Stands {
 
 impl Dispatcher {
     /// Empty views and empty queues of the pools that a split names.
-    pub(super) fn new(config: queue::Config, split: Split, seed: u64) -> Self {
-        let pools = Pools::new(config, split, Instant::now());
+    pub(super) fn new(config: queue::Config, outliers: outlier::Config, split: Split, seed: u64) -> Self {
+        let pools = Pools::new(config, outliers, split, Instant::now());
         let state = State { pools, random: SmallRng::seed_from_u64(seed), was_heard: false };
         Dispatcher { state: Arc::new(Mutex::new(state)) }
     }
@@ -188,6 +181,7 @@ impl Dispatcher {
             let _ = waiter.answer.send(Err(error));
         }
         passed.news.iter().for_each(log);
+        passed.ejections.iter().for_each(|(pool, news)| report(pool, news));
         passed.ended
     }
 
@@ -274,9 +268,14 @@ impl Reservation {
         self.grant.lack.map(|lack| (&self.grant.home, lack))
     }
 
-    /// The call goes out: from now on it may hold slots, whatever becomes of it.
+    /// The call goes out, over a connection that stands: from now on it may hold slots, whatever becomes of it.
     pub(super) fn goes_out(&mut self) {
         self.ended.ran.ran = true;
+        let Grant { pool, placement, .. } = &self.grant;
+        if placement.tries {
+            let touched = Touched::Worker(pool, &placement.worker);
+            self.dispatcher.change(touched, |state, _| state.pools.connected(pool, placement));
+        }
     }
 
     /// Ends the call and keeps what it taught.
@@ -289,7 +288,8 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let Reservation { grant, place, ended, .. } = &*self;
         self.dispatcher.change(Touched::Worker(&grant.pool, &grant.placement.worker), |state, now| {
-            state.pools.end(grant, place, ended.learned, ended.load, ended.ran, now);
+            let chance = state.random.random();
+            state.pools.end(grant, place, *ended, chance, now);
         });
     }
 }
@@ -329,6 +329,19 @@ fn log(news: &News) {
                 _ => "any more",
             };
             tracing::warn!(%pool, "tasks are sent to a pool by {origin} that has no worker, {known}");
+        }
+    }
+}
+
+fn report(pool: &PoolName, news: &view::News) {
+    match news {
+        view::News::Ejected(worker, Ejection { saw, until, times }) => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+            tracing::warn!(%pool, %worker, reason = saw.reason.as_str(), seconds, times, "ejected worker {worker}: {saw}");
+        }
+        view::News::OnTrial(worker) => tracing::info!(%pool, %worker, "worker {worker} was ejected and is tried again"),
+        view::News::Needed(worker) => {
+            tracing::warn!(%pool, %worker, "worker {worker} is ejected no longer: too few others are left");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Channels;
@@ -83,6 +84,7 @@ pub(super) async fn tick(dispatcher: Dispatcher, channels: Arc<Channels>, token:
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
         channels.close(&dispatcher.tick());
+        channels.close_idle(Instant::now());
     }
 }
 

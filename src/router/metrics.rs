@@ -10,8 +10,9 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::{Mutex, RwLock};
 
-use super::channels::Channels;
+use super::channels::{Channels, Closed};
 use super::dispatch::Dispatcher;
+use super::outlier;
 use super::pools::{Condition, Lack, PoolNumbers};
 use super::queue::Bound;
 use crate::task::{PoolName, Priority};
@@ -74,7 +75,12 @@ impl Metrics {
             let gone = std::mem::replace(&mut *shown.lock(), names.clone());
             gone.difference(&names).for_each(clear);
             numbers.iter().for_each(show);
-            gauge!("weir_router_channels").set(channels.count() as f64);
+            let channels = channels.numbers();
+            gauge!("weir_router_channels").set(channels.open as f64);
+            for (reason, total) in Closed::ALL.into_iter().zip(channels.closed) {
+                counter!("weir_router_channels_closed_total", "reason" => reason.as_str()).absolute(total);
+            }
+            counter!("weir_router_connect_failures_total").absolute(channels.connect_failures);
         });
     }
 
@@ -139,7 +145,7 @@ impl OfPool {
 }
 
 fn show(numbers: &PoolNumbers) {
-    let PoolNumbers { name, share, condition, census, stale, view_age, classes, .. } = numbers;
+    let PoolNumbers { name, share, condition, census, stale, view_age, classes, ejections, .. } = numbers;
     let pool = || name.to_string();
     for class in classes {
         let (priority, oldest) = (class.priority.as_str(), class.oldest.unwrap_or_default());
@@ -152,19 +158,27 @@ fn show(numbers: &PoolNumbers) {
         ("full", census.full),
         ("draining", census.draining),
         ("suspected", census.suspected),
+        ("ejected", census.ejected),
+        ("with_room", census.with_room),
     ] {
         gauge!("weir_router_workers", "pool" => pool(), "state" => state).set(workers as f64);
     }
     gauge!("weir_router_slots", "pool" => pool()).set(census.slots as f64);
     gauge!("weir_router_slots_held", "pool" => pool()).set(census.in_flight as f64);
-    gauge!("weir_router_view_stale", "pool" => pool()).set(if *stale { 1.0 } else { 0.0 });
+    let (is_empty, has_room) = (census.workers == 0, census.with_room > 0);
+    let flag = |is: bool| f64::from(u8::from(is));
+    gauge!("weir_router_view_stale", "pool" => pool()).set(flag(*stale));
+    gauge!("weir_router_view_empty", "pool" => pool()).set(flag(is_empty));
+    gauge!("weir_router_view_full", "pool" => pool()).set(flag(!is_empty && !has_room));
     if let Some(age) = view_age {
         gauge!("weir_router_view_age_seconds", "pool" => pool()).set(age.as_secs_f64());
     }
     gauge!("weir_router_pool_share_ratio", "pool" => pool()).set(*share);
     for state in Condition::ALL {
-        let is = if state == *condition { 1.0 } else { 0.0 };
-        gauge!("weir_router_pool_state", "pool" => pool(), "state" => state.as_str()).set(is);
+        gauge!("weir_router_pool_state", "pool" => pool(), "state" => state.as_str()).set(flag(state == *condition));
+    }
+    for (reason, total) in outlier::Reason::ALL.into_iter().zip(*ejections) {
+        counter!("weir_router_ejections_total", "pool" => pool(), "reason" => reason.as_str()).absolute(total);
     }
 }
 
@@ -176,7 +190,7 @@ fn clear(name: &PoolName) {
         gauge!("weir_router_queue_bytes", "pool" => pool(), "priority" => priority).set(0.0);
         gauge!("weir_router_queue_oldest_seconds", "pool" => pool(), "priority" => priority).set(0.0);
     }
-    for state in ["known", "full", "draining", "suspected"] {
+    for state in ["known", "full", "draining", "suspected", "ejected", "with_room"] {
         gauge!("weir_router_workers", "pool" => pool(), "state" => state).set(0.0);
     }
     for state in Condition::ALL {
@@ -186,6 +200,8 @@ fn clear(name: &PoolName) {
         "weir_router_slots",
         "weir_router_slots_held",
         "weir_router_view_stale",
+        "weir_router_view_empty",
+        "weir_router_view_full",
         "weir_router_view_age_seconds",
         "weir_router_pool_share_ratio",
     ] {
@@ -208,8 +224,16 @@ fn describe() {
     describe_gauge!("weir_router_slots", "Places of all known workers.");
     describe_gauge!("weir_router_slots_held", "Places estimated to be taken.");
     describe_gauge!("weir_router_view_stale", "1 while the registry cannot be reached, otherwise 0.");
+    describe_gauge!("weir_router_view_empty", "1 while no worker is known, otherwise 0.");
+    describe_gauge!(
+        "weir_router_view_full",
+        "1 while workers are known and none is expected to have room, otherwise 0."
+    );
     describe_gauge!("weir_router_view_age_seconds", "Time since the registry was last heard.");
     describe_gauge!("weir_router_pool_share_ratio", "The part of the tasks that a pool gets, by its weight.");
     describe_gauge!("weir_router_pool_state", "1 for the state that a pool is in, otherwise 0.");
+    describe_counter!("weir_router_ejections_total", "Workers ejected because they fail and others do not, by reason.");
     describe_gauge!("weir_router_channels", "Channels to workers.");
+    describe_counter!("weir_router_channels_closed_total", "Channels that were closed, by reason.");
+    describe_counter!("weir_router_connect_failures_total", "Connections to workers that could not be made.");
 }

@@ -11,11 +11,12 @@ use super::Intake;
 use super::channels::Channels;
 use super::dispatch::{Dispatcher, Stands};
 use super::explain::{Book, Entry, Found, Progress, Refused, Stage};
+use super::outlier::Ejection;
 use super::pools::PoolNumbers;
 use super::queue::{ClassNumbers, Place};
 use super::view::Census;
 use crate::settings::{self, Settings};
-use crate::task::{Priority, TaskId};
+use crate::task::{Priority, TaskId, WorkerId};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, Explanation, description};
@@ -55,7 +56,7 @@ impl Operated for RouterOperations {
             queues: Priority::ALL.map(|of| all_queues(of, &numbers, self.queue_tasks)).into(),
             tenants: tenants.collect(),
             view: Some(whole_view(&numbers)),
-            channels: count(self.channels.count()),
+            channels: count(self.channels.numbers().open),
             pools,
             settings: Some(settings_out(&settings)),
         };
@@ -148,14 +149,14 @@ fn refused_out(refused: &Refused) -> Explanation {
 }
 
 fn pool_out(numbers: &PoolNumbers, queue_tasks: usize) -> description::Pool {
-    let PoolNumbers { name, weight, share, overflows_into, condition, census, stale, view_age, classes } = numbers;
+    let PoolNumbers { name, weight, share, overflows_into, condition, classes, .. } = numbers;
     description::Pool {
         name: name.to_string(),
         weight: *weight,
         share: *share,
         overflows_into: overflows_into.as_ref().map(ToString::to_string),
         state: condition.as_str().into(),
-        view: Some(view_out(census, *stale, *view_age)),
+        view: Some(view_out(&numbers.census, numbers.stale, numbers.view_age, &numbers.ejected)),
         queues: classes.iter().map(|class| queue_out(class, queue_tasks)).collect(),
     }
 }
@@ -192,14 +193,31 @@ fn whole_view(pools: &[PoolNumbers]) -> description::View {
         full: sum(|census| census.full),
         draining: sum(|census| census.draining),
         suspected: sum(|census| census.suspected),
+        ejected: sum(|census| census.ejected),
+        with_room: sum(|census| census.with_room),
         slots: pools.iter().map(|pool| pool.census.slots).sum(),
         in_flight: pools.iter().map(|pool| pool.census.in_flight).sum(),
     };
     let ages: Option<Vec<_>> = pools.iter().map(|pool| pool.view_age).collect();
-    view_out(&census, pools.iter().any(|pool| pool.stale), ages.and_then(|ages| ages.into_iter().max()))
+    let age = ages.and_then(|ages| ages.into_iter().max());
+    let ejected: Vec<_> = pools.iter().flat_map(|pool| pool.ejected.iter().cloned()).collect();
+    view_out(&census, pools.iter().any(|pool| pool.stale), age, &ejected)
 }
 
-fn view_out(census: &Census, stale: bool, age: Option<Duration>) -> description::View {
+fn view_out(
+    census: &Census,
+    stale: bool,
+    age: Option<Duration>,
+    ejected: &[(WorkerId, Ejection)],
+) -> description::View {
+    let now = Instant::now();
+    let ejected_out = |(worker, Ejection { saw, until, times }): &(WorkerId, Ejection)| description::Ejected {
+        worker: worker.to_string(),
+        reason: saw.reason.as_str().into(),
+        why: saw.to_string(),
+        for_seconds: until.saturating_duration_since(now).as_secs_f64(),
+        times: *times,
+    };
     description::View {
         workers: count(census.workers),
         full: count(census.full),
@@ -209,6 +227,9 @@ fn view_out(census: &Census, stale: bool, age: Option<Duration>) -> description:
         slots_held: census.in_flight,
         stale,
         age_seconds: age.map(|age| age.as_secs_f64()),
+        ejected: count(census.ejected),
+        ejected_workers: ejected.iter().map(ejected_out).collect(),
+        with_room: count(census.with_room),
     }
 }
 

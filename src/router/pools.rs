@@ -17,9 +17,10 @@ mod pool;
 use rand::Rng;
 use tokio::time::{Duration, Instant};
 
+use super::outlier;
 use super::queue::{self, Call, Place, Queue, Ran, Room};
 use super::split::{Origin, Split};
-use super::view::{Held, Learned, Placement, Served, Wanted};
+use super::view::{self, Held, Learned, Placement, Served, View, Wanted};
 use crate::registry::{Change, Snapshot};
 use crate::task::{IntegrationName, PoolName, Task, WorkerId};
 use crate::wire::TaskError;
@@ -38,6 +39,8 @@ pub(super) struct Pools<T> {
     split: Split,
     /// Of each queue.
     config: queue::Config,
+    /// Of each view.
+    outliers: outlier::Config,
     /// By name: each that the split names, and those whose last calls are still out.
     pools: Vec<Pool<T>>,
     tickets: u64,
@@ -103,6 +106,14 @@ impl<'a> Touched<'a> {
     }
 }
 
+/// How a call ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) learned: Learned,
+    pub(super) load: Option<LoadReport>,
+    pub(super) ran: Ran,
+}
+
 /// What a passing of time has brought.
 pub(super) struct Passed<T> {
     /// Workers that are no more.
@@ -110,6 +121,8 @@ pub(super) struct Passed<T> {
     /// Those who wait in vain.
     pub(super) told: Vec<(T, TaskError)>,
     pub(super) news: Vec<News>,
+    /// Who was ejected, and who is back, of which pool.
+    pub(super) ejections: Vec<(PoolName, view::News)>,
 }
 
 /// What is to be logged.
@@ -122,8 +135,8 @@ pub(super) enum News {
 }
 
 impl<T> Pools<T> {
-    pub(super) fn new(config: queue::Config, split: Split, now: Instant) -> Self {
-        let mut pools = Pools { split, config, pools: Vec::new(), tickets: 0 };
+    pub(super) fn new(config: queue::Config, outliers: outlier::Config, split: Split, now: Instant) -> Self {
+        let mut pools = Pools { split, config, outliers, pools: Vec::new(), tickets: 0 };
         pools.open_all(now);
         pools
     }
@@ -166,7 +179,8 @@ impl<T> Pools<T> {
     fn open_all(&mut self, now: Instant) {
         for name in self.split.pools() {
             if !self.pools.iter().any(|pool| pool.name == *name) {
-                self.pools.push(Pool::new(name.clone(), Queue::new(self.config.clone(), now)));
+                let (view, queue) = (View::new(self.outliers.clone()), Queue::new(self.config.clone(), now));
+                self.pools.push(Pool::new(name.clone(), view, queue));
             }
         }
         self.pools.sort_by(|one, other| one.name.cmp(&other.name));
@@ -226,19 +240,20 @@ impl<T> Pools<T> {
         ready
     }
 
-    /// A call has ended.
-    pub(super) fn end(
-        &mut self,
-        grant: &Grant,
-        place: &Place,
-        learned: Learned,
-        load: Option<LoadReport>,
-        ran: Ran,
-        now: Instant,
-    ) {
+    /// The call that tries a worker has a connection: others may follow.
+    pub(super) fn connected(&mut self, pool: &PoolName, placement: &Placement) {
+        if let Some(pool) = self.pool_mut(pool) {
+            pool.view.connected(placement);
+        }
+    }
+
+    /// A call has ended. `chance`, anything from 0 to 1, is how much of the longest pause a worker is left alone for that
+    /// could not be reached.
+    pub(super) fn end(&mut self, grant: &Grant, place: &Place, ended: Ended, chance: f64, now: Instant) {
+        let Ended { learned, load, ran } = ended;
         let took = self.pool_mut(&grant.home).and_then(|home| home.queue.end(grant.call, ran, now));
         let Some(pool) = self.pool_mut(&grant.pool) else { return };
-        pool.view.release(&grant.placement, &Wanted::from(place), learned, load, now);
+        pool.view.release(&grant.placement, &Wanted::from(place), learned, load, chance, now);
         if let Some(took) = took {
             pool.queue.learn(&place.integration, took, ran, now);
         }
@@ -285,6 +300,8 @@ impl<T> Pools<T> {
 
     fn no_workers_of(&self, pool: usize) -> TaskError {
         let Pool { name, .. } = &self.pools[pool];
+        let unreachable =
+            if self.pools[pool].view.is_stale() { ", and cannot reach the registry to hear of one" } else { "" };
         let known = match self.pools[pool].condition() {
             Condition::Unheard => format!("the router has not heard yet who is in pool {:?}", name.as_str()),
             Condition::NeverSeen => {
@@ -305,7 +322,7 @@ impl<T> Pools<T> {
             }
             None => "and none takes over from it (the setting pool_overflow)".into(),
         };
-        TaskError::no_workers(format!("{known}, to which {origin} sends this task; {overflow}"))
+        TaskError::no_workers(format!("{known}, to which {origin} sends this task{unreachable}; {overflow}"))
     }
 
     /// What keeps a task from the workers of its home; and if it may be called elsewhere, from those there.
@@ -347,7 +364,8 @@ impl<T> Pools<T> {
 
     /// Time has passed: what only time can end is ended. Who is `impatient` waits for a first worker no longer.
     pub(super) fn pass(&mut self, impatient: impl Fn(&T) -> bool, now: Instant) -> Passed<T> {
-        let mut passed = Passed { ended: self.close_unnamed(), told: Vec::new(), news: Vec::new() };
+        let (ended, ejections) = (self.close_unnamed(now), Vec::new());
+        let mut passed = Passed { ended, told: Vec::new(), news: Vec::new(), ejections };
         for index in 0..self.pools.len() {
             let no_workers = self.has_no_workers(index).then(|| self.no_workers_of(index));
             let (has_weight, origin) = (self.split.weight(&self.pools[index].name) > 0, self.split.origin());
@@ -356,9 +374,11 @@ impl<T> Pools<T> {
             passed.news.extend(pool.look(has_weight, origin, now));
             let Pool { name, view, queue, .. } = pool;
             view.forget(now);
+            passed.ejections.extend(view.judge(now).into_iter().map(|news| (name.clone(), news)));
             queue.pass(now);
             let hopeless = |integration: &IntegrationName| match view.serves(integration) {
                 Served::Yes => None,
+                Served::ByNobody if view.is_stale() => Some(nobody_known(integration, name)),
                 Served::ByNobody => Some(unknown_integration(integration, name)),
                 Served::NoWorkers => no_workers.clone(),
                 Served::Broken => Some(broken(integration)),
@@ -369,14 +389,14 @@ impl<T> Pools<T> {
     }
 
     /// Forgets pools that no setting names once their last calls have ended; returns the workers that they had.
-    fn close_unnamed(&mut self) -> Vec<Placement> {
+    fn close_unnamed(&mut self, now: Instant) -> Vec<Placement> {
         let named: Vec<_> = self.split.pools().collect();
         if named.len() == self.pools.len() {
             return Vec::new();
         }
         let is_over = |pool: &Pool<T>| !named.contains(&&pool.name) && pool.queue.is_idle();
         let over: Vec<_> = self.pools.extract_if(.., |pool| is_over(pool)).collect();
-        over.iter().flat_map(|pool| pool.view.placements()).collect()
+        over.iter().flat_map(|pool| pool.view.placements(now)).collect()
     }
 
     /// Whether the registry of each pool that gets tasks has been heard.
@@ -403,6 +423,15 @@ impl<T> Pools<T> {
 fn broken(integration: &IntegrationName) -> TaskError {
     let message = format!("every worker spares the integration {:?} for now, because it fails", integration.as_str());
     TaskError::breaker_open(message, BROKEN_RETRY_AFTER)
+}
+
+/// Nobody may be known only because the registry cannot be reached.
+fn nobody_known(integration: &IntegrationName, pool: &PoolName) -> TaskError {
+    let (integration, pool) = (integration.as_str(), pool.as_str());
+    TaskError::no_workers(format!(
+        "the router knows no worker of pool {pool:?} that runs an integration {integration:?}, and cannot reach the registry to \
+         hear of one"
+    ))
 }
 
 fn unknown_integration(integration: &IntegrationName, pool: &PoolName) -> TaskError {

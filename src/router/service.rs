@@ -140,40 +140,14 @@ impl Inner {
 
     /// One call to one worker.
     async fn call(&self, task: &Task, mut reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
-        let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
         let pool = reservation.pool().clone();
         if let Some((home, lack)) = reservation.overflow() {
             self.metrics.overflowed(home, lack);
         }
         let given_up = GivenUp { metrics: &self.metrics, pool: &pool, armed: true };
-        let remaining = task.deadline.saturating_duration_since(Instant::now());
-        let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
-        let incarnation = Some(reservation.placement().incarnation.0);
-        Call { incarnation, ..call }.write(request.metadata_mut());
-
-        reservation.goes_out();
-        let answer = timeout_at(task.deadline + ANSWER_MARGIN, client.submit(request)).await;
+        let called = self.send(task, &mut reservation, call).await;
         given_up.disarm();
-        let (result, learned, load) = match answer {
-            Ok(Ok(response)) => {
-                let load = LoadReport::read(response.metadata());
-                (Ok(response.into_inner()), Learned::Answered, load)
-            }
-            Ok(Err(status)) => {
-                let failed = Failed::read(&status);
-                let learned = match &failed {
-                    Failed::Refused(error) => Learned::Refused(error.reason),
-                    Failed::Unsent(_) => Learned::Unreachable,
-                    Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Unreachable,
-                    Failed::Final(_) => Learned::Answered,
-                };
-                (Err(failed), learned, LoadReport::read(status.metadata()))
-            }
-            Err(_) => {
-                let message = "the worker did not answer within the task's deadline";
-                (Err(Failed::Final(TaskError::outcome_unknown(message))), Learned::Nothing, None)
-            }
-        };
+        let Called { result, learned, load } = called;
         self.metrics.attempt(&pool, result.as_ref().map_or_else(Failed::label, |_| "answered"));
         if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
             let worker = &reservation.placement().worker;
@@ -187,6 +161,81 @@ impl Inner {
         reservation.end(Ended { learned, load, ran });
         result
     }
+
+    async fn send(&self, task: &Task, reservation: &mut Reservation, call: Call) -> Called {
+        let connected = timeout_at(task.deadline, self.channels.lease(reservation.placement())).await;
+        let mut lease = match connected {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(no_channel)) => return Called::not(Failed::Unsent(no_channel.to_string()), Learned::Unreachable),
+            Err(_) => {
+                let reason = "no connection within the task's deadline".to_owned();
+                return Called::not(Failed::Unsent(reason), Learned::Nothing);
+            }
+        };
+        let remaining = task.deadline.saturating_duration_since(Instant::now());
+        let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
+        let incarnation = Some(reservation.placement().incarnation.0);
+        Call { incarnation, ..call }.write(request.metadata_mut());
+
+        reservation.goes_out();
+        match timeout_at(task.deadline + ANSWER_MARGIN, lease.client.submit(request)).await {
+            Ok(Ok(response)) => {
+                let load = LoadReport::read(response.metadata());
+                let outcome = response.into_inner();
+                Called { learned: fared(&outcome), result: Ok(outcome), load }
+            }
+            Ok(Err(status)) => {
+                if is_of_the_connection(&status) {
+                    lease.broke();
+                }
+                let failed = Failed::read(&status);
+                let learned = match &failed {
+                    Failed::Refused(error) => Learned::Refused(error.reason),
+                    Failed::Unsent(_) => Learned::Unreachable,
+                    Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Broke,
+                    Failed::Final(_) => Learned::Answered,
+                };
+                Called { result: Err(failed), learned, load: LoadReport::read(status.metadata()) }
+            }
+            Err(_) => {
+                let error = TaskError::outcome_unknown("the worker did not answer within the task's deadline");
+                Called::not(Failed::Final(error), Learned::Silent)
+            }
+        }
+    }
+}
+
+/// What came of a call.
+struct Called {
+    result: Result<proto::Outcome, Failed>,
+    learned: Learned,
+    load: Option<LoadReport>,
+}
+
+impl Called {
+    /// It was not answered.
+    fn not(failed: Failed, learned: Learned) -> Self {
+        Called { result: Err(failed), learned, load: None }
+    }
+}
+
+/// What an outcome says of its worker. That a person must act is the bank's own answer, and the worker brought it.
+fn fared(outcome: &proto::Outcome) -> Learned {
+    use proto::FailureCode::{Cancelled, Integration, OutputTooLarge, Unspecified};
+    match &outcome.result {
+        Some(proto::outcome::Result::Output(_)) => Learned::Succeeded,
+        Some(proto::outcome::Result::Failure(failure)) => match (failure.code(), failure.remedy()) {
+            (Cancelled | Unspecified, _) => Learned::Answered,
+            (Integration, proto::Remedy::UserAction) | (OutputTooLarge, _) => Learned::Succeeded,
+            _ => Learned::Failed,
+        },
+        None => Learned::Answered,
+    }
+}
+
+/// Whether a status was made here, of a connection's error, and not there.
+fn is_of_the_connection(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// How long the integration took that has an output.

@@ -24,6 +24,7 @@ mod live_settings;
 mod metrics_page;
 mod never_arrived;
 mod outages;
+mod outliers;
 mod overload;
 mod payload_balance;
 mod payload_reading;

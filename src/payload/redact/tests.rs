@@ -91,7 +91,7 @@ fn a_failures_own_reason_is_no_hole() {
     let mut record = record("t-1");
     let failure = |reason: &str| Failure {
         reason: Some(reason.parse().expect("a name")),
-        ..Failure::new(FailureCode::IntegrationError, "it failed", Remedy::None)
+        ..Failure::new(FailureCode::Integration, "it failed", Remedy::None)
     };
     record.outcome.result = Err(failure("card-4111111111111111"));
     assert!(!stored(record).contains("4111"));

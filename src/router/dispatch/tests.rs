@@ -7,7 +7,7 @@ use crate::registry::{Incarnation, Presence, State as WorkerState};
 use crate::settings;
 use crate::task::testing::task;
 use crate::wire::Reason;
-use crate::wire::metadata::{Share, Shares};
+use crate::wire::metadata::{LoadReport, Share, Shares};
 
 fn presence(worker: &str, target: u32) -> Presence {
     Presence {
@@ -32,7 +32,7 @@ fn pool() -> PoolName {
 }
 
 fn empty(config: queue::Config) -> Dispatcher {
-    Dispatcher::new(config, Split::new(&settings::Config::default().start(), &pool()), 1)
+    Dispatcher::new(config, outlier::Config::default(), Split::new(&settings::Config::default().start(), &pool()), 1)
 }
 
 fn dispatcher(capacity: usize, workers: impl IntoIterator<Item = Presence>) -> Dispatcher {
@@ -137,6 +137,60 @@ async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_pat
     let dispatcher = dispatcher(10, [presence("w1", 1)]);
     let unknown = place(&dispatcher, Priority::Batch, "nobody-has-it");
     assert_eq!(reason(dispatcher.reserve(&unknown, false).await), Reason::UnknownIntegration);
+}
+
+/// What the one who waits is told.
+async fn told(dispatcher: &Dispatcher, integration: &str) -> TaskError {
+    let place = place(dispatcher, Priority::Batch, integration);
+    let ticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            dispatcher.tick();
+        }
+    };
+    let answer =
+        tokio::select! { answer = dispatcher.reserve(&place, false) => answer, () = ticking => unreachable!() };
+    match answer.err() {
+        Some(TurnedAway::Hopeless(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_view_says_whether_it_is_fresh_stale_or_was_never_heard() {
+    let made = || empty(queue::Config::default());
+    let (never, fresh, stale) = (made(), made(), made());
+    fresh.apply(&pool(), Vec::new());
+    stale.apply(&pool(), Vec::new());
+    stale.set_stale(&pool());
+    for (dispatcher, says) in
+        [(never, "has not heard yet"), (fresh, "and never knew one there"), (stale, "cannot reach the registry")]
+    {
+        let error = told(&dispatcher, "bank").await;
+        assert!(error.reason == Reason::NoWorkers && error.message.contains(says), "{says}: {error}");
+        assert_eq!(dispatcher.no_workers(&place(&dispatcher, Priority::Batch, "bank")), Some(error));
+    }
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    dispatcher.set_stale(&pool());
+    let error = told(&dispatcher, "nobody-known-has-it").await;
+    assert!(error.reason == Reason::NoWorkers && error.message.contains("cannot reach the registry"), "{error}");
+    assert_eq!(dispatcher.no_workers(&place(&dispatcher, Priority::Batch, "bank")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_is_neither_empty_nor_stale() {
+    let census = |dispatcher: &Dispatcher| {
+        let numbers = dispatcher.numbers().remove(0);
+        (numbers.census.workers, numbers.census.with_room, numbers.stale)
+    };
+    let full = dispatcher(10, [presence("w1", 0)]);
+    assert_eq!(census(&full), (1, 0, false));
+    full.set_stale(&pool());
+    assert_eq!(census(&full), (1, 0, true));
+    full.apply(&pool(), vec![Change::Present(presence("w2", 1))]);
+    assert_eq!(census(&full), (2, 1, false));
+    let _held = full.reserve(&place(&full, Priority::Batch, "bank"), false).await.expect("room");
+    assert_eq!(census(&full), (2, 0, false), "what is sent counts at once");
 }
 
 #[tokio::test(start_paused = true)]

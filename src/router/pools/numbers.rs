@@ -5,9 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Pools;
+use crate::router::outlier::{self, Ejection};
 use crate::router::queue::{ClassNumbers, TenantNumbers};
 use crate::router::view::Census;
-use crate::task::{PoolName, Priority};
+use crate::task::{PoolName, Priority, WorkerId};
+
+/// The most ejected workers that are named.
+const MAX_EJECTED: usize = 20;
 
 /// How a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,10 @@ pub(in crate::router) struct PoolNumbers {
     pub(in crate::router) census: Census,
     pub(in crate::router) stale: bool,
     pub(in crate::router) view_age: Option<Duration>,
+    /// Since the start, by reason.
+    pub(in crate::router) ejections: [u64; outlier::Reason::ALL.len()],
+    /// Who is ejected: those first that have been for longest, and not all.
+    pub(in crate::router) ejected: Vec<(WorkerId, Ejection)>,
     pub(in crate::router) classes: [ClassNumbers; 2],
 }
 
@@ -64,6 +72,8 @@ impl<T> Pools<T> {
             census: pool.view.census(now),
             stale: pool.view.is_stale(),
             view_age: pool.heard_at.map(|at| now.duration_since(at)),
+            ejections: pool.view.ejections(),
+            ejected: pool.view.ejected().take(MAX_EJECTED).map(|(worker, it)| (worker.clone(), it)).collect(),
             classes: pool.queue.numbers(now),
         });
         numbers.collect()

@@ -25,8 +25,7 @@ pub(super) struct Pool<T> {
 }
 
 impl<T> Pool<T> {
-    pub(super) fn new(name: PoolName, queue: Queue<T>) -> Self {
-        let view = View::default();
+    pub(super) fn new(name: PoolName, view: View, queue: Queue<T>) -> Self {
         Pool { name, view, queue, heard_at: None, was_seen: false, empty_since: None, is_missed: false }
     }
 

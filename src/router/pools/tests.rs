@@ -60,7 +60,7 @@ struct Bench {
 impl Bench {
     fn new(pools: Value, overflow: Value) -> Self {
         let now = Instant::now();
-        let pools = Pools::new(queue::Config::default(), split(pools, overflow), now);
+        let pools = Pools::new(queue::Config::default(), outlier::Config::default(), split(pools, overflow), now);
         Bench { pools, random: SmallRng::seed_from_u64(1), now, out: BTreeMap::new(), tasks: 0 }
     }
 
@@ -125,7 +125,7 @@ impl Bench {
     fn end_with(&mut self, task: u32, learned: Learned, load: Option<LoadReport>, ran: bool) -> Vec<u32> {
         let (place, grant) = self.out.remove(&task).expect("it is out");
         let ran = Ran { ran, slots: None, succeeded_in: ran.then_some(SECOND) };
-        self.pools.end(&grant, &place, learned, load, ran, self.now);
+        self.pools.end(&grant, &place, Ended { learned, load, ran }, 1.0, self.now);
         self.serve(Touched::Worker(&grant.pool, &grant.placement.worker))
     }
 
@@ -418,7 +418,7 @@ proptest! {
                     let pool = name(NAMES[usize::from(pool)]);
                     let snapshot = bench.pools.numbers(bench.now);
                     prop_assert!(snapshot.len() <= NAMES.len());
-                    let gone = bench.pools.pool_mut(&pool).map(|pool| pool.view.placements()).unwrap_or_default();
+                    let gone = bench.pools.pool_mut(&pool).map(|pool| pool.view.placements(bench.now)).unwrap_or_default();
                     let gone = gone.into_iter().map(|placement| Change::Gone(placement.worker, placement.incarnation));
                     bench.pools.apply(&pool, gone.collect(), bench.now);
                     bench.serve(Touched::Pool(&pool));

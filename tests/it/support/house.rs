@@ -55,6 +55,8 @@ pub struct Plan {
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
     pub own: Own,
+    /// How the router treats its workers.
+    pub outlier: weir::router::outlier::Config,
 }
 
 /// Makes integrations for the worker of that index.
@@ -75,6 +77,7 @@ impl Default for Plan {
             launchdarkly: launchdarkly::Config::default(),
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
+            outlier: weir::router::outlier::Config::default(),
         }
     }
 }
@@ -360,6 +363,7 @@ impl Plan {
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;
+        config.router.outlier = self.outlier;
         config.settings.source = self.settings;
         config.settings.launchdarkly = self.launchdarkly;
         config.settings.redis.clone_from(&config.registry);
