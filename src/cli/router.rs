@@ -38,7 +38,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
             "registry.url: a router needs the Redis that its workers announce themselves in, such as \"redis://127.0.0.1:6379\""
         );
     }
-    let logs = start_logs(&config)?;
+    let logs = start_logs(&config, "router")?;
     block_on(serve(config, &logs))
 }
 
@@ -49,12 +49,13 @@ async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
     logs.register(&telemetry);
     let registry = registry::open(&config.registry, &config.router.pool, &telemetry)?;
     let router = Router::start(config.router, registry, telemetry).await?;
+    logs.set_node(format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), router.address().port()));
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
-    signals.or_exit(router.drain(), || ()).await;
+    signals.or_exit(router.drain(), logs, || ()).await;
     if has_failed {
         bail!("a part of the router failed; the log names it");
     }
