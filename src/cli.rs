@@ -36,8 +36,8 @@ pub use worker::serve_worker;
 /// How long blocking threads may take to end when the program does.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a last word on stderr may take.
-const SAY_WITHIN: Duration = Duration::from_millis(500);
+/// How long a last word on stderr may take, on a machine on which everything does.
+const SAY_WITHIN: Duration = Duration::from_secs(2);
 
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -223,8 +223,9 @@ impl Signals {
                 last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
-                logs.flush();
-                say("weir: a second signal: ending at once");
+                if logs.flush() {
+                    say("weir: a second signal: ending at once");
+                }
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }

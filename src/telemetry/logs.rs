@@ -176,10 +176,11 @@ impl Logs {
         buffer.behind.load(Ordering::Relaxed) + buffer.failed.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was said is written, at most for a second: before the process ends without an ordered stop.
-    pub fn flush(&self) {
+    /// Waits until what was said is written, at most for a second: before the process ends without an ordered stop. Returns
+    /// whether it is: otherwise nobody reads.
+    pub fn flush(&self) -> bool {
         self.shared.tell_rest();
-        self.shared.buffer.flush(END_WITHIN);
+        self.shared.buffer.flush(END_WITHIN)
     }
 }
 

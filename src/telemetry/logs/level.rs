@@ -114,7 +114,7 @@ fn parse(level: &str) -> Result<Targets, LogsError> {
     }
     for directive in level.split(',').map(str::trim) {
         match directive.split_once('=') {
-            Some((_, level)) if level.is_empty() => return Err(invalid(format!("{directive:?} has no level"))),
+            Some((_, "")) => return Err(invalid(format!("{directive:?} has no level"))),
             Some((target, _)) => check_target(target.trim()).map_err(invalid)?,
             // A bare word would be read as a target of that name, which logs nothing at all; and nothing, as `error`.
             None if directive.is_empty() || directive.parse::<LevelFilter>().is_err() => {

@@ -68,17 +68,18 @@ impl Buffer {
         }
     }
 
-    /// Waits until all is written, at most for so long.
-    pub(super) fn flush(&self, within: Duration) {
+    /// Waits until all is written, at most for so long; returns whether it is.
+    pub(super) fn flush(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
         let mut state = self.state.lock();
         state.is_awaited = true;
         self.changed.notify_all();
         while !state.waiting.is_empty() || state.is_writing {
             if self.changed.wait_until(&mut state, until).timed_out() {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// The same, and ends the thread once all is written. What is offered afterwards stays where it is.
