@@ -42,8 +42,8 @@ use weir::settings::flagd;
 use weir::task::{IntegrationName, Json};
 use weir::telemetry::Telemetry;
 
-/// Set, this program is a worker.
-const SERVES: &str = "WEIR_LOGGING_BENCH_SERVES";
+/// Set, this program is a worker. Not with the prefix of keys of the configuration.
+const SERVES: &str = "LOGGING_BENCH_SERVES";
 
 const TARGET: f64 = 1.03;
 
