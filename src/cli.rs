@@ -18,6 +18,7 @@ mod worker;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,11 +29,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::causes::with_causes;
 use crate::config::{self, Config, FILE_VARIABLE};
 use crate::integration::{Integrations, exec};
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
 
 /// How long blocking threads may take to end when the program does.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a last word on stderr may take, on a machine on which everything does.
+const SAY_WITHIN: Duration = Duration::from_secs(2);
 
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -140,13 +145,25 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("weir: {}", with_causes(error.as_ref()));
+    say(&format!("weir: {}", with_causes(error.as_ref())));
     ExitCode::FAILURE
 }
 
-/// Starts the logger, and has panics logged like everything else.
-fn start_logs(config: &Config) -> anyhow::Result<Logs> {
-    let logs = Logs::start(&config.log)?;
+/// Says a last word on stderr. One that is closed, or that nobody reads, keeps no program from its end.
+fn say(text: &str) {
+    let (line, (done, is_done)) = (format!("{text}\n"), mpsc::channel());
+    let said = Lifecycle::new().thread("last word", move |_| {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    if said.is_ok() {
+        let _ = is_done.recv_timeout(SAY_WITHIN);
+    }
+}
+
+/// Starts the logger of a process that is a `role`, and has panics logged like everything else.
+fn start_logs(config: &Config, role: &str) -> anyhow::Result<Logs> {
+    let logs = Logs::start(&config.log, role)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         // A message that was put together may quote what the code was working on. An integration's is in its outcome,
@@ -199,14 +216,16 @@ impl Signals {
     }
 
     /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
-    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, last_word: impl FnOnce()) -> T {
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: &Logs, last_word: impl FnOnce()) -> T {
         tokio::select! {
             result = stop => result,
             () = self.next() => {
-                eprintln!("weir: a second signal: ending at once");
                 last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
+                if logs.flush() {
+                    say("weir: a second signal: ending at once");
+                }
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }

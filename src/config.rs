@@ -237,7 +237,7 @@ impl Config {
         let mut check = |section: &str, result: Result<(), String>| {
             problems.extend(result.err().map(|text| ConfigError::of(section, &text)));
         };
-        check("log.level", logs::check(&self.log.level).map_err(|error| error.to_string()));
+        check("log", self.log.check());
         check("router.queue", self.router.queue.check());
         check("settings", self.settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
@@ -331,6 +331,9 @@ mod tests {
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
             ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
             ("[log]\nlevel = \"loud\"", "log.level"),
+            ("[log]\nlevel = \"info,weir::rooter=debug\"", "did you mean \"weir::router\"?"),
+            ("[log]\nrepeats = -1", "log.repeats"),
+            ("[log]\nservice = \"\"", "log.service: it is empty"),
             (
                 "[integrations.bank]\nkind = \"smtp\"",
                 "integrations.bank.kind: there is no \"smtp\": use one of \"http\"",

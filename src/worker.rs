@@ -11,6 +11,7 @@ mod drain;
 pub(crate) mod end;
 mod metrics;
 mod operations;
+mod outcomes;
 mod roster;
 mod run;
 mod service;
@@ -179,7 +180,7 @@ impl Worker {
         if parts.integrations.is_empty() {
             return Err(StartError::NoIntegrations);
         }
-        let (runs, background, serving) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
+        let (runs, background, serving) = (Lifecycle::with_spans(roster::span), Lifecycle::new(), Lifecycle::new());
         let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));

@@ -38,7 +38,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = logs::Config { level: "warn".into(), ..logs::Config::default() };
-    let logs = Logs::start(&config)?;
+    let logs = Logs::start(&config, "demo")?;
     block_on(compare(args, &logs))
 }
 

@@ -39,7 +39,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
             "registry.url: a router needs the Redis that its workers announce themselves in, such as \"redis://127.0.0.1:6379\""
         );
     }
-    let logs = start_logs(&config)?;
+    let logs = start_logs(&config, "router")?;
     block_on(serve(config, &logs))
 }
 
@@ -55,12 +55,13 @@ async fn serve(mut config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
     };
     config.router.state_dir = private_directory(config.router.state_dir.as_deref());
     let router = Router::start(config.router, parts, telemetry).await?;
+    logs.set_node(format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), router.address().port()));
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
-    signals.or_exit(router.drain(), || ()).await;
+    signals.or_exit(router.drain(), logs, || ()).await;
     if has_failed {
         bail!("a part of the router failed; the log names it");
     }

@@ -117,7 +117,7 @@ pub fn serve_worker(own: Integrations) -> ExitCode {
 /// Runs a worker to its end; `own` is served beside the configured integrations.
 pub(super) fn run(args: Args, mut config: Config, own: Integrations) -> anyhow::Result<ExitCode> {
     args.override_in(&mut config);
-    let logs = start_logs(&config)?;
+    let logs = start_logs(&config, "worker")?;
     block_on(serve(config, own, &logs))
 }
 
@@ -141,14 +141,18 @@ async fn serve(mut config: Config, own: Integrations, logs: &Logs) -> anyhow::Re
     };
     let (state_dir, name) = (config.worker.state_dir.take(), config.worker.known_as());
     config.worker.state_dir = private_directory(state_dir.as_deref());
+    if let Some(id) = &config.worker.id {
+        logs.set_node(id.to_string());
+    }
     let worker = Worker::start(config.worker, parts, telemetry.clone()).await?;
+    logs.set_node(worker.id().to_string());
     let mut life = Life::begin(state_dir.as_deref(), name.as_deref(), &telemetry);
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = worker.asked_to_drain() => false,
         () = worker.failed() => true,
     };
-    signals.or_exit(worker.drain(), || life.end(EndedBy::SecondSignal)).await;
+    signals.or_exit(worker.drain(), logs, || life.end(EndedBy::SecondSignal)).await;
     life.end(if has_failed { EndedBy::Failure } else { EndedBy::Drain });
     if has_failed {
         bail!("a part of the worker failed; the log names it");

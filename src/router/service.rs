@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::channels::Channels;
@@ -21,6 +22,7 @@ use super::retry::{Budget, Failed, pause_after};
 use super::view::Learned;
 use crate::task::{PoolName, Task};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
+use crate::wire::trace::TraceParent;
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further. Never more than
@@ -50,17 +52,30 @@ pub(super) struct Inner {
     pub(super) tenant_tasks: usize,
 }
 
+/// What a call says beside its task.
+#[derive(Clone, Copy)]
+struct Asked {
+    timeout: Option<Duration>,
+    trace: Option<TraceParent>,
+}
+
+impl Asked {
+    fn read(metadata: &MetadataMap) -> Self {
+        Asked { timeout: grpc_timeout(metadata), trace: TraceParent::read(metadata) }
+    }
+}
+
 impl Inner {
-    async fn submit(&self, task: proto::Task, call_timeout: Option<Duration>) -> Result<proto::Outcome, TaskError> {
+    async fn submit(&self, task: proto::Task, asked: Asked) -> Result<proto::Outcome, TaskError> {
         let arrival = Instant::now();
         let Some(_counted) = self.intake.enter() else {
             return Err(TaskError::draining("the router is draining; submit to another one"));
         };
-        let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
+        let task = wire::task_in(task, self.timeouts, arrival, asked.timeout)?;
         self.budget.lock().task();
         let place = self.dispatcher.place(&task);
         let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
-        let routed = self.route(&task, &place, &entered, arrival).await;
+        let routed = self.route(&task, &place, &entered, arrival, asked.trace).await;
         let (pool, outcome) = routed.inspect_err(|error| entered.refused(error))?;
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
         self.metrics.outcome(&pool, task.priority, queued);
@@ -74,6 +89,7 @@ impl Inner {
         place: &Place,
         entered: &Entered,
         arrival: Instant,
+        trace: Option<TraceParent>,
     ) -> Result<(PoolName, proto::Outcome), TaskError> {
         let mut attempts = 0;
         loop {
@@ -82,7 +98,7 @@ impl Inner {
             attempts += 1;
             let pool = reservation.pool().clone();
             entered.is_called(pool.clone(), reservation.placement().worker.clone());
-            let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
+            let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed(), trace };
             let refusal = match self.call(task, reservation, call).await {
                 Ok(outcome) => return Ok((pool, outcome)),
                 Err(Failed::Final(error)) if error.reason == Reason::DeadlineTooShort => {
@@ -269,8 +285,8 @@ impl Drop for GivenUp<'_> {
 #[tonic::async_trait]
 impl proto::tasks_server::Tasks for RouterService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
-        let timeout = grpc_timeout(request.metadata());
-        let result = self.inner.submit(request.into_inner(), timeout).await;
+        let asked = Asked::read(request.metadata());
+        let result = self.inner.submit(request.into_inner(), asked).await;
         result.map(Response::new).map_err(|error| {
             self.inner.metrics.error(&error);
             error.to_status()
@@ -283,12 +299,12 @@ impl proto::tasks_server::Tasks for RouterService {
         &self,
         request: Request<Streaming<proto::Task>>,
     ) -> Result<Response<Self::SubmitManyStream>, Status> {
-        let timeout = grpc_timeout(request.metadata());
+        let asked = Asked::read(request.metadata());
         let service = self.inner.clone();
         let submit = move |task: proto::Task| {
             let service = service.clone();
             async move {
-                let result = service.submit(task, timeout).await;
+                let result = service.submit(task, asked).await;
                 result.inspect_err(|error| service.metrics.error(error))
             }
         };

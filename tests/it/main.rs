@@ -21,6 +21,7 @@ mod last_exit;
 #[cfg(feature = "launchdarkly")]
 mod launchdarkly;
 mod live_settings;
+mod logs;
 mod metrics_page;
 mod never_arrived;
 mod outages;

@@ -47,7 +47,7 @@ fn a_stop_in_the_middle_loses_nothing() {
     assert_eq!((answers.ok.len(), answers.code), (50, Some(0)), "{}", answers.summary);
     for server in [&mut fleet.router, &mut fleet.workers[0]] {
         assert_eq!(server.process.exit_code(LONG), Some(0));
-        assert_eq!(server.process.logged(&["WARN", "ERROR"]), Vec::<String>::new());
+        assert_eq!(server.process.warned(), Vec::<String>::new());
     }
     assert_eq!(fleet.stored().count(), 50, "the stop waits for the payloads");
     assert!(fleet.bank().clients["w1"].max_in_flight <= 50);
@@ -177,7 +177,7 @@ fn ten_thousand_tasks() {
     assert_eq!(stored.tasks, answers.ok, "one payload per task");
     assert_eq!(stored.by_worker, answers.by_worker);
     for process in [&fleet.router.process, &fleet.workers[0].process, &fleet.workers[1].process] {
-        assert_eq!(process.logged(&["WARN", "ERROR"]), Vec::<String>::new());
+        assert_eq!(process.warned(), Vec::<String>::new());
     }
     fleet.stop();
 }
@@ -236,7 +236,7 @@ fn ten_thousand_tasks_and_a_worker_is_stopped() {
     assert_eq!(stored.tasks, answers.ok, "one payload per task");
     assert_eq!(stored.by_worker, answers.by_worker);
     for process in [&fleet.router.process, &fleet.workers[0].process, &stopped] {
-        assert_eq!(process.logged(&["WARN", "ERROR"]), Vec::<String>::new());
+        assert_eq!(process.warned(), Vec::<String>::new());
     }
     fleet.stop();
 }

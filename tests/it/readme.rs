@@ -118,6 +118,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/admission.md", "docs/"),
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
+    ("docs/logs.md", "docs/"),
     ("docs/metrics.md", "docs/"),
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),

@@ -36,7 +36,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
     ("tikv_jemalloc", &["telemetry/allocator.rs", "overload/relief.rs", "main.rs"]),
-    ("tracing_subscriber", &["telemetry/logs.rs"]),
+    ("tracing_subscriber", &["telemetry/logs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),
 ];
 

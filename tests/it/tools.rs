@@ -159,7 +159,7 @@ fn a_drained_worker_finishes_what_runs_and_ends_as_after_a_signal() {
     let worker = &mut fleet.workers[0].process;
     assert_eq!(worker.exit_code(processes::LONG), Some(0));
     worker.wait_for_log("asked to drain");
-    assert_eq!(worker.logged(&["WARN", "ERROR"]), Vec::<String>::new());
+    assert_eq!(worker.warned(), Vec::<String>::new());
     assert_eq!(fleet.redis.ask("ZCARD weir:{default}:members"), ":0\r\n");
     assert_eq!(fleet.stored().count(), 1, "the drain waits for the payloads");
 
