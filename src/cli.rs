@@ -216,14 +216,14 @@ impl Signals {
     }
 
     /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
-    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: &Logs, last_word: impl FnOnce()) -> T {
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: Option<&Logs>, last_word: impl FnOnce()) -> T {
         tokio::select! {
             result = stop => result,
             () = self.next() => {
                 last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
-                if logs.flush() {
+                if logs.is_none_or(Logs::flush) {
                     say("weir: a second signal: ending at once");
                 }
                 std::process::exit(EXIT_INTERRUPTED)

@@ -61,7 +61,7 @@ async fn serve(mut config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
         () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
-    signals.or_exit(router.drain(), logs, || ()).await;
+    signals.or_exit(router.drain(), Some(logs), || ()).await;
     if has_failed {
         bail!("a part of the router failed; the log names it");
     }

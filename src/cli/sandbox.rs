@@ -70,7 +70,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         process::register(sandbox.telemetry());
         tracing::info!(listen = %sandbox.local_addr, "the sandbox bank answers");
         signals.next().await;
-        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), &logs, || ()).await {
+        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), Some(&logs), || ()).await {
             tracing::warn!("left behind: {stragglers}");
         }
         Ok(ExitCode::SUCCESS)

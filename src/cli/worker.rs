@@ -152,7 +152,7 @@ async fn serve(mut config: Config, own: Integrations, logs: &Logs) -> anyhow::Re
         () = worker.asked_to_drain() => false,
         () = worker.failed() => true,
     };
-    signals.or_exit(worker.drain(), logs, || life.end(EndedBy::SecondSignal)).await;
+    signals.or_exit(worker.drain(), Some(logs), || life.end(EndedBy::SecondSignal)).await;
     life.end(if has_failed { EndedBy::Failure } else { EndedBy::Drain });
     if has_failed {
         bail!("a part of the worker failed; the log names it");

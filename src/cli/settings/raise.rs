@@ -90,7 +90,7 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
         Err(error) => (Stop { how: How::Weak, stays: raise.proven(), why: format!("it failed: {error:#}") }, 1),
     };
     let what_remains = session.remains();
-    let left = signals.or_exit(session.leave(&stop), || eprintln!("weir: {what_remains}")).await;
+    let left = signals.or_exit(session.leave(&stop), None, || eprintln!("weir: {what_remains}")).await;
     // What ended it is the first thing to know; what could not be put back is in it.
     match (ended, left) {
         (Err(error), Ok(())) => Err(error),
