@@ -117,7 +117,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Doctor(args) => doctor::run(args),
             Command::Drain(args) => drain::run(args),
-            Command::Check(args) => check::run(&args, file.as_deref()),
+            Command::Check(args) => check::run(&args, file.as_deref(), Integrations::new()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),
