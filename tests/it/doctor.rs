@@ -210,7 +210,8 @@ cases! {
         configuration: "settings.max_parallelism = 10\n",
         loads: &[
             Load { integration: "blocker", input: r#"{"do": "block", "ms": 400}"#, callers: 1, ..LOAD },
-            Load { callers: 20, ..LOAD },
+            // As many slots as callers: none is kept out.
+            Load { callers: 9, ..LOAD },
         ],
         first: "1. integration blocker blocks async threads",
         says: &["weir_integration_blocked_seconds", "of 2 async threads were blocked", "Context::blocking"],
@@ -278,6 +279,14 @@ cases! {
         descriptors: 200,
         first: "1. descriptors run out",
         says: &["of 200 were open at the most", "LimitNOFILE"],
+        ..CASE
+    };
+    blocking_threads_that_are_waited_for: Case {
+        configuration: "worker.environment.blocking_threads = 2\n",
+        loads: &[Load { input: r#"{"do": "ignore_cancellation", "ms": 300}"#, callers: 12, ..LOAD }],
+        until: ("weir_tasks_total", 4.0),
+        first: "1. closures of integrations wait for a blocking thread",
+        says: &["of 2 ran, on average (weir_blocking_waiting)", "worker.environment.blocking_threads"],
         ..CASE
     };
     tasks_that_do_not_stop: Case {
