@@ -219,7 +219,9 @@ cases! {
     };
     slots_that_are_full_while_idle: Case {
         configuration: "settings.max_parallelism = 4\n",
-        loads: &[Load { callers: 16, ..LOAD }],
+        // As many callers as slots: one that was refused would wait for a while.
+        loads: &[Load { input: r#"{"do": "sleep", "ms": 1000}"#, ..LOAD }],
+        until: ("weir_tasks_total", 4.0),
         first: "1. all 4 slots are held by work that waits, and the processors are idle: N can be larger",
         says: &["weir settings raise max_parallelism --to 8 --pool default", "slots were held on average", "weir_binding_constraint"],
         ..CASE
