@@ -4,12 +4,14 @@ mod check;
 mod completion;
 mod demo;
 mod describe;
+mod doctor;
 mod drain;
 mod explain;
 mod fleet;
 mod payload;
 mod router;
 mod sandbox;
+mod scrape;
 mod settings;
 mod submit;
 mod table;
@@ -90,6 +92,8 @@ enum Command {
     Describe(describe::Args),
     /// Says where a task is and what holds it, or why it was refused.
     Explain(explain::Args),
+    /// Says what is the matter with a worker, in order of likelihood, and what to change.
+    Doctor(doctor::Args),
     /// Has a worker or router end in order.
     Drain(drain::Args),
     /// Checks the configuration, and on request whether all that it names can be reached.
@@ -116,8 +120,9 @@ impl Cli {
             Command::Settings(args) => settings::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Explain(args) => explain::run(&args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Drain(args) => drain::run(args),
-            Command::Check(args) => check::run(&args, file.as_deref()),
+            Command::Check(args) => check::run(&args, file.as_deref(), Integrations::new()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),

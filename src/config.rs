@@ -4,12 +4,14 @@
 //! a typo must not silently mean the default. A variable names its key with `__` between the levels:
 //! `WEIR_WORKER__LISTEN=0.0.0.0:7401` is `listen` in `[worker]`.
 
+mod examine;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use ::config::Config as Source;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::integration::keyed;
 use crate::task::IntegrationName;
@@ -80,14 +82,14 @@ pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String
     compose(read(file, variables)?)
 }
 
-/// As [`load`], and goes on after a mistake: what can be used, with defaults for what cannot, and all that is wrong (of
-/// each section and of each integration, the first mistake). No configuration when nothing can be read at all.
+/// As [`load`], and goes on after a mistake: what can be used, with defaults for what cannot, and all that is wrong. A broken
+/// integration is left out. No configuration when nothing can be read at all.
 pub fn examine(
     file: Option<&Path>,
     variables: impl Iterator<Item = (String, String)>,
 ) -> (Option<Config>, Vec<ConfigError>) {
     let (config, mut problems) = match read(file, variables).and_then(|source| Ok((tree(&source)?, source))) {
-        Ok((tree, source)) => examine_parts(&source, tree),
+        Ok((tree, source)) => examine::examine(&source, tree),
         Err(error) => (None, vec![error]),
     };
     // The source has no order of its own.
@@ -176,43 +178,6 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-/// Reads each section, and each integration, on its own, and then together what is good.
-fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigError>) {
-    let Value::Object(sections) = tree else { return (None, Vec::new()) };
-    let (mut good, mut problems) = (Map::new(), Vec::new());
-    let mut keep =
-        |part: Value, into: &mut Map<String, Value>, key: String, value: Value| match deserialize(source, &part) {
-            Ok(_) => drop(into.insert(key, value)),
-            Err(problem) => problems.push(problem),
-        };
-    for (section, value) in sections {
-        match value {
-            Value::Object(tables) if section == INTEGRATIONS => {
-                let mut good_tables = Map::new();
-                for (name, table) in tables {
-                    let part = json!({ INTEGRATIONS: { name.clone(): table.clone() } });
-                    keep(part, &mut good_tables, name, table);
-                }
-                good.insert(section, good_tables.into());
-            }
-            value => {
-                let part = json!({ section.clone(): value.clone() });
-                keep(part, &mut good, section, value);
-            }
-        }
-    }
-    match deserialize(source, &good.into()) {
-        Ok(config) => {
-            problems.extend(config.problems());
-            (Some(config), problems)
-        }
-        Err(problem) => {
-            problems.push(problem);
-            (None, problems)
-        }
-    }
-}
-
 /// What is wrong with a value, with the value itself and a form that would be right where the message lacks them. The
 /// values of integrations are not shown beyond what their messages say: what is at a wrong place may be a secret.
 fn explain(source: &Source, key: &str, message: &str) -> String {
@@ -239,7 +204,9 @@ impl Config {
         };
         check("log", self.log.check());
         check("router.queue", self.router.queue.check());
-        check("settings", self.settings.check().map_err(|error| error.to_string()));
+        // Its log level is that of the log, which has been checked.
+        let settings = settings::Config { log_level: logs::Config::default().level, ..self.settings.clone() };
+        check("settings", settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
         check("worker.environment", self.worker.environment.check().map_err(|error| error.to_string()));

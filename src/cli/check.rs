@@ -24,8 +24,10 @@ use crate::telemetry::Telemetry;
 /// Flags of `weir check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of each section and of \
-each integration, the first mistake is shown.
+    after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of an integration whose \
+values can all be read, the first mistake in its templates, URLs and secrets is shown.
+
+A program with integrations of its own (weir::cli::serve_worker) has this command, too: PROGRAM check knows them.
 
 --connect logs in to Redis and reads the pool's workers, and the settings where they are there; stores one small \
 object, PREFIX/weir-check, for storing is what a worker does and its credentials may allow nothing else; connects to \
@@ -45,6 +47,9 @@ pub(super) struct Args {
     connect: bool,
 }
 
+/// What this command cannot know.
+const ELSEWHERE: &str = "; what a program brings of its own, only that program's check knows (PROGRAM check)";
+
 /// Who would start with the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
@@ -60,7 +65,8 @@ impl Role {
     }
 }
 
-pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// `own` are the integrations that the program brings.
+pub(super) fn run(args: &Args, file: Option<&Path>, own: Integrations) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     let (config, problems) = config::examine(file, std::env::vars());
     for problem in &problems {
@@ -70,7 +76,7 @@ pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> 
         }
     }
     if let Some(config) = &config {
-        let parts = check(args, config, &problems, &mut report)?;
+        let parts = check(args, config, &problems, own, &mut report)?;
         if args.connect {
             block_on(connect::check(args.role, config, &parts, &mut report))?;
         }
@@ -92,8 +98,15 @@ impl Parts {
     }
 }
 
-fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Report) -> anyhow::Result<Parts> {
-    let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
+fn check(
+    args: &Args,
+    config: &Config,
+    problems: &[ConfigError],
+    own: Integrations,
+    report: &mut Report,
+) -> anyhow::Result<Parts> {
+    let mut parts = Parts { integrations: own, settings: config.settings.start() };
+    let own: Vec<_> = parts.integrations.names().cloned().collect();
     // A broken one is left out of the configuration: that it is not there is no second mistake.
     let is_broken = |key: &str| problems.iter().any(|problem| problem.is_of(key));
     if args.role.is(Role::Worker) {
@@ -101,13 +114,14 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
         if !(config.integrations.is_empty() && has_broken) {
             check_integrations(config, &mut parts, report)?;
         }
-        let upstream = &config.worker.upstream;
-        for unknown in upstream.unknown(&config.integrations.keys().collect::<Vec<_>>()) {
+        let known: Vec<_> = config.integrations.keys().chain(&own).collect();
+        for unknown in config.worker.upstream.unknown(&known) {
             if !is_broken(&format!("integrations.{}", unknown.name)) {
-                report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
+                let hint = if own.is_empty() { ELSEWHERE } else { "" };
+                report.wrong_as_said(&format!("worker.upstream.{unknown}{hint}"))?;
             }
         }
-        let names = config.integrations.keys().cloned().collect();
+        let names = config.integrations.keys().chain(&own).cloned().collect();
         check_settings(config, &config.worker.settings_context(None, names), &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
             Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,
@@ -146,21 +160,22 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
 
 /// One after the other, so that a mistake in one does not hide those in others.
 fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
-    if config.integrations.is_empty() {
-        return report.wrong("integrations", "none is configured: add a section [integrations.NAME] with a kind");
+    let count = config.integrations.len() + parts.integrations.len();
+    if count == 0 {
+        let none = format!("none is configured: add a section [integrations.NAME] with a kind{ELSEWHERE}");
+        return report.wrong("integrations", none);
     }
-    if config.integrations.len() > MAX_INTEGRATIONS {
-        let count = config.integrations.len();
+    if count > MAX_INTEGRATIONS {
         return report
             .wrong("integrations", format!("{count} are configured: one worker serves at most {MAX_INTEGRATIONS}"));
     }
     for (name, integration) in &config.integrations {
         let alone = BTreeMap::from([(name.clone(), integration.clone())]);
-        match Integrations::from_config(&alone, &Telemetry::new()?) {
-            Ok(built) => {
+        let built = Integrations::from_config(&alone, &Telemetry::new()?);
+        match built.and_then(|built| parts.integrations.clone().merge(built)) {
+            Ok(all) => {
                 report.fine(&format!("integrations.{name}"), "compiles, and what it refers to is there")?;
-                // Names in one table are different.
-                parts.integrations = std::mem::take(&mut parts.integrations).merge(built)?;
+                parts.integrations = all;
             }
             Err(error) => report.wrong_as_said(&error)?,
         }

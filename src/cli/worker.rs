@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 pub(super) use self::last_exit::private_directory;
 use self::last_exit::{EndedBy, Life};
-use super::{ConfigFile, Signals, block_on, fail, payload, start_logs};
+use super::{ConfigFile, Signals, block_on, check, fail, payload, start_logs};
 use crate::config::{self, Config};
 use crate::integration::Integrations;
 use crate::payload::store;
@@ -74,15 +74,18 @@ struct Program {
 enum OwnCommand {
     /// Reads debug payloads back, and runs them again with this program's integrations.
     Payload(payload::Args),
+    /// Checks the configuration, with this program's integrations.
+    Check(check::Args),
 }
 
 /// The whole `main` of a worker with integrations of its own.
 ///
 /// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
 /// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. As
-/// `payload` it reads payloads back and runs them again, with `own`, as `weir payload` does. One thing
-/// only a program itself can choose is its allocator: with the feature `jemalloc`, weir's own has that, which keeps
-/// memory flat under many tasks, and the allocator's metrics are jemalloc's.
+/// `payload` it reads payloads back and runs them again, with `own`, as `weir payload` does, and as `check` it checks the
+/// configuration, as `weir check` does, and knows the names of `own`. One thing only a program itself can choose is its
+/// allocator: with the feature `jemalloc`, weir's own has that, which keeps memory flat under many tasks, and the
+/// allocator's metrics are jemalloc's.
 ///
 /// ```no_run
 /// # use weir::integration::{Context, Error, Integration, Integrations};
@@ -110,6 +113,7 @@ pub fn serve_worker(own: Integrations) -> ExitCode {
     let ended = match command {
         None => load().map_err(anyhow::Error::from).and_then(|config| run(args, config, own)),
         Some(OwnCommand::Payload(args)) => payload::run(args, load, &own),
+        Some(OwnCommand::Check(args)) => check::run(&args, file.as_deref(), own),
     };
     ended.unwrap_or_else(|error| fail(&error))
 }

@@ -269,3 +269,27 @@ async fn a_weir_without_launchdarkly_says_so() {
     let said = "settings.source: this weir was built without LaunchDarkly: build it with --features launchdarkly";
     assert!(found(&output, "wrong").iter().any(|line| line.starts_with(said)), "{}", stdout(&output));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_of_a_section_is_shown_and_a_wrong_log_level_once() {
+    let text = "log.level = \"loud\"\n[settings]\nmax_jump = 0\nredis_key = \"x\"\n[registry]\nurl = \"http://x\"\n\
+                connect_timeout = \"1h\"\n[router]\nlisten = 7\ndefault_timeout = \"soon\"\nqueue.tasks = 0\n";
+    let output = check(text, &["--role", "router"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let found = found(&output, "wrong");
+    let expected = [
+        "log.level: ",
+        "settings.max_jump: ",
+        "settings.redis_key: ",
+        "registry.url: ",
+        "registry.connect_timeout: ",
+        "router.listen: ",
+        "router.default_timeout: ",
+        "router.queue.tasks: ",
+    ];
+    for part in expected {
+        let lines = found.iter().filter(|line| line.starts_with(part)).count();
+        assert_eq!(lines, 1, "{part:?} in {found:#?}");
+    }
+    assert!(!stdout(&output).contains("log_level"), "{}", stdout(&output));
+}

@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod corpus;
 mod dashboards;
+mod doctor;
 mod documents;
 mod ending;
 mod exec;

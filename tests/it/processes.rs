@@ -116,6 +116,10 @@ fn the_example_of_an_own_integration_runs() {
     let bank = format!("http://{}", fleet.sandbox.listen);
     let flags = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let variables = [("BANK_URL", bank.as_str()), ("WEIR_LOG__FORMAT", "json"), ("WEIR_PAYLOADS__STORE", "directory")];
+    // Nothing is configured: what it serves is its own.
+    let check = ["check", "--role", "worker"];
+    let mut check = Process::start("check", directory.path(), &program, &check, &variables);
+    assert_eq!(check.exit_code(LONG), Some(0), "{}", check.out());
     let mut worker = Process::start("own", directory.path(), &program, &flags, &variables);
     let line = worker.wait_for_log("the worker serves");
     let to = format!("http://{}", line["listen"].as_str().expect("an address"));

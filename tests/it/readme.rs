@@ -116,6 +116,7 @@ const PAGES: &[(&str, &str)] = &[
     ("README.md", ""),
     ("deploy/README.md", "deploy/"),
     ("docs/admission.md", "docs/"),
+    ("docs/doctor.md", "docs/"),
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
     ("docs/logs.md", "docs/"),
