@@ -4,6 +4,7 @@
 //! new comes in by itself: what is wrong with one, its own constructor says, and what it needs, its own `probe`.
 
 mod connect;
+mod places;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -93,9 +94,13 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
             check_integrations(config, &mut parts, report)?;
         }
         let upstream = &config.worker.upstream;
-        for unknown in upstream.unknown(&config.integrations.keys().collect::<Vec<_>>()) {
+        let known: Vec<_> = config.integrations.keys().collect();
+        let of_upstream = upstream.unknown(&known).into_iter().map(|it| ("worker.upstream.integrations", it));
+        let of_redaction = config.payloads.redaction.unknown(&known);
+        let of_redaction = of_redaction.into_iter().map(|it| ("payloads.redaction.paths", it));
+        for (section, unknown) in of_upstream.chain(of_redaction) {
             if !is_broken(&format!("integrations.{}", unknown.name)) {
-                report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
+                report.wrong(&format!("{section}.{}", unknown.name), unknown)?;
             }
         }
         check_settings(config, &mut parts, report)?;
@@ -107,6 +112,7 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
         if config.registry.url.is_none() {
             report.note("registry.url", "not set: no router will find this worker")?;
         }
+        places::check(config, report)?;
         match config.payloads.store {
             store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
             kind => report.fine("payloads", format!("kept in {kind:?}").to_lowercase())?,
