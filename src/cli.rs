@@ -17,6 +17,7 @@ mod submit;
 mod table;
 mod worker;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::causes::with_causes;
 use crate::config::{self, Config, FILE_VARIABLE};
-use crate::integration::{Integrations, exec};
+use crate::integration::{Integrations, Owner, exec};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
@@ -148,6 +149,11 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Says something to people beside the result. Where nobody hears that any more, it is not said: the result is what counts.
+fn remark(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     say(&format!("weir: {}", with_causes(error.as_ref())));
@@ -175,7 +181,12 @@ fn start_logs(config: &Config, role: &str) -> anyhow::Result<Logs> {
         // and the loops of weir log theirs.
         let message =
             panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its message is not shown here)");
-        tracing::error!(place, "panic: {message}");
+        let Some(owner) = Owner::now() else { return tracing::error!(place, "panic: {message}") };
+        let Owner { task, run, integration, tenant } = &*owner;
+        tracing::error!(
+            %task, %run, %integration, %tenant, place,
+            "an integration panicked, and its task fails: {message}"
+        );
     }));
     Ok(logs)
 }
@@ -200,31 +211,52 @@ fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
     result
 }
 
-/// SIGTERM and SIGINT: the first asks to stop in order, the second ends the process at once.
+/// SIGTERM, SIGINT and SIGHUP: the first asks to stop in order, and one of the first two after it ends the process at once.
+/// A terminal that is closed sends SIGHUP, often twice: a second one of those says nothing new.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// None where the process was told to outlive its terminal, as by `nohup`.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: (!ignores_hangup()).then(|| listen(SignalKind::hangup())).transpose()?,
+        })
     }
 
     /// Waits for one.
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = hangup => {}
         }
     }
 
     /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
     async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: Option<&Logs>, last_word: impl FnOnce()) -> T {
+        // The terminal that closes says so once more than a person does.
+        let again = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        };
         tokio::select! {
             result = stop => result,
-            () = self.next() => {
+            () = again => {
                 last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
@@ -235,4 +267,12 @@ impl Signals {
             }
         }
     }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP, by the kernel's word (`proc_pid_status(5)`).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    ignored & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
 }

@@ -137,6 +137,13 @@ pub struct ConfigError {
     right: String,
 }
 
+impl ConfigError {
+    /// The value and what would be right, without the key.
+    pub fn what(&self) -> String {
+        format!("{}; {}", self.value, self.right)
+    }
+}
+
 impl Config {
     /// Whether the values can be right; those of a store only if it is the one in use.
     pub fn check(&self) -> Result<(), ConfigError> {

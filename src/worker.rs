@@ -34,7 +34,7 @@ use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
-use crate::task::{IntegrationName, PoolName, WorkerId};
+use crate::task::{IntegrationName, PoolName, UnknownIntegration, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
 use crate::telemetry::{Telemetry, process};
@@ -151,6 +151,9 @@ pub enum StartError {
     /// What follows from how integrations do.
     #[error("worker.upstream.{0}")]
     Upstream(String),
+    /// Paths of an integration that there is not: what they lead to would be stored.
+    #[error("payloads.redaction.paths.{name}: {0}", name = .0.name)]
+    Redaction(UnknownIntegration),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -179,6 +182,10 @@ impl Worker {
     pub async fn start(config: Config, parts: Parts, telemetry: Telemetry) -> Result<Self, StartError> {
         if parts.integrations.is_empty() {
             return Err(StartError::NoIntegrations);
+        }
+        let names: Vec<_> = parts.integrations.names().collect();
+        if let Some(unknown) = parts.payloads.redaction.unknown(&names).into_iter().next() {
+            return Err(StartError::Redaction(unknown));
         }
         let (runs, background, serving) = (Lifecycle::with_spans(roster::span), Lifecycle::new(), Lifecycle::new());
         let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
@@ -236,7 +243,8 @@ impl Worker {
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
         let spared = upstreams.spared();
-        let look = constraint::Look::new(gate.clone(), overload.clone(), upstreams.clone(), &telemetry);
+        let (overloads, environment) = (overload.clone(), runner.environment.clone());
+        let look = constraint::Look::new(gate.clone(), overloads, upstreams.clone(), environment, &telemetry);
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),

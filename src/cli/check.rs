@@ -4,6 +4,7 @@
 //! new comes in by itself: what is wrong with one, its own constructor says, and what it needs, its own `probe`.
 
 mod connect;
+mod places;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -114,11 +115,15 @@ fn check(
         if !(config.integrations.is_empty() && has_broken) {
             check_integrations(config, &mut parts, report)?;
         }
+        let upstream = &config.worker.upstream;
         let known: Vec<_> = config.integrations.keys().chain(&own).collect();
-        for unknown in config.worker.upstream.unknown(&known) {
+        let of_upstream = upstream.unknown(&known).into_iter().map(|it| ("worker.upstream.integrations", it));
+        let of_redaction = config.payloads.redaction.unknown(&known);
+        let of_redaction = of_redaction.into_iter().map(|it| ("payloads.redaction.paths", it));
+        for (section, unknown) in of_upstream.chain(of_redaction) {
             if !is_broken(&format!("integrations.{}", unknown.name)) {
                 let hint = if own.is_empty() { ELSEWHERE } else { "" };
-                report.wrong_as_said(&format!("worker.upstream.{unknown}{hint}"))?;
+                report.wrong(&format!("{section}.{}", unknown.name), format!("{unknown}{hint}"))?;
             }
         }
         let names = config.integrations.keys().chain(&own).cloned().collect();
@@ -131,6 +136,7 @@ fn check(
         if config.registry.url.is_none() {
             report.note("registry.url", "not set: no router will find this worker")?;
         }
+        places::check(config, report)?;
         match config.payloads.store {
             store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
             kind => report.fine("payloads", format!("kept in {kind:?}").to_lowercase())?,

@@ -16,7 +16,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::table::{Table, duration, printable};
-use super::{block_on, print};
+use super::{block_on, print, remark};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::registry;
@@ -208,7 +208,7 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     if let Scope::Some { pool: Some(pool), .. } = &scope
         && serves_nobody(pool, config).await
     {
-        eprintln!("weir: no worker serves the pool {pool} now: nobody has this value until one does");
+        remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -48,9 +48,9 @@ pub fn watch(
     };
     let kept = kept.map(|path| Kept::new(path, store.name()));
     let heard = Heard::new(telemetry);
-    let max_jump = config.max_jump;
+    let (max_jump, seen, rejected) = (config.max_jump, None, Vec::new());
     let mut follower =
-        Follower { start, context, max_jump, sender, store, kept, seen: None, settled: false, heard, metrics };
+        Follower { start, context, max_jump, sender, store, kept, seen, settled: false, rejected, heard, metrics };
     follower.restore();
     if let Some(reading) = follower.store.read_at_start() {
         follower.look(reading);
@@ -75,6 +75,8 @@ struct Follower {
     seen: Option<Reading>,
     /// Whether that has been judged.
     settled: bool,
+    /// What of the last document did not take effect, as it was logged.
+    rejected: Vec<Rejection>,
     heard: Heard,
     metrics: Metrics,
 }
@@ -150,9 +152,13 @@ impl Follower {
         let last = self.sender.borrow().clone();
         let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
         for rejection in &rejections {
-            tracing::warn!(version = next.version, "setting rejected: {rejection}");
+            // What was wrong before and still is, is no news of this document.
+            if !self.rejected.contains(rejection) {
+                tracing::warn!(version = next.version, "setting rejected: {rejection}");
+            }
             self.metrics.reject(rejection);
         }
+        self.rejected.clone_from(&rejections);
         let (took_effect, changes) = (takes_effect(&flags, &rejections), changes(&last, &next));
         if changes.is_empty() && !took_effect && !rejections.is_empty() {
             // The values are still those of the document before, and so is the version.

@@ -254,6 +254,11 @@ async fn what_cannot_be_listed_is_said() {
             assert!(output.status.code() == Some(2) && stderr(&output).contains(says), "{}", stderr(&output));
         }
     }
+    let [_, directory] = bucket.readers();
+    let output = directory.run(&["list", "--since", "2026-01-01T10:00:00Z", "--until", "2026-01-01T11:00:00Z"]).await;
+    assert!(output.status.success());
+    let says = "no such payload since 2026-01-01T10:00:00Z until 2026-01-01T11:00:00Z in ";
+    assert!(stderr(&output).contains(says), "{}", stderr(&output));
     let none = Reader(Vec::new());
     assert_failed(&none.run(&["list"]).await, &["no store is configured: set payloads.store"]);
     let nowhere = over_directory(&bucket.path().join("nowhere"));

@@ -20,8 +20,8 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::Signals;
 use super::super::table::counted;
+use super::super::{Signals, remark};
 use super::{document, lost, who};
 use crate::config::Config;
 use crate::registry::{self, Registry};
@@ -90,7 +90,7 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
         Err(error) => (Stop { how: How::Weak, stays: raise.proven(), why: format!("it failed: {error:#}") }, 1),
     };
     let what_remains = session.remains();
-    let left = signals.or_exit(session.leave(&stop), None, || eprintln!("weir: {what_remains}")).await;
+    let left = signals.or_exit(session.leave(&stop), None, || remark(format_args!("weir: {what_remains}"))).await;
     // What ended it is the first thing to know; what could not be put back is in it.
     match (ended, left) {
         (Err(error), Ok(())) => Err(error),
