@@ -77,7 +77,10 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         pair(text, "overdue", &format!("{tasks} that should have stopped, the first {} ago", duration(age)));
     }
     match &worker.payloads {
-        Some(payloads) => pair(text, "payloads", &ledger(payloads)),
+        Some(payloads) => {
+            pair(text, "payloads", &ledger(payloads));
+            payloads.degraded.iter().for_each(|what| pair(text, "DEGRADED", what));
+        }
         None => pair(text, "payloads", "not kept"),
     }
 
@@ -190,7 +193,7 @@ fn limit(limit: &description::AdaptiveLimit) -> String {
 }
 
 fn ledger(payloads: &description::Payloads) -> String {
-    let description::Payloads { offered, recovered, stored, spooled, pending, pending_bytes, dropped } = payloads;
+    let description::Payloads { offered, recovered, stored, spooled, pending, pending_bytes, dropped, .. } = payloads;
     let mut text = format!("{offered} offered, {stored} stored, {} dropped", dropped.values().sum::<u64>());
     if !dropped.is_empty() {
         let reasons: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
