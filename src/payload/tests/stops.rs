@@ -18,7 +18,9 @@ async fn a_store_that_hangs_counts_as_away_and_is_found_again() {
     let directory = tempfile::tempdir().expect("a directory");
     // The first hangs for ever, as on a socket that leads nowhere any more.
     let store = Faulty::new(|n| if n == 0 { Deed::Hang } else { Deed::Keep });
-    let config = Config { uploads: 8, ..soon_stalled(directory.path()) };
+    let mut config = Config { uploads: 8, ..soon_stalled(directory.path()) };
+    // Longer than a feed waits for its probe's result: the one that hangs on must not count anew before.
+    config.s3.attempt_timeout = Duration::from_secs(3);
     let (payloads, telemetry, lifecycle) = start(config, store);
     offer(&payloads, [0]);
     eventually("it counts as away", || shows(&telemetry, "weir_payload_store_away 1")).await;
