@@ -1,6 +1,7 @@
 //! What tasks came to, in the log: failures at the level `info`, outputs at `debug`, in the fields by which ECS asks for both.
-
-use std::fmt;
+//!
+//! What a failure says is not in it. An integration may have put a secret there that has no form by which it could be told,
+//! and only the payload's redaction knows which ones the run has named.
 
 use crate::payload::redact;
 use crate::task::{Failure, Outcome, Timings};
@@ -17,25 +18,15 @@ pub(super) fn log(outcome: &Outcome) {
             queued_seconds,
             "a task has an output"
         ),
-        Err(Failure { code, message, remedy, reason }) => tracing::info!(
+        Err(Failure { code, remedy, reason, .. }) => tracing::info!(
             event.outcome = "failure",
             event.duration = nanoseconds,
             "error.type" = code.as_str(),
-            "error.message" = %Redacted(message),
-            reason = reason.as_ref().map(tracing::field::display),
+            reason = reason.as_ref().map(|reason| redact::for_log(reason.as_str())),
             remedy = remedy.as_str(),
             attempt,
             queued_seconds,
             "a task has failed"
         ),
-    }
-}
-
-/// A message without secrets, as far as their form tells them. It is searched only where it is written.
-struct Redacted<'a>(&'a str);
-
-impl fmt::Display for Redacted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redact::for_log(self.0))
     }
 }

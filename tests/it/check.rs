@@ -118,9 +118,10 @@ async fn what_a_worker_could_not_use_on_this_machine_is_found() {
     let output = check(&UNUSABLE.replace("$file", &path), &["--role", "worker"], &[]).await;
     assert_eq!(output.status.code(), Some(1));
     let unknown = "there is no integration of this name; \"good\" is near";
+    let hint = "; what a program brings of its own, only that program's check knows (PROGRAM check)";
     let is_file = format!("{path} is a file: name a directory, which is made where it is missing");
     let expected = [
-        format!("payloads.redaction.paths.goood: {unknown}"),
+        format!("payloads.redaction.paths.goood: {unknown}{hint}"),
         format!("worker.state_dir: {path}/state: {is_file}"),
         format!("payloads.spool.path: {path}: {is_file}"),
         format!("payloads.s3.ca_file: \"{path}\"; name a file of certificates in PEM"),
