@@ -167,11 +167,9 @@ async fn closed_door(swallows: bool) -> (u16, TcpListener, Vec<TcpStream>) {
     let listener = socket.listen(1).expect("it listens");
     let address = listener.local_addr().expect("bound");
     let mut waiting = Vec::new();
-    while swallows {
-        match tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
-            Ok(connected) => waiting.push(connected.expect("it is taken")),
-            Err(_) => break,
-        }
+    let connect = || tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address));
+    while swallows && let Ok(connected) = connect().await {
+        waiting.push(connected.expect("it is taken"));
     }
     (address.port(), listener, waiting)
 }
