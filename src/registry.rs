@@ -11,12 +11,14 @@
 pub mod memory;
 pub mod redis;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -288,6 +290,40 @@ pub fn open(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<A
         Some(_) => Arc::new(self::redis::RedisRegistry::new(config, pool, telemetry)?),
         None => Arc::new(memory::MemoryRegistry::new()),
     })
+}
+
+/// The registries of all pools, for those who find out only while they run which pools they need.
+pub struct Registries {
+    of: Of,
+}
+
+enum Of {
+    Redis { config: Config, telemetry: Telemetry },
+    Memory(Mutex<BTreeMap<PoolName, Arc<memory::MemoryRegistry>>>),
+}
+
+impl Registries {
+    /// Those in the Redis that the configuration names, or in this process without one. Each pool's own connects by itself.
+    pub fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, RegistryError> {
+        config.check().map_err(|error| RegistryError::of("the configuration", error))?;
+        Ok(match &config.url {
+            Some(_) => Registries { of: Of::Redis { config: config.clone(), telemetry: telemetry.clone() } },
+            None => Self::in_memory(),
+        })
+    }
+
+    /// Those in this process.
+    pub fn in_memory() -> Self {
+        Registries { of: Of::Memory(Mutex::default()) }
+    }
+
+    /// A pool's. Connects at the first request, not here.
+    pub fn of(&self, pool: &PoolName) -> Result<Arc<dyn Registry>, RegistryError> {
+        Ok(match &self.of {
+            Of::Redis { config, telemetry } => Arc::new(self::redis::RedisRegistry::new(config, pool, telemetry)?),
+            Of::Memory(pools) => pools.lock().entry(pool.clone()).or_default().clone(),
+        })
+    }
 }
 
 #[cfg(test)]

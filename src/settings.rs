@@ -1,8 +1,9 @@
-//! The values that change while a worker runs, as one immutable, validated snapshot on a watch channel.
+//! The values that change while a worker or a router runs, as one immutable, validated snapshot on a watch channel.
 //!
 //! [`TABLE`] is the one list of them: validation, messages and the documentation come from it. A bad value never takes
-//! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
-//! counter say so. The version names the source document, so that one can see which workers run with it.
+//! a process down and never takes effect: that key keeps its last good value, the others apply, and the log and a
+//! counter say so. The version names the source document, so that one can see which workers run with it. Workers and
+//! routers read the same document, and each has the values that are for the other, too.
 //!
 //! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
 //! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N
@@ -16,6 +17,7 @@ mod follow;
 pub mod kept;
 pub mod launchdarkly;
 pub mod mark;
+pub mod pools;
 pub mod raise;
 pub mod redis;
 pub mod store;
@@ -34,9 +36,10 @@ use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
 pub use follow::watch;
+pub use pools::{Overflow, Sticky, Weights};
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
-pub use targeting::Context;
+pub use targeting::{Context, Role};
 
 /// The version of settings that no document has changed yet.
 pub const START_VERSION: &str = "start";
@@ -56,6 +59,14 @@ pub struct Settings {
     pub integration_weights: ByName<IntegrationName, Weight>,
     /// The share of tasks whose payload is kept. Those of failures and the slowest are always kept, unless it is 0.
     pub payload_sampling: f64,
+    /// The share of the slot-seconds started that batch has while it waits in a router behind interactive tasks.
+    pub batch_share: f64,
+    /// To which pools a router sends.
+    pub pools: Weights,
+    /// Whether a tenant or a task has one pool.
+    pub pool_sticky: Sticky,
+    /// Which pool takes another one's tasks when that has no room.
+    pub pool_overflow: Overflow,
     /// A log level or filter.
     pub log_level: String,
     /// Names the document that these values are from: [`START_VERSION`], or the first 12 hex digits of its SHA-256.
@@ -91,6 +102,15 @@ pub struct Config {
     pub integration_weights: ByName<IntegrationName, Weight>,
     /// The start value of the setting of this name.
     pub payload_sampling: f64,
+    /// The start value of the setting of this name: that of `[router.queue]`, which the configuration's root fills in.
+    #[serde(skip)]
+    pub batch_share: f64,
+    /// The start value of the setting of this name.
+    pub pools: Weights,
+    /// The start value of the setting of this name.
+    pub pool_sticky: Sticky,
+    /// The start value of the setting of this name.
+    pub pool_overflow: Overflow,
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
     #[serde(skip)]
     pub log_level: String,
@@ -131,6 +151,10 @@ impl Default for Config {
             tenant_caps: ByName::default(),
             integration_weights: ByName::default(),
             payload_sampling: 1.0,
+            batch_share: 0.1,
+            pools: Weights::default(),
+            pool_sticky: Sticky::default(),
+            pool_overflow: Overflow::default(),
             log_level: "info".into(),
             source: Source::File,
             file: None,
@@ -152,6 +176,10 @@ impl Config {
             tenant_caps: self.tenant_caps.clone(),
             integration_weights: self.integration_weights.clone(),
             payload_sampling: self.payload_sampling,
+            batch_share: self.batch_share,
+            pools: self.pools.clone(),
+            pool_sticky: self.pool_sticky,
+            pool_overflow: self.pool_overflow.clone(),
             log_level: self.log_level.clone(),
             version: START_VERSION.into(),
         }

@@ -8,6 +8,7 @@ pub mod metadata;
 pub mod operations;
 pub mod server;
 pub mod stream;
+pub mod trace;
 
 use std::time::Duration;
 

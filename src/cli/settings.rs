@@ -1,4 +1,4 @@
-//! `weir settings`: changes the workers' live values, and shows whether a change has arrived.
+//! `weir settings`: changes the live values of workers and routers, and shows whether a change has arrived.
 //!
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
@@ -16,14 +16,14 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::table::{Table, duration, printable};
-use super::{block_on, print};
+use super::{block_on, print, remark};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::registry;
 use crate::settings::edit::{self, Change, Difference, Scope, Share};
 use crate::settings::launchdarkly::CHANGED_THERE;
 use crate::settings::store::{self, Edit, ReadError, Revision, Store};
-use crate::settings::{self, Source, flagd, kept};
+use crate::settings::{self, Source, Spec, flagd, kept, spec};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
@@ -37,7 +37,8 @@ const ASKED_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
-  weir settings status --pool parallel --watch")]
+  weir settings status --pool parallel --watch
+  weir settings set 'pools={\"single\": 95, \"parallel\": 5}' --why 'a canary'")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -45,7 +46,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Changes settings: for all workers, for a pool, or for a share of the workers.
+    /// Changes settings: for all, for the workers of a pool, or for a share of the workers.
     Set(SetArgs),
     /// Shows on how many workers the document is applied.
     Status(status::Args),
@@ -197,11 +198,17 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     }
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
-    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope)))?;
+    let of_routers = |change: &Change| spec(&change.key).is_some_and(Spec::is_of_routers);
+    let whose = match (changes.iter().all(of_routers), changes.iter().any(of_routers)) {
+        (true, _) => "for all routers",
+        (false, true) => "for all workers and routers",
+        (false, false) => "for all workers",
+    };
+    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose)))?;
     if let Scope::Some { pool: Some(pool), .. } = &scope
         && serves_nobody(pool, config).await
     {
-        eprintln!("weir: no worker serves the pool {pool} now: nobody has this value until one does");
+        remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -218,9 +225,9 @@ async fn serves_nobody(pool: &PoolName, config: &Config) -> bool {
     matches!(tokio::time::timeout(ASKED_WITHIN, workers).await, Ok(Ok(0)))
 }
 
-fn for_whom(scope: &Scope) -> String {
+fn for_whom(scope: &Scope, all: &str) -> String {
     match scope {
-        Scope::Default | Scope::Everywhere => "for all workers".into(),
+        Scope::Default | Scope::Everywhere => all.into(),
         Scope::Some { pool, share } => {
             let share = share.map_or_else(|| "all workers".into(), |share| format!("{share} of the workers"));
             let pool = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();

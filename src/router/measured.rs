@@ -3,9 +3,11 @@
 use futures_util::FutureExt;
 
 use super::dispatch::{Dispatcher, Reservation};
+use super::split::Split;
 use super::{outlier, queue};
 use crate::registry::{Change, Presence};
-use crate::task::Task;
+use crate::settings;
+use crate::task::{PoolName, Task};
 
 /// View and queue of a router.
 pub struct Dispatch(Dispatcher);
@@ -16,8 +18,10 @@ pub struct Found(#[expect(dead_code, reason = "held")] Reservation);
 impl Dispatch {
     /// That knows these workers.
     pub fn new(workers: Vec<Presence>) -> Self {
-        let dispatcher = Dispatcher::new(queue::Config::default(), outlier::Config::default(), 1);
-        dispatcher.apply(workers.into_iter().map(Change::Present).collect());
+        let pool = PoolName::default();
+        let split = Split::new(&settings::Config::default().start(), &pool);
+        let dispatcher = Dispatcher::new(queue::Config::default(), outlier::Config::default(), split, 1);
+        dispatcher.apply(&pool, workers.into_iter().map(Change::Present).collect());
         Dispatch(dispatcher)
     }
 

@@ -282,6 +282,18 @@ impl View {
         self.take(worker, wanted, now).map_or(Room::NotForClass, Room::Found)
     }
 
+    /// Whether a worker that runs the integration has a slot for the class, whatever its caps and its breaker say.
+    pub(super) fn has_slot_for(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
+        let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
+        let mut known = serving.iter().filter_map(|worker| self.workers.get(worker));
+        known.any(|known| known.load(wanted.priority, self.stale, now).is_some())
+    }
+
+    /// Whether that worker has a slot for anyone.
+    pub(super) fn has_slot_at(&self, worker: &WorkerId, now: Instant) -> bool {
+        self.workers.get(worker).is_some_and(|known| known.load(Priority::Interactive, self.stale, now).is_some())
+    }
+
     fn take(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Option<Placement> {
         let known = self.workers.get_mut(worker)?;
         known.take(wanted, now);
@@ -351,6 +363,11 @@ impl View {
     /// How many slots the workers have that take tasks, by their last word.
     pub(super) fn slots(&self) -> u64 {
         self.slots
+    }
+
+    /// Where each of them is.
+    pub(super) fn placements(&self, now: Instant) -> Vec<Placement> {
+        self.workers.values().map(|known| known.placement(now)).collect()
     }
 
     /// How many are known.

@@ -89,6 +89,9 @@ pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_j
             let known: Vec<_> = super::TABLE.iter().map(|spec| spec.key).collect();
             format!("there is no setting {:?}; the settings are {}", change.key, known.join(", "))
         })?;
+        if spec.is_of_routers() && matches!(change.scope, Scope::Some { .. }) {
+            return Err(format!("{} is the routers', which are in no pool: leave --pool and --share out", change.key));
+        }
         let mut next = start.clone();
         let wrong = |reason| format!("{} = {} is not valid: {reason}", change.key, brief(&change.value));
         spec.write(&mut next, &change.value).map_err(wrong)?;

@@ -85,7 +85,8 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
         ];
         let is_value = ends.iter().any(|end| path.ends_with(end))
             || path.starts_with("sandbox.behaviour.")
-            || ["sandbox.clients", "worker.upstream.integrations"].contains(&path.as_str());
+            || ["sandbox.clients", "settings.pools", "settings.pool_overflow", "worker.upstream.integrations"]
+                .contains(&path.as_str());
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weir::settings::store::{self, ReadError};
-use weir::settings::{Config, Context};
+use weir::settings::{Config, Context, Role};
 
 use crate::cli::{assert_failed, assert_ok, run, stdout, weir};
 use crate::support::cable::Cable;
@@ -99,6 +99,25 @@ async fn rules_by_pool_worker_zone_and_integration_pick_the_value() {
     }
     versions.dedup();
     assert_eq!(versions.len(), 1, "what it is called is the same for all, whatever they got");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_is_known_by_its_role_and_zone_and_is_in_no_pool() {
+    let server = LaunchDarkly::start().await;
+    let by = |rules: Value| flag(&[json!(0.1), json!(0.2), json!(0.3)], json!({"variation": 0}), rules);
+    // The default's name is what a router would have, if it had one.
+    server.set("batch_share", by(json!([rule("pool", "key", "default", 1), rule("role", "key", "router", 2)])));
+    server.set("payload_sampling", by(json!([rule("role", "key", "worker", 1), rule("zone", "key", "eu-1", 2)])));
+    server.set("pools", always(json!({"single": 95, "parallel": 5})));
+    let router = Context { role: Role::Router, zone: Some("eu-1".into()), ..Context::default() };
+    for (context, shares) in [(router, (0.3, 0.3)), (context("worker-1", "default", Some("eu-1")), (0.2, 0.2))] {
+        let reader = follower(&server, context);
+        eventually("all of it is there", || reader.now().version != "start").await;
+        let now = reader.now();
+        assert_eq!(((now.batch_share, now.payload_sampling), now.pools.iter().count()), (shares, 2));
+        reader.stop().await;
+    }
     server.stop().await;
 }
 

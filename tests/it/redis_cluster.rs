@@ -68,7 +68,7 @@ async fn each_pool_is_whole_on_the_node_that_serves_its_slot() {
         let worker = presence(pool);
         registry.announce(&worker, true).await.expect("announced");
         let snapshot = registry.snapshot().await.expect("snapshot");
-        assert_eq!(snapshot.workers, [worker.clone()]);
+        assert_eq!(snapshot.workers, std::slice::from_ref(&worker));
 
         // Blocked on the stream when it happens.
         let announced = async {

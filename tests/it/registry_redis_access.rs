@@ -65,6 +65,16 @@ async fn as_worker(config: &Config, server: &RedisServer) -> Result<(), String> 
     registry.announce(&old, true).await.map_err(words)?;
     registry.announce(&new, true).await.map_err(words)?;
     registry.withdraw(&new.worker, new.incarnation).await.map_err(words)?;
+    follow_settings(config, server).await
+}
+
+/// Everything that a router asks of Redis.
+async fn as_router(config: &Config, server: &RedisServer) -> Result<(), String> {
+    follow_pool(config, server).await?;
+    follow_settings(config, server).await
+}
+
+async fn follow_settings(config: &Config, server: &RedisServer) -> Result<(), String> {
     let settings = settings_in(config);
     read(&*settings).await?;
     // So that there is something to hear of at once.
@@ -73,8 +83,8 @@ async fn as_worker(config: &Config, server: &RedisServer) -> Result<(), String> 
     read(&*settings).await.map(drop)
 }
 
-/// Everything that a router asks of Redis, with somebody there whose time is over.
-async fn as_router(config: &Config, server: &RedisServer) -> Result<(), String> {
+/// With somebody there whose time is over.
+async fn follow_pool(config: &Config, server: &RedisServer) -> Result<(), String> {
     server.ask(&format!("ZADD weir:{{parallel}}:members 1 w9/{}", Incarnation::mint()));
     let registry = registry(config);
     let alive = presence(State::Open);
@@ -85,7 +95,7 @@ async fn as_router(config: &Config, server: &RedisServer) -> Result<(), String> 
 
 /// Everything that the commands ask of Redis.
 async fn as_operator(config: &Config, server: &RedisServer) -> Result<(), String> {
-    as_router(config, server).await?;
+    follow_pool(config, server).await?;
     let settings = settings_in(config);
     let before = read(&*settings).await?;
     let edit = Edit { document: format!("{{\"n\": \"{}\"}}", Incarnation::mint()), who: "me".into(), why: "so".into() };

@@ -18,6 +18,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("datalogic_rs", &["settings/targeting.rs"]),
     ("aws_", &["payload/store/s3"]),
     ("http_body", &["payload/store/s3"]),
+    ("xxhash_rust", &["router/split.rs"]),
     ("zstd", &["payload/encode.rs", "payload/decode.rs"]),
     ("hyper_rustls", &["integration/transport", "settings/launchdarkly"]),
     ("rustls_platform_verifier", &["integration/transport", "settings/launchdarkly"]),
@@ -35,7 +36,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
     ("tikv_jemalloc", &["telemetry/allocator.rs", "overload/relief.rs", "main.rs"]),
-    ("tracing_subscriber", &["telemetry/logs.rs"]),
+    ("tracing_subscriber", &["telemetry/logs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),
 ];
 

@@ -52,7 +52,8 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     }
     let mut pools: Vec<&PoolName> = Vec::new();
     pools.extend(role.is(Role::Worker).then_some(&worker.pool));
-    pools.extend(role.is(Role::Router).then_some(&router.pool));
+    pools.extend(role.is(Role::Router).then(|| parts.pools(config)).into_iter().flatten());
+    pools.sort_unstable();
     pools.dedup();
     for pool in pools {
         redis(config, pool, report).await?;

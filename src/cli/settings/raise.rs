@@ -20,8 +20,8 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::Signals;
 use super::super::table::counted;
+use super::super::{Signals, remark};
 use super::{document, lost, who};
 use crate::config::Config;
 use crate::registry::{self, Registry};
@@ -33,7 +33,7 @@ use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 pub(super) use args::Args;
 use fleet::{Fleet, LOOK_INTERVAL, Pool};
-use scrape::Scraper;
+use scrape::Source;
 use share::{change, choose};
 use show::Output;
 
@@ -64,11 +64,11 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
             "registry.url: name the Redis that the workers announce themselves in, such as \"redis://127.0.0.1:6379\""
         );
     }
-    let (rules, scraper) = (args.rules()?, Scraper::new(args.prometheus.as_deref())?);
+    let (rules, source) = (args.rules()?, Source::new(args.prometheus.as_deref())?);
     let pool = args.pool.clone().unwrap_or_else(|| config.router.pool.clone());
     let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
     let mut signals = Signals::listen()?;
-    let mut session = Session::open(&args, &*store, &*registry, scraper, pool, config).await?;
+    let mut session = Session::open(&args, &*store, &*registry, source, pool, config).await?;
     let mut raise = Raise::new(rules.clone(), session.from, args.to);
     session.announce(&rules)?;
     if args.dry_run {
@@ -90,7 +90,7 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
         Err(error) => (Stop { how: How::Weak, stays: raise.proven(), why: format!("it failed: {error:#}") }, 1),
     };
     let what_remains = session.remains();
-    let left = signals.or_exit(session.leave(&stop), || eprintln!("weir: {what_remains}")).await;
+    let left = signals.or_exit(session.leave(&stop), None, || remark(format_args!("weir: {what_remains}"))).await;
     // What ended it is the first thing to know; what could not be put back is in it.
     match (ended, left) {
         (Err(error), Ok(())) => Err(error),
@@ -104,7 +104,7 @@ struct Session<'a> {
     args: &'a Args,
     store: &'a dyn Store,
     registry: &'a dyn Registry,
-    scraper: Scraper,
+    source: Source,
     pool: PoolName,
     start: Settings,
     max_jump: f64,
@@ -129,7 +129,7 @@ impl<'a> Session<'a> {
         args: &'a Args,
         store: &'a dyn Store,
         registry: &'a dyn Registry,
-        scraper: Scraper,
+        source: Source,
         pool: PoolName,
         config: &Config,
     ) -> anyhow::Result<Self> {
@@ -160,7 +160,7 @@ impl<'a> Session<'a> {
             args,
             store,
             registry,
-            scraper,
+            source,
             pool,
             start,
             max_jump,
@@ -206,13 +206,13 @@ impl<'a> Session<'a> {
     }
 
     async fn observe_once(&mut self, window: Duration, signals: &mut Signals) -> anyhow::Result<ExitCode> {
-        self.fleet.begin(&self.scraper).await;
+        self.fleet.begin(&self.source).await;
         tokio::select! {
             () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
             () = tokio::time::sleep(window) => {}
         }
         let mut warnings = Vec::new();
-        let seen = self.fleet.window(self.registry, &self.scraper, false, &mut warnings).await;
+        let seen = self.fleet.window(self.registry, &self.source, false, &mut warnings).await;
         warnings.iter().for_each(|warning| self.output.warn(warning));
         self.output.observation(&seen)?;
         self.output.say("nothing was changed: this was --dry-run")?;
@@ -221,7 +221,7 @@ impl<'a> Session<'a> {
 
     /// Windows, looks, and what follows from them, until there is nothing more to do.
     async fn course(&mut self, raise: &mut Raise, window: Duration, signals: &mut Signals) -> anyhow::Result<Ended> {
-        self.fleet.begin(&self.scraper).await;
+        self.fleet.begin(&self.source).await;
         let mut end = Instant::now() + window;
         loop {
             tokio::select! {
@@ -231,7 +231,7 @@ impl<'a> Session<'a> {
             self.is_untouched().await?;
             let (n, on_trial, mut warnings) = (raise.n(), raise.on_trial(), Vec::new());
             let all_have_it = on_trial.is_none() && n != self.from;
-            let seen = self.fleet.window(self.registry, &self.scraper, all_have_it, &mut warnings).await;
+            let seen = self.fleet.window(self.registry, &self.source, all_have_it, &mut warnings).await;
             warnings.iter().for_each(|warning| self.output.warn(warning));
             let look = raise.look(&seen);
             self.output.window(&seen, &look, n, on_trial)?;
@@ -246,7 +246,7 @@ impl<'a> Session<'a> {
                 () = signals.next() => return Ok(Ended::Interrupted),
                 arrived = self.arrived(targets) => arrived?,
             }
-            self.fleet.begin(&self.scraper).await;
+            self.fleet.begin(&self.source).await;
             end = Instant::now() + window;
         }
     }

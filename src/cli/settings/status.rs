@@ -27,12 +27,15 @@ const NAMED: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Workers are those of the registry. What a worker read and refused is in its log, and in \
+#[command(
+    after_help = "Workers are those of the registry. Routers are not in it: which version one has is in `weir describe` \
+of it, and as a number in its weir_settings_version. What a process read and refused is in its log, and in \
 weir_settings_rejected_total.
 
 Examples:
   weir settings status
-  weir settings status --pool parallel --watch")]
+  weir settings status --pool parallel --watch"
+)]
 pub(super) struct Args {
     /// The pool; without it, the one that [router] names.
     #[arg(long)]

@@ -7,13 +7,14 @@ use anyhow::{Context as _, anyhow, bail};
 use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use crate::cli::scrape::reachable;
 use crate::client::operations::Operations;
 use crate::registry::{Incarnation, Presence, Registry, State};
 use crate::settings::raise::{Group, Window};
 use crate::task::{PoolName, WorkerId};
 
 use super::readings::{Done, Reading, group};
-use super::scrape::Scraper;
+use super::scrape::Source;
 
 /// Of a large fleet, so many canaries and so many controls are observed: beyond that, more add nothing to the signal.
 const OBSERVED: usize = 50;
@@ -148,8 +149,8 @@ impl Fleet {
     }
 
     /// Reads where a window begins.
-    pub(super) async fn begin(&mut self, scraper: &Scraper) {
-        self.read(scraper, &mut Vec::new()).await;
+    pub(super) async fn begin(&mut self, source: &Source) {
+        self.read(source, &mut Vec::new()).await;
     }
 
     /// Reads where a window ends, and the next one begins. `all_have_it` says that the controls have the new N, too.
@@ -157,7 +158,7 @@ impl Fleet {
     pub(super) async fn window(
         &mut self,
         registry: &dyn Registry,
-        scraper: &Scraper,
+        source: &Source,
         all_have_it: bool,
         warnings: &mut Vec<String>,
     ) -> Window {
@@ -168,7 +169,7 @@ impl Fleet {
                 None
             }
         };
-        let [canaries, controls] = self.read(scraper, warnings).await;
+        let [canaries, controls] = self.read(source, warnings).await;
         Window { canaries, controls, lost }
     }
 
@@ -200,10 +201,10 @@ impl Fleet {
         lost
     }
 
-    async fn read(&mut self, scraper: &Scraper, warnings: &mut Vec<String>) -> [Group; 2] {
+    async fn read(&mut self, source: &Source, warnings: &mut Vec<String>) -> [Group; 2] {
         let workers: Vec<_> =
             self.members.iter().map(|(worker, member)| (worker.clone(), member.admin.clone())).collect();
-        let mut readings = scraper.read(&workers).await;
+        let mut readings = source.read(&workers).await;
         let mut done: [Vec<Done>; 2] = Default::default();
         for (worker, member) in &mut self.members {
             match readings.remove(worker) {
@@ -224,27 +225,6 @@ impl Fleet {
 async fn admin_of(presence: &Presence) -> anyhow::Result<String> {
     let description = Operations::new(&presence.address)?.describe(1).await?;
     reachable(&description.admin, &presence.address)
-}
-
-/// An admin port as others reach it: the worker knows where it listens, and `address` is where it is.
-fn reachable(admin: &str, address: &str) -> anyhow::Result<String> {
-    let listens: std::net::SocketAddr =
-        admin.parse().with_context(|| format!("its admin port is {admin:?}, which is no address"))?;
-    let url = url::Url::parse(address).with_context(|| format!("its address is {address:?}"))?;
-    let host = url.host().with_context(|| format!("its address is {address:?}"))?;
-    let is_here = match &host {
-        url::Host::Domain(name) => *name == "localhost",
-        url::Host::Ipv4(ip) => ip.is_loopback(),
-        url::Host::Ipv6(ip) => ip.is_loopback(),
-    };
-    match listens.ip() {
-        ip if ip.is_unspecified() => Ok(format!("{host}:{}", listens.port())),
-        ip if ip.is_loopback() && !is_here => bail!(
-            "its metrics are on {admin}, which only its own machine reaches: set worker.admin.listen to an address that this \
-             one reaches"
-        ),
-        _ => Ok(admin.to_owned()),
-    }
 }
 
 #[cfg(test)]
@@ -277,20 +257,6 @@ mod tests {
             (presence.worker.clone(), member)
         };
         Fleet { members: workers.iter().map(member).collect() }
-    }
-
-    #[test]
-    fn an_admin_port_is_where_others_reach_it() {
-        for (admin, address, expected) in [
-            ("0.0.0.0:9401", "http://10.0.0.7:7401", "10.0.0.7:9401"),
-            ("[::]:9401", "http://worker-1:7401", "worker-1:9401"),
-            ("10.0.0.7:9401", "http://worker-1:7401", "10.0.0.7:9401"),
-            ("127.0.0.1:9401", "http://127.0.0.1:7401", "127.0.0.1:9401"),
-        ] {
-            assert_eq!(reachable(admin, address).expect(admin), expected);
-        }
-        let error = reachable("127.0.0.1:9401", "http://10.0.0.7:7401").expect_err("elsewhere").to_string();
-        assert!(error.contains("set worker.admin.listen"), "{error}");
     }
 
     #[tokio::test]

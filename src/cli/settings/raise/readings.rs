@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cli::scrape::Sample;
 use crate::settings::raise::{Group, Tasks};
 
 /// The metrics that are read: counters and gauges, and histograms by their sums and counts.
@@ -21,6 +22,11 @@ pub(super) fn names() -> Vec<String> {
     PLAIN.into_iter().map(str::to_owned).chain(HISTOGRAMS.into_iter().flat_map(of_histogram)).collect()
 }
 
+/// Whether it is one of them.
+pub(super) fn is_read(series: &str) -> bool {
+    parts_of(series).is_some()
+}
+
 /// A series' metric, and which part of a histogram it is; none where it is not read.
 fn parts_of(series: &str) -> Option<(&str, &str)> {
     let of_histogram = |part: &&'static str| Some((series.strip_suffix(*part)?, *part));
@@ -30,14 +36,6 @@ fn parts_of(series: &str) -> Option<(&str, &str)> {
 
 /// Outcomes that say nothing about the integration: its caller went away, or its worker was stopped.
 const CANCELLED: &str = "cancelled";
-
-/// One series of a worker.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sample {
-    pub(super) name: String,
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) value: f64,
-}
 
 /// A worker's numbers at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -138,49 +136,10 @@ pub(super) fn group(workers: &[Done]) -> Group {
     }
 }
 
-/// The series that are read, in Prometheus' text format; what is none of them is passed over.
-pub(super) fn parse(text: &str) -> Vec<Sample> {
-    text.lines().filter_map(parse_line).collect()
-}
-
-fn parse_line(line: &str) -> Option<Sample> {
-    let end = line.find(['{', ' '])?;
-    let (name, mut rest) = line.split_at(end);
-    parts_of(name)?;
-    let mut labels = BTreeMap::new();
-    if let Some(inside) = rest.strip_prefix('{') {
-        rest = inside;
-        while !rest.starts_with('}') {
-            let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = quoted(after)?;
-            labels.insert(label.trim_start_matches(',').trim().to_owned(), value);
-            rest = after;
-        }
-        rest = &rest[1..];
-    }
-    let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some(Sample { name: name.to_owned(), labels, value })
-}
-
-/// A text up to its closing quote, and what follows.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let (mut value, mut characters) = (String::new(), text.char_indices());
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => match characters.next()?.1 {
-                'n' => value.push('\n'),
-                other => value.push(other),
-            },
-            other => value.push(other),
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::scrape::parse;
 
     const TEXT: &str = r#"# HELP weir_tasks_total Tasks that ended in an outcome.
 # TYPE weir_tasks_total counter
@@ -203,7 +162,7 @@ weir_runtime_lag_seconds_count 1000
 
     #[test]
     fn what_a_worker_did_lies_between_two_readings() {
-        let now = Reading::of(&parse(TEXT), 30.0);
+        let now = Reading::of(&parse(TEXT, is_read), 30.0);
         let done = now.since(&Reading { at_seconds: 15.0, ..Reading::default() }).expect("time has passed");
         let both = group(&[done.clone(), done]);
         let tasks = both.tasks["bank"];
@@ -214,32 +173,16 @@ weir_runtime_lag_seconds_count 1000
 
     #[test]
     fn a_worker_that_was_started_anew_or_not_read_anew_did_nothing() {
-        let now = Reading::of(&parse(TEXT), 30.0);
+        let now = Reading::of(&parse(TEXT, is_read), 30.0);
         assert_eq!(now.since(&now), None);
         assert_eq!(
             Reading { at_seconds: 45.0, ..now.clone() }.since(&Reading::default()).map(|done| done.slots),
             Some(20.0 / 3.0)
         );
-        let young = Reading::of(&parse("weir_tasks_total{integration=\"bank\",outcome=\"ok\"} 1"), 45.0);
+        let young = "weir_tasks_total{integration=\"bank\",outcome=\"ok\"} 1";
+        let young = Reading::of(&parse(young, is_read), 45.0);
         assert_eq!(young.since(&now), None);
         let nothing = group(&[]);
         assert_eq!((nothing.workers, nothing.slots, nothing.memory_bytes, nothing.lag_seconds), (0, 0.0, None, None));
-    }
-
-    #[test]
-    fn labels_are_read_as_prometheus_writes_them_and_nonsense_is_passed_over() {
-        let line = r#"weir_tasks_total{integration="a \"b\" \\ c",outcome="ok"} 1.5 1700000000"#;
-        let sample = parse_line(line).expect("a sample");
-        assert_eq!((sample.labels["integration"].as_str(), sample.value), (r#"a "b" \ c"#, 1.5));
-        for nonsense in [
-            "",
-            "weir_tasks_total",
-            "weir_tasks_total{",
-            "weir_tasks_total{a=\"b} 1",
-            "weir_gate_in_flight x",
-            "other 1",
-        ] {
-            assert_eq!(parse_line(nonsense), None, "{nonsense}");
-        }
     }
 }

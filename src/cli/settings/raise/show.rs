@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::super::print;
 use super::super::super::table::{Table, duration, printable};
+use super::super::super::{print, remark};
 use crate::settings::raise::{Group, How, Look, Next, Says, Stop, Tasks, Verdict, Window};
 
 /// Integrations in a line: those with the most tasks.
@@ -33,7 +33,7 @@ impl Output {
 
     /// Something that is in the way of a good signal.
     pub(super) fn warn(&self, text: &str) {
-        eprintln!("weir: {}", printable(text));
+        remark(format_args!("weir: {}", printable(text)));
     }
 
     pub(super) fn plan(&self, text: &str, plan: Value) -> anyhow::Result<()> {
