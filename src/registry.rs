@@ -298,7 +298,7 @@ pub struct Registries {
 }
 
 enum Of {
-    Redis { config: Config, telemetry: Telemetry },
+    Redis { config: Box<Config>, telemetry: Telemetry },
     Memory(Mutex<BTreeMap<PoolName, Arc<memory::MemoryRegistry>>>),
 }
 
@@ -307,7 +307,7 @@ impl Registries {
     pub fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, RegistryError> {
         config.check().map_err(|error| RegistryError::of("the configuration", error))?;
         Ok(match &config.url {
-            Some(_) => Registries { of: Of::Redis { config: config.clone(), telemetry: telemetry.clone() } },
+            Some(_) => Registries { of: Of::Redis { config: Box::new(config.clone()), telemetry: telemetry.clone() } },
             None => Self::in_memory(),
         })
     }

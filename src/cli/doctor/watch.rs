@@ -11,6 +11,7 @@ use super::judge::LEAST_READINGS;
 use super::observation::{Mean, Observation};
 use super::track::Track;
 use super::{Args, COMMAND, observe};
+use crate::cli::remark;
 use crate::cli::scrape::{Scraper, reachable};
 use crate::client::operations::{Operations, OperationsError};
 use crate::wire::proto::{Description, description};
@@ -35,7 +36,7 @@ pub(super) async fn watch(address: &str, args: &Args) -> anyhow::Result<Observat
     let interval = INTERVAL.max(seconds / MOST_READINGS);
     let pool = first(&scraper, &admin, &mut track).await?;
     if std::io::stderr().is_terminal() {
-        eprintln!("watching {admin} for {}", humantime::format_duration(seconds));
+        remark(format_args!("watching {admin} for {}", humantime::format_duration(seconds)));
     }
     let (started, mut unanswered) = (Instant::now(), 0);
     let mut next = started + interval;
