@@ -12,7 +12,7 @@ use super::channels::Channels;
 use super::dispatch::{Dispatcher, Stands};
 use super::explain::{Book, Entry, Found, Progress, Refused, Stage};
 use super::outlier::Ejection;
-use super::pools::PoolNumbers;
+use super::pools::{MAX_EJECTED, PoolNumbers};
 use super::queue::{ClassNumbers, Place};
 use super::view::Census;
 use crate::settings::{self, Settings};
@@ -200,7 +200,7 @@ fn whole_view(pools: &[PoolNumbers]) -> description::View {
     };
     let ages: Option<Vec<_>> = pools.iter().map(|pool| pool.view_age).collect();
     let age = ages.and_then(|ages| ages.into_iter().max());
-    let ejected: Vec<_> = pools.iter().flat_map(|pool| pool.ejected.iter().cloned()).collect();
+    let ejected: Vec<_> = pools.iter().flat_map(|pool| pool.ejected.iter().cloned()).take(MAX_EJECTED).collect();
     view_out(&census, pools.iter().any(|pool| pool.stale), age, &ejected)
 }
 

@@ -25,7 +25,7 @@ use crate::registry::{Change, Snapshot};
 use crate::task::{IntegrationName, PoolName, Task, WorkerId};
 use crate::wire::TaskError;
 use crate::wire::metadata::LoadReport;
-pub(super) use numbers::{Condition, PoolNumbers};
+pub(super) use numbers::{Condition, MAX_EJECTED, PoolNumbers};
 use pool::Pool;
 
 /// How long tasks wait for a first worker before they are told that there is none: long enough for a restart.

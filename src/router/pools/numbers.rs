@@ -10,8 +10,8 @@ use crate::router::queue::{ClassNumbers, TenantNumbers};
 use crate::router::view::Census;
 use crate::task::{PoolName, Priority, WorkerId};
 
-/// The most ejected workers that are named.
-const MAX_EJECTED: usize = 20;
+/// The most ejected workers that are named, of a pool and of all together.
+pub(in crate::router) const MAX_EJECTED: usize = 20;
 
 /// How a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
