@@ -71,11 +71,7 @@ impl Worker {
 
     /// Waits for a line of its log.
     fn line(&self, what: &str, is_it: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-        wait_for(what, LONG, || {
-            let log = self.process.log();
-            let mut lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
-            lines.find(&is_it)
-        })
+        wait_for(what, LONG, || self.process.lines_logged().into_iter().find(&is_it))
     }
 
     /// Waits until it takes tasks again.
@@ -167,8 +163,8 @@ async fn each_block_and_each_panic_is_named_with_its_task() {
     let panicked = run("panics", json!({"do": "panic"})).await;
     let says = "an integration panicked, and its task fails: a synthetic task was told to panic";
     let line = worker.process.wait_for_log(says);
-    let whose = ["task", "run", "integration", "tenant", "level"].map(|field| line[field].as_str());
-    let expected = ["panics", &panicked.run_id, "blocker", "default", "ERROR"];
+    let whose = ["task", "run", "integration", "tenant", "log.level"].map(|field| line[field].as_str());
+    let expected = ["panics", &panicked.run_id, "blocker", "default", "error"];
     assert_eq!(whose, expected.map(Some));
     assert!(line["place"].as_str().is_some_and(|place| place.starts_with("src/integration/synthetic.rs:")), "{line}");
     assert_eq!(worker.process.logged(&["ERROR"]).len(), 1, "{}", worker.process.log());

@@ -123,8 +123,7 @@ fn what_is_lost_is_told_and_so_is_that_all_is_well_again() {
     let text = describe(&worker);
     assert!(text.contains(&format!("dropped (spool_full {lost})")) && !text.contains("DEGRADED"), "{text}");
     worker.process.stop();
-    let log = worker.process.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let lines = worker.process.lines_logged().into_iter();
     let told: Vec<_> = lines.filter(|line| line["reason"] == "spool_full").collect();
     assert!(told.len() <= 3, "not one line for each: {told:?}");
     assert_eq!(told.iter().filter_map(|line| line["lost"].as_u64()).sum::<u64>(), lost as u64, "{told:?}");

@@ -360,7 +360,7 @@ async fn the_commands_work_in_a_cluster() {
     };
     let checked = says(&["check", "--role", "router", "--connect"]).await;
     assert!(checked.contains("ok     registry: redis 7.") && checked.contains("1 worker in pool default"), "{checked}");
-    assert!(!checked.contains("settings.source"), "{checked}");
+    assert!(checked.contains("settings.source: the key weir:{settings}"), "routers follow settings, too: {checked}");
     says(&["settings", "set", "max_parallelism=7", "--why", "a test"]).await;
     assert!(says(&["settings", "history"]).await.contains("a test"));
     let status = says(&["settings", "status"]).await;
