@@ -92,7 +92,6 @@ pub const FIELDS: &[(&str, &str, &str)] = &[
     ("weir.under_way", "long", "tasks that have not ended"),
     ("weir.uploads", "long", "the configuration's limit"),
     ("weir.version", "keyword", "the version of the settings"),
-    ("weir.within", "keyword", "the time that there was"),
     ("weir.work", "keyword", "the part of weir that panicked"),
     ("weir.worker", "keyword", "a worker's id"),
 ];
