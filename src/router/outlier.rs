@@ -24,9 +24,9 @@
 //!   than `success_rate_stdev` standard deviations over the mean; and by a tenth of its tasks, and by more than chance makes
 //!   likely, since in a healthy pool the deviation is next to nothing.
 //!
-//! Both must hold as well without the failures that prove nothing against it ([`alibi`]).
+//! Both must hold as well without the failures that prove nothing against it (`alibi`).
 //!
-//! Other than with Envoy, who comes back is on trial: it gets [`TRIAL_TASKS`] tasks and no more, until one went well or all
+//! Other than with Envoy, who comes back is on trial: it gets `TRIAL_TASKS` tasks and no more, until one went well or all
 //! have failed. Calls that were sent before an ejection say nothing any more.
 
 mod alibi;
