@@ -230,7 +230,7 @@ fn a_stop_in_the_middle_of_an_outage() {
 #[test]
 #[ignore = "a long queue: the full lane, tests/run --full"]
 fn a_stop_with_a_long_queue_and_a_store_that_has_just_begun_to_hang() {
-    let mut site = site();
+    let mut site = Site::with_payloads("queue_bytes = 1073741824");
     site.start_s3();
     let mut worker = site.worker();
     let watch = worker.watch();
