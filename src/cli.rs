@@ -247,7 +247,7 @@ impl Signals {
 
     /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
     async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: Option<&Logs>, last_word: impl FnOnce()) -> T {
-        // The terminal that closes says so once more than a person does.
+        // Not a second SIGHUP: a terminal that closes may send two.
         let again = async {
             tokio::select! {
                 _ = self.terminate.recv() => {}

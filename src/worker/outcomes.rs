@@ -3,6 +3,8 @@
 //! What a failure says is not in it. An integration may have put a secret there that has no form by which it could be told,
 //! and only the payload's redaction knows which ones the run has named.
 
+use std::fmt;
+
 use crate::payload::redact;
 use crate::task::{Failure, Outcome, Timings};
 
@@ -22,11 +24,20 @@ pub(super) fn log(outcome: &Outcome) {
             event.outcome = "failure",
             event.duration = nanoseconds,
             "error.type" = code.as_str(),
-            reason = reason.as_ref().map(|reason| redact::for_log(reason.as_str())),
+            reason = reason.as_ref().map(|reason| tracing::field::display(Redacted(reason.as_str()))),
             remedy = remedy.as_str(),
             attempt,
             queued_seconds,
             "a task has failed"
         ),
+    }
+}
+
+/// An integration's word without secrets, as far as their form tells them. It is searched only where it is written.
+struct Redacted<'a>(&'a str);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redact::for_log(self.0))
     }
 }

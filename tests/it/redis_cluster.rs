@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use weir::lifecycle::Lifecycle;
 use weir::registry::redis::RedisRegistry;
-use weir::registry::{CHANGES_WAIT, Change, Cluster, Config, Incarnation, Presence, Registry, RegistryError, State};
+use weir::registry::{CHANGES_WAIT, Change, Cluster, Config, Presence, Registry, RegistryError};
 use weir::settings::store::{Edit, ReadError, Store};
 use weir::settings::{self, Context, Source, flagd};
 use weir::task::PoolName;
@@ -17,7 +17,7 @@ use crate::cli::{assert_ok, run, stdout, weir};
 use crate::outages::{HEALED_WITHIN, through_a_fault, until_stale};
 use crate::support::cluster::RedisCluster;
 use crate::support::house::eventually;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{self, RedisServer};
 
 /// A key of the pool that the tests' workers serve in.
 const MEMBERS: &str = "weir:{default}:members";
@@ -28,21 +28,7 @@ fn registry_of(pool: &str, config: &Config) -> RedisRegistry {
 }
 
 fn presence(pool: &str) -> Presence {
-    Presence {
-        worker: "w1".parse().expect("a worker id"),
-        address: "http://127.0.0.1:7000".into(),
-        incarnation: Incarnation::mint(),
-        pool: pool.parse().expect("a pool"),
-        target: 30,
-        in_flight: 0,
-        reserved: 0,
-        state: State::Open,
-        integrations: vec!["bank".parse().expect("an integration")],
-        full: vec![],
-        broken: vec![],
-        half_open: vec![],
-        settings_version: "start".into(),
-    }
+    redis::presence("w1", pool)
 }
 
 /// Announces until it succeeds, as often as a worker that lost one heartbeat and came again.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use weir::registry::{Config, Sentinel};
+use weir::registry::{Config, Incarnation, Presence, Sentinel, State};
 
 use super::waiting::eventually;
 
@@ -19,6 +19,25 @@ const START_ATTEMPTS: usize = 5;
 
 /// Stands for one more free port in arguments.
 pub const FREE_PORT: &str = "(a free port)";
+
+/// A worker of a pool as it announces itself: open, with room for 30 tasks of "bank".
+pub fn presence(worker: &str, pool: &str) -> Presence {
+    Presence {
+        worker: worker.parse().expect("a worker id"),
+        address: "http://127.0.0.1:7000".into(),
+        incarnation: Incarnation::mint(),
+        pool: pool.parse().expect("a pool"),
+        target: 30,
+        in_flight: 0,
+        reserved: 0,
+        state: State::Open,
+        integrations: vec!["bank".parse().expect("an integration")],
+        full: vec![],
+        broken: vec![],
+        half_open: vec![],
+        settings_version: "start".into(),
+    }
+}
 
 /// A running server; dropping it ends it.
 pub struct RedisServer {
