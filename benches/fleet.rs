@@ -3,12 +3,17 @@
 //! ```text
 //! cargo bench --bench fleet
 //! cargo bench --bench fleet -- --workers 1000,4000 --routers 4 --seconds 10
+//! cargo bench --bench fleet -- --pick-only
 //! ```
 //!
 //! redis-server and the routers are real processes; the workers are simulated in this one, but what they write is what
 //! workers write, by the same code: a heartbeat every 1.5 s ± 20%, and of one worker in ten two changes a second between
 //! full and open. `heard` is how long after its writing began a change was read by a follower in this process, which reads
 //! as routers do; a worker may first hold it back for up to 50 ms. Processor times are shares of one core.
+//!
+//! Before that, on one thread of this process: how long a router takes to find a worker for a task, and to take note of the
+//! end of the call, each with the lock, the queue and all; with room at all workers, at one in ten, in a hundred, in a
+//! thousand, and nowhere. Then nothing is found, and the task goes to the queue and leaves it again.
 
 #[expect(dead_code, reason = "other benches ask for more")]
 #[path = "support/cores.rs"]
@@ -41,10 +46,16 @@ use spread::Spread;
 use tokio::time::{Instant, sleep, sleep_until};
 use weir::lifecycle::Lifecycle;
 use weir::registry::{self, Change, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, State};
-use weir::task::{PoolName, WorkerId};
+use weir::router::measured::Dispatch;
+use weir::task::{Json, PoolName, Priority, Task, WorkerId};
 use weir::telemetry::Telemetry;
 
 const SLOTS: u32 = 30;
+
+const INTEGRATIONS: usize = 10;
+
+/// How often a worker is looked for.
+const PICKS: usize = 200_000;
 
 /// Of the workers that change: how often.
 const CHANGE: Duration = Duration::from_millis(500);
@@ -66,6 +77,9 @@ struct Arguments {
     /// How long each is measured, after all are known to all.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Measures nothing but how long it takes to find a worker.
+    #[arg(long)]
+    pick_only: bool,
     /// Cargo says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -91,6 +105,17 @@ fn main() {
     let arguments = Arguments::parse();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    // Who finds nothing waits by the runtime's clock.
+    let in_runtime = runtime.enter();
+    println!("{:>8}{:>14}{:>22}{:>22}", "workers", "with room", "found p50, p99", "ended p50, p99");
+    for workers in &arguments.workers {
+        [1, 10, 100, 1_000, usize::MAX].into_iter().for_each(|one_in| pick(*workers, one_in));
+    }
+    println!("(target at 4,000 workers: found within 5 µs)\n");
+    if arguments.pick_only {
+        return;
+    }
+    drop(in_runtime);
     println!(
         "{:>8}{:>9}{:>10}{:>9}{:>10}{:>13}{:>12}{:>14}{:>13}{:>13}{:>8}",
         "workers",
@@ -115,6 +140,39 @@ fn main() {
     println!(
         "(targets at 4,000 workers and 4 routers: Redis 0.20 cores or less; heard, with the 50 ms, within 100 ms)"
     );
+}
+
+/// How long it takes to find a worker, where one in so many has room.
+fn pick(workers: usize, one_in: usize) {
+    let has_room = |number: usize| number.is_multiple_of(one_in) && one_in < usize::MAX;
+    let of = |number: usize| match has_room(number) {
+        true => presence(number, PoolName::default()),
+        false => Presence { state: State::Full, in_flight: SLOTS, ..presence(number, PoolName::default()) },
+    };
+    let dispatch = Dispatch::new((0..workers).map(of).collect());
+    let rounds = if one_in == usize::MAX { PICKS / 100 } else { PICKS };
+    let (mut found, mut ended) = (Spread::default(), Spread::default());
+    for number in 0..rounds {
+        let task = Task {
+            id: format!("task-{number}").parse().expect("an id"),
+            integration: format!("bank-{}", number % INTEGRATIONS).parse().expect("a name"),
+            tenant: format!("tenant-{}", number % 100).parse().expect("a name"),
+            priority: Priority::ALL[number % 2],
+            input: Json::null(),
+            deadline: Instant::now() + Duration::from_secs(60),
+        };
+        let began = std::time::Instant::now();
+        let call = dispatch.find(&task);
+        found.add(began.elapsed());
+        assert_eq!(call.is_some(), (0..workers).any(has_room));
+        let began = std::time::Instant::now();
+        drop(call);
+        ended.add(began.elapsed());
+    }
+    let with_room = (0..workers).filter(|number| has_room(*number)).count();
+    let times = |mut spread: Spread| [0.5, 0.99].map(|share| spread.quantile(share).as_secs_f64() * 1e6);
+    let ([found, found_p99], [ended, ended_p99]) = (times(found), times(ended));
+    println!("{workers:>8}{with_room:>14}{found:>10.2} {found_p99:>8.2} µs{ended:>10.2} {ended_p99:>8.2} µs");
 }
 
 fn router(number: usize, directory: &Path, redis: &RedisServer) -> Router {
@@ -180,21 +238,7 @@ async fn measure(redis: &RedisServer, routers: &[Router], workers: usize, argume
 /// One worker: its heartbeats, and its changes if it is one of those that change.
 async fn simulate(number: usize, pool: PoolName, registry: Arc<dyn Registry>, board: Arc<Board>) {
     let changing = number.is_multiple_of(CHANGING);
-    let mut presence = Presence {
-        worker: format!("worker-{number}").parse().expect("an id"),
-        address: format!("http://10.{}.{}.1:7500", number / 250, number % 250),
-        incarnation: Incarnation::mint(),
-        pool,
-        target: SLOTS,
-        in_flight: SLOTS / 2,
-        reserved: 0,
-        state: State::Open,
-        integrations: (0..10).map(|n| format!("bank-{n}").parse().expect("a name")).collect(),
-        full: Vec::new(),
-        broken: Vec::new(),
-        half_open: Vec::new(),
-        settings_version: "1".to_owned(),
-    };
+    let mut presence = presence(number, pool);
     // Not all in the same moment.
     let first = HEARTBEAT.mul_f64(rand::rng().random());
     sleep(first).await;
@@ -217,6 +261,25 @@ async fn simulate(number: usize, pool: PoolName, registry: Arc<dyn Registry>, bo
                 if presence.state == State::Open { (State::Full, SLOTS) } else { (State::Open, SLOTS - 1) };
             (presence.state, presence.in_flight) = (state, in_flight);
         }
+    }
+}
+
+/// A worker with half of its slots held.
+fn presence(number: usize, pool: PoolName) -> Presence {
+    Presence {
+        worker: format!("worker-{number}").parse().expect("an id"),
+        address: format!("http://10.{}.{}.1:7500", number / 250, number % 250),
+        incarnation: Incarnation::mint(),
+        pool,
+        target: SLOTS,
+        in_flight: SLOTS / 2,
+        reserved: 0,
+        state: State::Open,
+        integrations: (0..INTEGRATIONS).map(|n| format!("bank-{n}").parse().expect("a name")).collect(),
+        full: Vec::new(),
+        broken: Vec::new(),
+        half_open: Vec::new(),
+        settings_version: "1".to_owned(),
     }
 }
 

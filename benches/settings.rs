@@ -71,7 +71,7 @@ async fn measure(arguments: &Arguments) {
     let redis = RedisServer::start();
     let mut config = config::from_text(CONFIGURATION).expect("valid");
     config.registry.url = Some(redis.url().into());
-    (config.settings.source, config.settings.redis_url) = (Source::Redis, config.registry.url.clone());
+    (config.settings.source, config.settings.redis) = (Source::Redis, config.registry.clone());
     let mut workers = Vec::new();
     for _ in 0..arguments.workers {
         workers.push(start(&config).await);

@@ -37,6 +37,8 @@ def variable(name, label, description, query, **more):
 
 def variables(names, role):
     several = {"multi": True, "includeAll": True, "current": {"text": "All", "value": "$__all"}}
+    # Routers send to the pools of the settings, too, which only the metrics of their shares name.
+    chosen = f'{{__name__=~"weir_pool_info|weir_router_pool_share_ratio", pool=~"$pool"{role}}}'
     # Of instances there is no value for all: those of the chosen pools are meant, and each is named.
     known = {
         "datasource": {
@@ -47,7 +49,7 @@ def variables(names, role):
         "integration": variable("integration", "Integration", "",
                                 "label_values(weir_gate_integration_slots_held, integration)", allValue=".*", **several),
         "instance": variable("instance", "Instance", "The processes of the chosen pools.",
-                             f'label_values(weir_pool_info{{pool=~"$pool"{role}}}, instance)', **several),
+                             f"label_values({chosen}, instance)", **several),
         "baseline": {
             "name": "baseline", "label": "Baseline parallelism", "type": "custom", "hide": 0, "multi": False,
             "description": "The level that the others are compared with.", "query": ",".join(LEVELS),

@@ -4,6 +4,7 @@ mod check;
 mod completion;
 mod demo;
 mod describe;
+mod doctor;
 mod drain;
 mod explain;
 mod fleet;
@@ -12,14 +13,17 @@ mod payload;
 mod profile;
 mod router;
 mod sandbox;
+mod scrape;
 mod settings;
 mod submit;
 mod table;
 mod worker;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,12 +33,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::causes::with_causes;
 use crate::config::{self, Config, FILE_VARIABLE};
-use crate::integration::{Integrations, exec};
+use crate::integration::{Integrations, Owner, exec};
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::logs::Logs;
 pub use worker::serve_worker;
 
 /// How long blocking threads may take to end when the program does.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a last word on stderr may take, on a machine on which everything does.
+const SAY_WITHIN: Duration = Duration::from_secs(2);
 
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -89,6 +97,8 @@ enum Command {
     Explain(explain::Args),
     /// Shows what a worker or router spends its processor time on, as a flame graph or for pprof.
     Profile(profile::Args),
+    /// Says what is the matter with a worker, in order of likelihood, and what to change.
+    Doctor(doctor::Args),
     /// Has a worker or router end in order.
     Drain(drain::Args),
     /// Checks the configuration, and on request whether all that it names can be reached.
@@ -116,8 +126,9 @@ impl Cli {
             Command::Describe(args) => describe::run(args),
             Command::Explain(args) => explain::run(&args),
             Command::Profile(args) => profile::run(&args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Drain(args) => drain::run(args),
-            Command::Check(args) => check::run(&args, file.as_deref()),
+            Command::Check(args) => check::run(&args, file.as_deref(), Integrations::new()),
             Command::Payload(args) => payload::run(args, config, &Integrations::new()),
             Command::Sandbox(args) => sandbox::run(args, config()?),
             Command::Completion(args) => completion::run(&args),
@@ -143,22 +154,44 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Says something to people beside the result. Where nobody hears that any more, it is not said: the result is what counts.
+fn remark(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints an error with its causes, for people, and returns the exit code.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("weir: {}", with_causes(error.as_ref()));
+    say(&format!("weir: {}", with_causes(error.as_ref())));
     ExitCode::FAILURE
 }
 
-/// Starts the logger, and has panics logged like everything else.
-fn start_logs(config: &Config) -> anyhow::Result<Logs> {
-    let logs = Logs::start(&config.log)?;
+/// Says a last word on stderr. One that is closed, or that nobody reads, keeps no program from its end.
+fn say(text: &str) {
+    let (line, (done, is_done)) = (format!("{text}\n"), mpsc::channel());
+    let said = Lifecycle::new().thread("last word", move |_| {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    if said.is_ok() {
+        let _ = is_done.recv_timeout(SAY_WITHIN);
+    }
+}
+
+/// Starts the logger of a process that is a `role`, and has panics logged like everything else.
+fn start_logs(config: &Config, role: &str) -> anyhow::Result<Logs> {
+    let logs = Logs::start(&config.log, role)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         // A message that was put together may quote what the code was working on. An integration's is in its outcome,
         // and the loops of weir log theirs.
         let message =
             panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its message is not shown here)");
-        tracing::error!(place, "panic: {message}");
+        let Some(owner) = Owner::now() else { return tracing::error!(place, "panic: {message}") };
+        let Owner { task, run, integration, tenant } = &*owner;
+        tracing::error!(
+            %task, %run, %integration, %tenant, place,
+            "an integration panicked, and its task fails: {message}"
+        );
     }));
     Ok(logs)
 }
@@ -183,37 +216,68 @@ fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
     result
 }
 
-/// SIGTERM and SIGINT: the first asks to stop in order, the second ends the process at once.
+/// SIGTERM, SIGINT and SIGHUP: the first asks to stop in order, and one of the first two after it ends the process at once.
+/// A terminal that is closed sends SIGHUP, often twice: a second one of those says nothing new.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// None where the process was told to outlive its terminal, as by `nohup`.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: (!ignores_hangup()).then(|| listen(SignalKind::hangup())).transpose()?,
+        })
     }
 
     /// Waits for one.
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = hangup => {}
         }
     }
 
     /// Runs an ordered stop; another signal meanwhile ends the process, after a last word.
-    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, last_word: impl FnOnce()) -> T {
+    async fn or_exit<T>(&mut self, stop: impl Future<Output = T>, logs: Option<&Logs>, last_word: impl FnOnce()) -> T {
+        // Not a second SIGHUP: a terminal that closes may send two.
+        let again = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        };
         tokio::select! {
             result = stop => result,
-            () = self.next() => {
-                eprintln!("weir: a second signal: ending at once");
+            () = again => {
                 last_word();
                 // They are in groups of their own, and this signal was not for them.
                 exec::end_all();
+                if logs.is_none_or(Logs::flush) {
+                    say("weir: a second signal: ending at once");
+                }
                 std::process::exit(EXIT_INTERRUPTED)
             }
         }
     }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP, by the kernel's word (`proc_pid_status(5)`).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    ignored & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
 }

@@ -4,12 +4,14 @@
 //! a typo must not silently mean the default. A variable names its key with `__` between the levels:
 //! `WEIR_WORKER__LISTEN=0.0.0.0:7401` is `listen` in `[worker]`.
 
+mod examine;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use ::config::Config as Source;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::integration::keyed;
 use crate::task::IntegrationName;
@@ -80,14 +82,14 @@ pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String
     compose(read(file, variables)?)
 }
 
-/// As [`load`], and goes on after a mistake: what can be used, with defaults for what cannot, and all that is wrong (of
-/// each section and of each integration, the first mistake). No configuration when nothing can be read at all.
+/// As [`load`], and goes on after a mistake: what can be used, with defaults for what cannot, and all that is wrong. A broken
+/// integration is left out. No configuration when nothing can be read at all.
 pub fn examine(
     file: Option<&Path>,
     variables: impl Iterator<Item = (String, String)>,
 ) -> (Option<Config>, Vec<ConfigError>) {
     let (config, mut problems) = match read(file, variables).and_then(|source| Ok((tree(&source)?, source))) {
-        Ok((tree, source)) => examine_parts(&source, tree),
+        Ok((tree, source)) => examine::examine(&source, tree),
         Err(error) => (None, vec![error]),
     };
     // The source has no order of its own.
@@ -171,45 +173,9 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
         }
     })?;
     config.settings.log_level.clone_from(&config.log.level);
-    config.settings.redis_url.clone_from(&config.registry.url);
+    config.settings.batch_share = config.router.queue.batch_share;
+    config.settings.redis.clone_from(&config.registry);
     Ok(config)
-}
-
-/// Reads each section, and each integration, on its own, and then together what is good.
-fn examine_parts(source: &Source, tree: Value) -> (Option<Config>, Vec<ConfigError>) {
-    let Value::Object(sections) = tree else { return (None, Vec::new()) };
-    let (mut good, mut problems) = (Map::new(), Vec::new());
-    let mut keep =
-        |part: Value, into: &mut Map<String, Value>, key: String, value: Value| match deserialize(source, &part) {
-            Ok(_) => drop(into.insert(key, value)),
-            Err(problem) => problems.push(problem),
-        };
-    for (section, value) in sections {
-        match value {
-            Value::Object(tables) if section == INTEGRATIONS => {
-                let mut good_tables = Map::new();
-                for (name, table) in tables {
-                    let part = json!({ INTEGRATIONS: { name.clone(): table.clone() } });
-                    keep(part, &mut good_tables, name, table);
-                }
-                good.insert(section, good_tables.into());
-            }
-            value => {
-                let part = json!({ section.clone(): value.clone() });
-                keep(part, &mut good, section, value);
-            }
-        }
-    }
-    match deserialize(source, &good.into()) {
-        Ok(config) => {
-            problems.extend(config.problems());
-            (Some(config), problems)
-        }
-        Err(problem) => {
-            problems.push(problem);
-            (None, problems)
-        }
-    }
 }
 
 /// What is wrong with a value, with the value itself and a form that would be right where the message lacks them. The
@@ -236,8 +202,11 @@ impl Config {
         let mut check = |section: &str, result: Result<(), String>| {
             problems.extend(result.err().map(|text| ConfigError::of(section, &text)));
         };
-        check("log.level", logs::check(&self.log.level).map_err(|error| error.to_string()));
-        check("settings", self.settings.check().map_err(|error| error.to_string()));
+        check("log", self.log.check());
+        check("router.queue", self.router.queue.check());
+        // Its log level is that of the log, which has been checked.
+        let settings = settings::Config { log_level: logs::Config::default().level, ..self.settings.clone() };
+        check("settings", settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
         check("worker.environment", self.worker.environment.check().map_err(|error| error.to_string()));
@@ -254,8 +223,9 @@ impl Config {
                 check(&format!("{section}.default_timeout"), Err(reason));
             }
         }
-        check("router.queue", self.router.queue.check());
         check("router.retry", self.router.retry.check());
+        check("router.channels", self.router.channels.check());
+        check("router.outlier", self.router.outlier.check());
         problems
     }
 }
@@ -328,6 +298,9 @@ mod tests {
             ("[router]\ndefault_timeout = \"2h\"", "at most max_timeout"),
             ("[router]\ndefault_timeout = \"soon\"", "use a form such as \"30s\""),
             ("[log]\nlevel = \"loud\"", "log.level"),
+            ("[log]\nlevel = \"info,weir::rooter=debug\"", "did you mean \"weir::router\"?"),
+            ("[log]\nrepeats = -1", "log.repeats"),
+            ("[log]\nservice = \"\"", "log.service: it is empty"),
             (
                 "[integrations.bank]\nkind = \"smtp\"",
                 "integrations.bank.kind: there is no \"smtp\": use one of \"http\"",

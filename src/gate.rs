@@ -113,6 +113,8 @@ pub struct IntegrationLoad {
     pub limit: Option<u32>,
     /// The slots that another task of it would hold.
     pub weight: u32,
+    /// When that kept a task of it out last.
+    pub refused_at: Option<Instant>,
 }
 
 /// What a tenant that is at its cap holds.

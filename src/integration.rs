@@ -7,6 +7,7 @@
 pub mod context;
 pub mod environment;
 pub(crate) mod keyed;
+pub mod owner;
 pub mod recorder;
 pub mod transport;
 pub mod http;
@@ -29,6 +30,7 @@ use crate::telemetry::Telemetry;
 
 pub use context::Context;
 pub use environment::Environment;
+pub use owner::Owner;
 pub use recorder::Recorder;
 pub use transport::Transport;
 

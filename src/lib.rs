@@ -4,6 +4,9 @@
 //! tour of two minutes: [`task`], [`gate`], then `worker/service.rs`, `worker/run.rs`, `worker/announce.rs` and
 //! `worker/drain.rs`. ARCHITECTURE.md has the map.
 
+// They panic where nobody reads any more.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 // ── 3 entry: may import anything
 pub mod cli;
 pub mod client;
@@ -32,6 +35,7 @@ pub mod quantile;
 pub mod limits;
 pub mod lifecycle;
 pub mod telemetry;
+pub mod redis;
 pub mod wire;
 
 pub use client::Client;

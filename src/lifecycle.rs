@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 /// An owner of tasks and threads. Clones share the same work.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ struct Inner {
     tracker: TaskTracker,
     running: Mutex<BTreeMap<&'static str, usize>>,
     failed: OnceLock<&'static str>,
+    span: fn(&'static str) -> Span,
 }
 
 /// Work that had not ended at a stop's deadline: names and how many of each.
@@ -55,11 +57,18 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// An owner of nothing yet.
     pub fn new() -> Self {
+        Self::with_spans(|_| Span::none())
+    }
+
+    /// The same, whose tasks each run in a span of their own, which `span` makes by the task's name: all that is logged in
+    /// a task has its span's fields.
+    pub fn with_spans(span: fn(&'static str) -> Span) -> Self {
         let inner = Inner {
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
             running: Mutex::default(),
             failed: OnceLock::new(),
+            span,
         };
         Lifecycle { inner: Arc::new(inner) }
     }
@@ -77,6 +86,7 @@ impl Lifecycle {
             let result = AssertUnwindSafe(future).catch_unwind().await;
             result.map_err(|panic| running.failed(&*panic)).ok()
         };
+        let guarded = guarded.instrument((self.inner.span)(name));
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         self.inner.tracker.spawn(guarded)
     }
@@ -98,17 +108,18 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Runs `work` on tokio's pool of blocking threads. It cannot be interrupted: the handle ends when the work does.
+    /// Runs `work` on tokio's pool of blocking threads, in the span of who asks for it. It cannot be interrupted: the
+    /// handle ends when the work does.
     pub fn blocking<F, T>(&self, name: &'static str, work: F) -> JoinHandle<T>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let running = Running::new(&self.inner, name);
+        let (running, span) = (Running::new(&self.inner, name), Span::current());
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         self.inner.tracker.spawn_blocking(move || {
             let _running = running;
-            work()
+            span.in_scope(work)
         })
     }
 

@@ -21,8 +21,10 @@ mod feed;
 mod har;
 pub mod key;
 pub mod ledger;
+mod losses;
 mod metrics;
 mod pace;
+mod progress;
 mod queue;
 mod record;
 mod recorded;
@@ -32,6 +34,7 @@ pub mod search;
 pub mod spool;
 pub mod store;
 mod upload;
+mod watch;
 mod work;
 
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 pub use self::body::Body;
 pub use self::decode::{DecodeError, Limits, decode};
@@ -52,9 +56,10 @@ pub use self::record::{Record, Redacted};
 pub use self::recorded::{Recorded, RecordedExchange};
 use self::sample::Sampler;
 pub use self::sample::Value;
-use self::spool::Spool;
+use self::spool::{Load, Spool};
 pub use self::store::{Listed, Object, Page, Store, StoreError, Stored};
 use self::upload::{Offered, PayloadQueue, Uploader};
+use self::watch::Watch;
 use self::work::Encoders;
 use crate::lifecycle::Lifecycle;
 use crate::task::{IntegrationName, Outcome};
@@ -65,6 +70,9 @@ const MAX_ENCODER_THREADS: usize = 64;
 
 /// The most uploads at once.
 const MAX_UPLOADS: usize = 1024;
+
+/// A store other than S3, which has a setting for it, counts as away when it answers no upload for so long.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// How late the runtime is; encoders step aside for it.
 pub type Lag = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -137,6 +145,13 @@ pub struct ConfigError {
     right: String,
 }
 
+impl ConfigError {
+    /// The value and what would be right, without the key.
+    pub fn what(&self) -> String {
+        format!("{}; {}", self.value, self.right)
+    }
+}
+
 impl Config {
     /// Whether the values can be right; those of a store only if it is the one in use.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -168,6 +183,13 @@ impl Config {
     /// The form in which payloads are stored.
     pub fn encoding(&self) -> Encoding {
         Encoding { compression: self.compression, level: self.level, base64: self.base64 }
+    }
+
+    fn stalled_after(&self) -> Duration {
+        match self.store {
+            store::Kind::S3 => self.s3.attempt_timeout,
+            store::Kind::Directory | store::Kind::None => STALLED_AFTER,
+        }
     }
 }
 
@@ -218,10 +240,11 @@ impl Payloads {
         let redactor = Arc::new(telemetry.register(|| redact::Redactor::new(&config.redaction))?);
         let (spool, metrics) = (Spool::new(&config.spool), Metrics::register(telemetry));
         let spool_limit = spool.as_ref().map(|_| config.spool.max_bytes);
-        let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, config.uploads));
+        let to_the_store = upload::Limits { uploads: config.uploads, stalled_after: config.stalled_after() };
+        let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, to_the_store));
         uploader.open_spool();
         metrics::publish(telemetry, limits, spool_limit, &queue, &uploader);
-        abandon_at_stop(&uploader, lifecycle);
+        lifecycle.spawn("payload watch", Watch::new(&uploader, lifecycle).run(lifecycle.token()));
         let feed = Feed { uploader: uploader.clone(), lifecycle: lifecycle.clone() };
         lifecycle.spawn("payload feed", feed.run(lifecycle.token()));
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -233,6 +256,7 @@ impl Payloads {
             lag,
             runtime: Handle::current(),
             threads: config.encoder_threads.min(cores),
+            flush_threads: (cores * (1 + usize::from(uploader.spool.is_some()))).min(MAX_ENCODER_THREADS),
         });
         encoders.start(Crew::Background, lifecycle)?;
         let (sampler, lifecycle) = (Sampler::new(config.slow_quantile), lifecycle.clone());
@@ -257,35 +281,42 @@ impl Payloads {
         }
     }
 
+    /// What is wrong with the way to the store now, in words: nothing when all is well.
+    pub fn degraded(&self) -> Vec<String> {
+        self.inner.as_ref().map(|inner| degraded(&inner.uploader)).unwrap_or_default()
+    }
+
     /// The account so far, consistent in itself.
     pub fn ledger(&self) -> Ledger {
         self.inner.as_ref().map(|inner| inner.queue.ledger()).unwrap_or_default()
     }
 
-    /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is not
-    /// uploaded in the first half of the time goes there in the second. At the deadline, counts the rest as lost. Takes
-    /// nothing more from then on.
+    /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is pending goes
+    /// there as soon as the store is seen not to take it in half of the time. At the deadline, counts the rest as lost.
+    /// Takes nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
         let Some(inner) = self.inner.as_deref() else { return Ledger::default() };
         let Inner { queue, uploader, .. } = inner;
-        let ends = async |within| tokio::time::timeout(within, queue.close_when_idle()).await.is_ok();
+        let half = Instant::now() + within / 2;
         queue.drain();
         inner.relieve_encoders();
-        let is_done = match &uploader.spool {
-            None => ends(within).await,
-            Some(_) => {
-                let half = within / 2;
-                let is_done = ends(half).await;
-                if !is_done {
-                    uploader.hurry();
-                }
-                is_done || ends(within - half).await
+        let settled = async {
+            tokio::select! {
+                biased;
+                () = queue.close_when_idle() => return,
+                () = uploader.falls_behind(half) => uploader.hurry(),
             }
+            tokio::select! {
+                biased;
+                () = queue.close_when_idle() => return,
+                () = uploader.is_hopeless(half) => uploader.interrupt(),
+            }
+            queue.close_when_idle().await;
         };
-        if !is_done {
+        if tokio::time::timeout(within, settled).await.is_err() {
+            let why = format!("they could be neither stored nor spooled within payloads.flush_within, {within:?}");
+            uploader.losses.because(Reason::Shutdown, &why);
             queue.abandon();
-            let lost = queue.ledger().dropped(Reason::Shutdown);
-            tracing::warn!(lost, ?within, "payloads were lost: they could not be stored before the flush's deadline");
         }
         uploader.close_spool();
         queue.ledger()
@@ -305,20 +336,24 @@ impl Inner {
     }
 }
 
-/// When the lifecycle stops, or the runtime ends without it, the encoder threads must not wait for ever.
-fn abandon_at_stop(uploader: &Arc<Uploader>, lifecycle: &Lifecycle) {
-    struct Abandon(Arc<Uploader>);
-    impl Drop for Abandon {
-        fn drop(&mut self) {
-            self.0.queue.abandon();
-            self.0.close_spool();
-        }
-    }
-    let (abandon, token) = (Abandon(uploader.clone()), lifecycle.token());
-    lifecycle.spawn("payload stop", async move {
-        let _abandon = abandon;
-        token.cancelled().await;
+/// What the store and the spool do not do as they should.
+fn degraded(uploader: &Uploader) -> Vec<String> {
+    let (spool, load) = (uploader.spool.as_ref().map(Spool::location), uploader.spool_load());
+    let away = uploader.store_away_since().map(|since| {
+        let goes =
+            if spool.is_some() { "payloads go to the spool" } else { "payloads are lost, for there is no spool" };
+        format!("the store has been away for {:.0?}: {goes}", since.elapsed())
     });
+    let at = spool.unwrap_or_default();
+    let spool = load.and_then(|load| match load {
+        Load { is_open: false, .. } => Some(format!("the spool {at} could not be opened, and is tried again")),
+        Load { is_writable: false, .. } => Some(format!("the spool {at} did not take the last payload: see the log")),
+        Load { is_full: true, bytes, limit_bytes, .. } => {
+            Some(format!("the spool {at} is full, {bytes} of {limit_bytes} bytes: the oldest payloads give way"))
+        }
+        _ => None,
+    });
+    away.into_iter().chain(spool).collect()
 }
 
 #[cfg(test)]

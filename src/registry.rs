@@ -11,19 +11,22 @@
 pub mod memory;
 pub mod redis;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::redis::Error;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
+
+pub use crate::redis::{Cluster, Config, Sentinel, Tls};
 
 /// How often a worker announces itself when nothing changes. With 4,000 workers that is 2,700 writes per second.
 pub const HEARTBEAT: Duration = Duration::from_millis(1500);
@@ -282,77 +285,16 @@ pub enum RegistryError {
     },
 }
 
-/// Which registry, and how long to wait for it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://…` for TLS. Without one, the registry is in
-    /// this process alone.
-    #[serde(serialize_with = "without_password")]
-    pub url: Option<SecretString>,
-    /// How long connecting and logging in may take.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// How long an answer may take; reading changes waits for [`CHANGES_WAIT`] more.
-    #[serde(with = "humantime_serde")]
-    pub response_timeout: Duration,
-    /// Who knows where the primary is.
-    pub sentinel: Sentinel,
-    /// Which certificates count, with `rediss://`.
-    pub tls: Tls,
-}
-
-/// Redis Sentinels: asked for the primary at each connect, so that a failover is followed. The host in `url` does not
-/// count then; its scheme, user, password and database do. With `rediss://` the Sentinels are asked over TLS too.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sentinel {
-    /// What the Sentinels call the primary.
-    pub master: Option<String>,
-    /// `host` or `host:port` of each; none means that there is no Sentinel.
-    pub addresses: Vec<String>,
-    /// Their user; without one, the default user.
-    pub user: Option<String>,
-    /// Their password; without one, they are asked without a login.
-    #[serde(serialize_with = "hidden")]
-    pub password: Option<SecretString>,
-}
-
-/// PEM files for TLS.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tls {
-    /// The only authorities that may sign the server's certificate; without it, the system's.
-    pub ca: Option<PathBuf>,
-    /// The client's certificate; with `client_key`.
-    pub client_certificate: Option<PathBuf>,
-    /// The client's key; with `client_certificate`.
-    pub client_key: Option<PathBuf>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            url: None,
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(1),
-            sentinel: Sentinel::default(),
-            tls: Tls::default(),
+impl RegistryError {
+    /// What went wrong with Redis when it was asked for `operation`.
+    fn of(operation: &'static str, error: Error) -> Self {
+        match error {
+            Error::Config { key, reason } => RegistryError::Config { key, reason },
+            Error::Unavailable { address, reason } => RegistryError::Unavailable { address, reason },
+            Error::Login { address, reason } => RegistryError::Login { address, reason },
+            Error::Version { address, version } => RegistryError::Version { address, version },
+            Error::Rejected { address, reason } => RegistryError::Rejected { address, operation, reason },
         }
-    }
-}
-
-impl Config {
-    /// Whether the values can work. Does not connect.
-    pub fn check(&self) -> Result<(), RegistryError> {
-        for (key, timeout) in [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)] {
-            // Longer than a heartbeat, and one slow answer makes the next heartbeats late.
-            if !(Duration::from_millis(10)..=HEARTBEAT).contains(&timeout) {
-                let reason = format!("{} is not from 10ms to 1500ms", humantime::format_duration(timeout));
-                return Err(RegistryError::Config { key, reason });
-            }
-        }
-        if self.url.is_some() { self::redis::check(self) } else { Ok(()) }
     }
 }
 
@@ -360,28 +302,45 @@ impl Config {
 ///
 /// Does not connect; that Redis is away is no reason for a worker not to start.
 pub fn open(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Arc<dyn Registry>, RegistryError> {
-    config.check()?;
+    config.check().map_err(|error| RegistryError::of("the configuration", error))?;
     Ok(match &config.url {
         Some(_) => Arc::new(self::redis::RedisRegistry::new(config, pool, telemetry)?),
         None => Arc::new(memory::MemoryRegistry::new()),
     })
 }
 
-fn without_password<S: Serializer>(url: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    let shown = url.as_ref().map(|url| match url::Url::parse(url.expose_secret()) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            // Fails only for URLs that cannot have a password, and this one has one.
-            let _ = parsed.set_password(Some("***"));
-            parsed.into()
-        }
-        Ok(parsed) => String::from(parsed),
-        Err(_) => "***".to_owned(),
-    });
-    shown.serialize(serializer)
+/// The registries of all pools, for those who find out only while they run which pools they need.
+pub struct Registries {
+    of: Of,
 }
 
-fn hidden<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    secret.as_ref().map(|_| "***").serialize(serializer)
+enum Of {
+    Redis { config: Box<Config>, telemetry: Telemetry },
+    Memory(Mutex<BTreeMap<PoolName, Arc<memory::MemoryRegistry>>>),
+}
+
+impl Registries {
+    /// Those in the Redis that the configuration names, or in this process without one. Each pool's own connects by itself.
+    pub fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, RegistryError> {
+        config.check().map_err(|error| RegistryError::of("the configuration", error))?;
+        Ok(match &config.url {
+            Some(_) => Registries { of: Of::Redis { config: Box::new(config.clone()), telemetry: telemetry.clone() } },
+            None => Self::in_memory(),
+        })
+    }
+
+    /// Those in this process.
+    pub fn in_memory() -> Self {
+        Registries { of: Of::Memory(Mutex::default()) }
+    }
+
+    /// A pool's. Connects at the first request, not here.
+    pub fn of(&self, pool: &PoolName) -> Result<Arc<dyn Registry>, RegistryError> {
+        Ok(match &self.of {
+            Of::Redis { config, telemetry } => Arc::new(self::redis::RedisRegistry::new(config, pool, telemetry)?),
+            Of::Memory(pools) => pools.lock().entry(pool.clone()).or_default().clone(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -414,25 +373,5 @@ mod tests {
         assert_eq!(json["state"], "overloaded");
         json.as_object_mut().expect("an object").remove("reserved").expect("it was there; an older worker has none");
         assert_eq!(serde_json::from_value::<Presence>(json).expect("tolerant"), written);
-    }
-
-    #[test]
-    fn a_config_is_checked_and_never_shows_the_password() {
-        let config: Config =
-            serde_json::from_value(serde_json::json!({"url": "redis://u:hunter2@localhost"})).expect("parses");
-        config.check().expect("valid");
-        assert!(!format!("{config:?}").contains("hunter2"));
-        let shown = serde_json::to_string(&config).expect("serializes");
-        assert!(shown.contains("redis://u:***@localhost") && !shown.contains("hunter2"), "{shown}");
-
-        for (bad, why) in [
-            (serde_json::json!({"url": "http://u:hunter2@localhost"}), "registry.url is not valid"),
-            (serde_json::json!({"url": "localhost:6379"}), "redis://"),
-            (serde_json::json!({"response_timeout": "1m"}), "1m is not from 10ms to 1500ms"),
-        ] {
-            let config: Config = serde_json::from_value(bad).expect("parses");
-            let error = config.check().expect_err(why).to_string();
-            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
-        }
     }
 }

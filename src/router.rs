@@ -1,21 +1,28 @@
 //! A router: callers submit to it, and it knows who has room.
 //!
-//! [`Router::start`] puts the parts together: the gRPC edge, the dispatcher (view and queue), the loop that follows the
-//! registry, and the admin port. [`Router::drain`] takes them apart in order.
+//! [`Router::start`] puts the parts together: the gRPC edge, the dispatcher (views and queues), the loops that follow the
+//! pools and the settings, and the admin port. [`Router::drain`] takes them apart in order.
 
-mod channels;
+pub mod channels;
 mod dispatch;
 mod explain;
 mod follow;
+#[doc(hidden)]
+pub mod measured;
 mod metrics;
 mod operations;
+pub mod outlier;
 mod pick;
+mod pools;
 pub mod queue;
 pub mod retry;
 mod service;
+mod split;
+mod tune;
 mod view;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +35,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admin::{self, Admin, Readiness};
 use crate::lifecycle::Lifecycle;
-use crate::registry::Registry;
+use crate::registry::{Registries, RegistryError};
+use crate::settings;
 use crate::task::PoolName;
 use crate::telemetry::lag::Lag;
+use crate::telemetry::logs::Level;
 use crate::telemetry::profile::Profiler;
 use crate::telemetry::{Telemetry, process};
 use crate::wire::callers::Callers;
@@ -45,6 +54,8 @@ use metrics::Metrics;
 use operations::RouterOperations;
 use retry::Budget;
 use service::{Inner, RouterService};
+use split::Split;
+use tune::{Following, Tuned};
 
 /// How long connections may take to end after the last task.
 const SERVER_STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -60,12 +71,21 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to serve `/live`, `/ready` and `/metrics`.
     pub admin: admin::Config,
-    /// The pool to route to.
+    /// The pool to route to, where the setting `pools` names none.
     pub pool: PoolName,
+    /// Where the router runs, such as an availability zone. Settings can be targeted by it.
+    pub zone: Option<String>,
+    /// Where the router keeps its last good settings for the next one on this host. Without one, `weir router` takes
+    /// `$STATE_DIRECTORY`, which systemd sets, or else a directory among the temporary ones.
+    pub state_dir: Option<PathBuf>,
     /// How many tasks may wait for a worker, and who of them is next.
     pub queue: queue::Config,
     /// How often refused tasks are tried again.
     pub retry: retry::Config,
+    /// Connections to workers.
+    pub channels: channels::Config,
+    /// Which workers are left alone because they fail.
+    pub outlier: outlier::Config,
     /// The timeout of tasks that have none.
     #[serde(with = "humantime_serde")]
     pub default_timeout: Duration,
@@ -87,8 +107,12 @@ impl Default for Config {
             listen: ([127, 0, 0, 1], 7400).into(),
             admin: admin::Config { listen: ([127, 0, 0, 1], 9400).into() },
             pool: PoolName::default(),
+            zone: None,
+            state_dir: None,
             queue: queue::Config::default(),
             retry: retry::Config::default(),
+            channels: channels::Config::default(),
+            outlier: outlier::Config::default(),
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
@@ -104,6 +128,28 @@ impl Config {
     pub fn stops_within(&self) -> Duration {
         self.drain_within + SERVER_STOP_WITHIN + LOOPS_STOP_WITHIN
     }
+
+    /// Who a router of this configuration is to whoever targets settings.
+    pub fn settings_context(&self) -> settings::Context {
+        settings::Context { role: settings::Role::Router, zone: self.zone.clone(), ..settings::Context::default() }
+    }
+
+    /// The file that keeps the last good settings for the next start; none for a router without a place or a port of its
+    /// own.
+    fn kept_settings(&self) -> Option<PathBuf> {
+        let directory = self.state_dir.as_ref().filter(|_| self.listen.port() != 0)?;
+        Some(directory.join(format!("settings-router-{}.json", self.listen.port())))
+    }
+}
+
+/// What a router is made of, beside its own configuration.
+pub struct Parts {
+    /// Where the workers of each pool announce themselves.
+    pub registries: Registries,
+    /// The start values of the settings, and where the live ones are.
+    pub settings: settings::Config,
+    /// What the `log_level` setting changes.
+    pub log_level: Level,
 }
 
 /// Why a router did not start.
@@ -115,6 +161,12 @@ pub enum StartError {
     /// The admin port.
     #[error("router.admin: {0}")]
     Admin(#[from] admin::AdminError),
+    /// The settings' start values.
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    /// A pool's registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 /// A running router.
@@ -142,11 +194,17 @@ impl Intake {
 }
 
 impl Router {
-    /// Starts a router on a registry. Ports are open when this returns.
-    pub async fn start(config: Config, registry: Arc<dyn Registry>, telemetry: Telemetry) -> Result<Self, StartError> {
+    /// Starts a router. Ports are open when this returns; the registry may be away.
+    pub async fn start(config: Config, parts: Parts, telemetry: Telemetry) -> Result<Self, StartError> {
         let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
-        let dispatcher = Dispatcher::new(config.queue.clone(), rand::random());
-        let channels = Arc::new(Channels::default());
+        let Parts { registries, settings, log_level: level } = parts;
+        let kept = config.kept_settings();
+        let settings = settings::watch(&settings, config.settings_context(), kept.as_deref(), &telemetry, &loops)?;
+        let first = settings.borrow().clone();
+        let split = Split::new(&first, &config.pool);
+        let pools = split.pools().map(PoolName::as_str).collect::<Vec<_>>().join(", ");
+        let dispatcher = Dispatcher::new(config.queue.clone(), config.outlier.clone(), split, rand::random());
+        let channels = Channels::new(config.channels.clone());
         let intake = Intake { draining: CancellationToken::new(), calls: TaskTracker::new() };
 
         let ready = {
@@ -164,15 +222,19 @@ impl Router {
         process::register_pool("router", &config.pool, &telemetry);
         Lag::watch(&telemetry, &loops);
         Metrics::follow(&telemetry, dispatcher.clone(), channels.clone());
-        loops.spawn("follow", follow::follow(registry, dispatcher.clone(), channels.clone(), loops.token()));
+        let metrics = Arc::new(Metrics::new(&telemetry));
+        let following = Following::new(registries, dispatcher.clone(), channels.clone(), loops.clone());
+        let mut tuned = Tuned { own: config.pool.clone(), metrics: metrics.clone(), level, following };
+        tuned.apply(&first)?;
+        loops.spawn("tune", tune::tune(settings.clone(), tuned, first, loops.token()));
         loops.spawn("tick", follow::tick(dispatcher.clone(), channels.clone(), loops.token()));
 
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
-        let (metrics, book) = (Metrics::new(&telemetry), Book::default());
+        let book = Book::default();
         let port = Port::listen(config.listen, &telemetry).await?;
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
-            pool: config.pool.clone(),
+            settings,
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(),
             queue_tasks: config.queue.tasks,
@@ -199,9 +261,7 @@ impl Router {
             tenant_tasks: config.queue.tenant_tasks(),
         };
         let server = port.serve(RouterService { inner: Arc::new(inner) }, operations, &serving).await?;
-        tracing::info!(
-            listen = %server.local_address, admin = %admin.local_addr, pool = %config.pool, "the router serves"
-        );
+        tracing::info!(listen = %server.local_address, admin = %admin.local_addr, pools, "the router serves");
         Ok(Router { config, server, admin, intake, drain_request, serving, loops })
     }
 

@@ -1,11 +1,13 @@
-//! The values that change while a worker runs, as one immutable, validated snapshot on a watch channel.
+//! The values that change while a worker or a router runs, as one immutable, validated snapshot on a watch channel.
 //!
 //! [`TABLE`] is the one list of them: validation, messages and the documentation come from it. A bad value never takes
-//! a worker down and never takes effect: that key keeps its last good value, the others apply, and the log and a
-//! counter say so. The version names the source document, so that one can see which workers run with it.
+//! a process down and never takes effect: that key keeps its last good value, the others apply, and the log and a
+//! counter say so. The version names the source document, so that one can see which workers run with it. Workers and
+//! routers read the same document, and each has the values that are for the other, too.
 //!
 //! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
-//! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start.
+//! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N
+//! can go up.
 
 mod by_integration;
 pub mod edit;
@@ -14,7 +16,10 @@ pub mod flagd;
 mod follow;
 pub mod kept;
 pub mod launchdarkly;
+pub mod mark;
+pub mod pools;
 mod profiling;
+pub mod raise;
 pub mod redis;
 pub mod store;
 mod table;
@@ -24,7 +29,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -33,10 +37,11 @@ use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
 pub use follow::watch;
+pub use pools::{Overflow, Sticky, Weights};
 pub use profiling::Profiling;
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
-pub use targeting::Context;
+pub use targeting::{Context, Role};
 
 /// The version of settings that no document has changed yet.
 pub const START_VERSION: &str = "start";
@@ -56,6 +61,14 @@ pub struct Settings {
     pub integration_weights: ByName<IntegrationName, Weight>,
     /// The share of tasks whose payload is kept. Those of failures and the slowest are always kept, unless it is 0.
     pub payload_sampling: f64,
+    /// The share of the slot-seconds started that batch has while it waits in a router behind interactive tasks.
+    pub batch_share: f64,
+    /// To which pools a router sends.
+    pub pools: Weights,
+    /// Whether a tenant or a task has one pool.
+    pub pool_sticky: Sticky,
+    /// Which pool takes another one's tasks when that has no room.
+    pub pool_overflow: Overflow,
     /// A log level or filter.
     pub log_level: String,
     /// Whether the workers of the pool profile themselves, one at a time.
@@ -93,6 +106,15 @@ pub struct Config {
     pub integration_weights: ByName<IntegrationName, Weight>,
     /// The start value of the setting of this name.
     pub payload_sampling: f64,
+    /// The start value of the setting of this name: that of `[router.queue]`, which the configuration's root fills in.
+    #[serde(skip)]
+    pub batch_share: f64,
+    /// The start value of the setting of this name.
+    pub pools: Weights,
+    /// The start value of the setting of this name.
+    pub pool_sticky: Sticky,
+    /// The start value of the setting of this name.
+    pub pool_overflow: Overflow,
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
     #[serde(skip)]
     pub log_level: String,
@@ -110,7 +132,7 @@ pub struct Config {
     pub max_jump: f64,
     /// The Redis of [`Source::Redis`]: the registry's, which the configuration's root fills in.
     #[serde(skip)]
-    pub redis_url: Option<SecretString>,
+    pub redis: crate::redis::Config,
 }
 
 /// Where the document is.
@@ -135,6 +157,10 @@ impl Default for Config {
             tenant_caps: ByName::default(),
             integration_weights: ByName::default(),
             payload_sampling: 1.0,
+            batch_share: 0.1,
+            pools: Weights::default(),
+            pool_sticky: Sticky::default(),
+            pool_overflow: Overflow::default(),
             log_level: "info".into(),
             profiling: Profiling::Off,
             source: Source::File,
@@ -142,7 +168,7 @@ impl Default for Config {
             redis_key: "weir:{settings}".into(),
             launchdarkly: launchdarkly::Config::default(),
             max_jump: 10.0,
-            redis_url: None,
+            redis: crate::redis::Config::default(),
         }
     }
 }
@@ -157,6 +183,10 @@ impl Config {
             tenant_caps: self.tenant_caps.clone(),
             integration_weights: self.integration_weights.clone(),
             payload_sampling: self.payload_sampling,
+            batch_share: self.batch_share,
+            pools: self.pools.clone(),
+            pool_sticky: self.pool_sticky,
+            pool_overflow: self.pool_overflow.clone(),
             log_level: self.log_level.clone(),
             profiling: self.profiling,
             version: START_VERSION.into(),
@@ -170,7 +200,7 @@ impl Config {
         if !(self.max_jump >= 1.0 && self.max_jump.is_finite()) {
             return wrong("max_jump", self.max_jump.into(), "use a number from 1");
         }
-        if self.source == Source::Redis && self.redis_url.is_none() {
+        if self.source == Source::Redis && self.redis.url.is_none() {
             return wrong("source", "redis".into(), "set registry.url, the Redis that the document is in");
         }
         if self.source == Source::LaunchDarkly {
@@ -286,6 +316,12 @@ fn brief(value: &Value) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
+}
+
+/// A document alone: the settings after it, and what of it would not take effect; or why it would not as a whole.
+pub fn examine(document: &[u8], start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
+    let flags = flagd::evaluate(document, context)?;
+    Ok(apply(&flags, start, start, store::version_of(document), f64::INFINITY))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod name;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transcript;
+mod unknown;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 pub use name::{FailureReason, IntegrationName, InvalidName, PoolName, TaskId, Tenant, WorkerId};
 pub use transcript::Transcript;
+pub use unknown::UnknownIntegration;
 
 /// One unit of work.
 #[derive(Debug, Clone)]

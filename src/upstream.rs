@@ -167,7 +167,7 @@ impl Upstreams {
     ) -> Result<Self, String> {
         let (now, integrations): (_, Vec<_>) = (Instant::now(), integrations.collect());
         if let Some(unknown) = config.unknown(&integrations).first() {
-            return Err(unknown.to_string());
+            return Err(format!("integrations.{}: {unknown}", unknown.name));
         }
         let upstream = |name: &IntegrationName| {
             let rules = config.rules(name)?;

@@ -10,6 +10,7 @@ pub mod operations;
 pub mod profiles;
 pub mod server;
 pub mod stream;
+pub mod trace;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod drain;
 pub(crate) mod end;
 mod metrics;
 mod operations;
+mod outcomes;
 mod profiling;
 mod roster;
 mod run;
@@ -34,7 +35,7 @@ use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
 use crate::settings;
-use crate::task::{IntegrationName, PoolName, WorkerId};
+use crate::task::{IntegrationName, PoolName, UnknownIntegration, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
 use crate::telemetry::profile::Profiler;
@@ -158,6 +159,9 @@ pub enum StartError {
     /// What follows from how integrations do.
     #[error("worker.upstream.{0}")]
     Upstream(String),
+    /// Paths of an integration that there is not: what they lead to would be stored.
+    #[error("payloads.redaction.paths.{name}: {0}", name = .0.name)]
+    Redaction(UnknownIntegration),
     /// The payload path.
     #[error(transparent)]
     Payloads(#[from] payload::StartError),
@@ -188,7 +192,11 @@ impl Worker {
         if parts.integrations.is_empty() {
             return Err(StartError::NoIntegrations);
         }
-        let (runs, background, serving) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
+        let names: Vec<_> = parts.integrations.names().collect();
+        if let Some(unknown) = parts.payloads.redaction.unknown(&names).into_iter().next() {
+            return Err(StartError::Redaction(unknown));
+        }
+        let (runs, background, serving) = (Lifecycle::with_spans(roster::span), Lifecycle::new(), Lifecycle::new());
         let (announcing, profiling, loops) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
@@ -251,7 +259,8 @@ impl Worker {
 
         let (drain_request, flush_within) = (DrainRequest::default(), parts.payloads.flush_within);
         let spared = upstreams.spared();
-        let look = constraint::Look::new(gate.clone(), overload.clone(), upstreams.clone(), &telemetry);
+        let (overloads, environment) = (overload.clone(), runner.environment.clone());
+        let look = constraint::Look::new(gate.clone(), overloads, upstreams.clone(), environment, &telemetry);
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),
@@ -391,7 +400,7 @@ impl Config {
     /// Who a worker of this configuration is to whoever targets settings, and what it runs.
     pub fn settings_context(&self, worker: Option<WorkerId>, integrations: Vec<IntegrationName>) -> settings::Context {
         let (pool, worker, zone) = (self.pool.clone(), worker.or(self.id.clone()), self.zone.clone());
-        settings::Context { pool, worker, zone, integrations, integration: None }
+        settings::Context { role: settings::Role::Worker, pool, worker, zone, integrations, integration: None }
     }
 
     /// The file that keeps the last good settings for the next start; none for a worker without a place or a name.

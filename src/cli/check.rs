@@ -4,6 +4,7 @@
 //! new comes in by itself: what is wrong with one, its own constructor says, and what it needs, its own `probe`.
 
 mod connect;
+mod places;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,19 +18,22 @@ use super::{block_on, print};
 use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
 use crate::payload::store;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Rejection, Settings};
+use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
 /// Flags of `weir check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of each section and of \
-each integration, the first mistake is shown.
+    after_help = "Each line is ok, note or wrong, and a key; the exit code is 1 when anything is wrong. Of an integration whose \
+values can all be read, the first mistake in its templates, URLs and secrets is shown.
 
---connect logs in to Redis and reads the pool's workers; stores one small object, PREFIX/weir-check, for storing is what a \
-worker does and its credentials may allow nothing else; connects to each integration's host, TLS included, and \
-sends no request; asks LaunchDarkly for the flags where the settings are there; takes the ports that the roles would \
-listen on, and gives them back.
+A program with integrations of its own (weir::cli::serve_worker) has this command, too: PROGRAM check knows them.
+
+--connect logs in to Redis and reads the pool's workers, and the settings where they are there; stores one small \
+object, PREFIX/weir-check, for storing is what a worker does and its credentials may allow nothing else; connects to \
+each integration's host, TLS included, and sends no request; asks LaunchDarkly for the flags where the settings are \
+there; takes the ports that the roles would listen on, and gives them back.
 
 Examples:
   weir check
@@ -43,6 +47,9 @@ pub(super) struct Args {
     #[arg(long)]
     connect: bool,
 }
+
+/// What this command cannot know.
+const ELSEWHERE: &str = "; what a program brings of its own, only that program's check knows (PROGRAM check)";
 
 /// Who would start with the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,7 +66,8 @@ impl Role {
     }
 }
 
-pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// `own` are the integrations that the program brings.
+pub(super) fn run(args: &Args, file: Option<&Path>, own: Integrations) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     let (config, problems) = config::examine(file, std::env::vars());
     for problem in &problems {
@@ -69,7 +77,7 @@ pub(super) fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> 
         }
     }
     if let Some(config) = &config {
-        let parts = check(args, config, &problems, &mut report)?;
+        let parts = check(args, config, &problems, own, &mut report)?;
         if args.connect {
             block_on(connect::check(args.role, config, &parts, &mut report))?;
         }
@@ -83,8 +91,23 @@ struct Parts {
     settings: Settings,
 }
 
-fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Report) -> anyhow::Result<Parts> {
-    let mut parts = Parts { integrations: Integrations::new(), settings: config.settings.start() };
+impl Parts {
+    /// Those that a router sends to, as far as is known without Redis.
+    fn pools<'a>(&'a self, config: &'a Config) -> Vec<&'a PoolName> {
+        let pools: Vec<_> = self.settings.pools.iter().map(|(pool, _)| pool).collect();
+        if pools.is_empty() { vec![&config.router.pool] } else { pools }
+    }
+}
+
+fn check(
+    args: &Args,
+    config: &Config,
+    problems: &[ConfigError],
+    own: Integrations,
+    report: &mut Report,
+) -> anyhow::Result<Parts> {
+    let mut parts = Parts { integrations: own, settings: config.settings.start() };
+    let own: Vec<_> = parts.integrations.names().cloned().collect();
     // A broken one is left out of the configuration: that it is not there is no second mistake.
     let is_broken = |key: &str| problems.iter().any(|problem| problem.is_of(key));
     if args.role.is(Role::Worker) {
@@ -93,12 +116,18 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
             check_integrations(config, &mut parts, report)?;
         }
         let upstream = &config.worker.upstream;
-        for unknown in upstream.unknown(&config.integrations.keys().collect::<Vec<_>>()) {
+        let known: Vec<_> = config.integrations.keys().chain(&own).collect();
+        let of_upstream = upstream.unknown(&known).into_iter().map(|it| ("worker.upstream.integrations", it));
+        let of_redaction = config.payloads.redaction.unknown(&known);
+        let of_redaction = of_redaction.into_iter().map(|it| ("payloads.redaction.paths", it));
+        for (section, unknown) in of_upstream.chain(of_redaction) {
             if !is_broken(&format!("integrations.{}", unknown.name)) {
-                report.wrong_as_said(&format!("worker.upstream.{unknown}"))?;
+                let hint = if own.is_empty() { ELSEWHERE } else { "" };
+                report.wrong(&format!("{section}.{}", unknown.name), format!("{unknown}{hint}"))?;
             }
         }
-        check_settings(config, &mut parts, report)?;
+        let names = config.integrations.keys().chain(&own).cloned().collect();
+        check_settings(config, &config.worker.settings_context(None, names), &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
             Ok(address) => report.fine("worker", format!("serves pool {} at {address}", config.worker.pool))?,
             // The text begins with the key.
@@ -107,15 +136,20 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
         if config.registry.url.is_none() {
             report.note("registry.url", "not set: no router will find this worker")?;
         }
+        places::check(config, report)?;
         match config.payloads.store {
             store::Kind::None => report.note("payloads.store", "\"none\": payloads are not kept")?,
             kind => report.fine("payloads", format!("kept in {kind:?}").to_lowercase())?,
         }
     }
     if args.role.is(Role::Router) {
+        if !args.role.is(Role::Worker) {
+            check_settings(config, &config.router.settings_context(), &mut parts, report)?;
+        }
         match &config.registry.url {
             Some(_) => {
-                report.fine("router", format!("serves pool {} at {}", config.router.pool, config.router.listen))?
+                let pools: Vec<_> = parts.pools(config).into_iter().map(PoolName::as_str).collect();
+                report.fine("router", format!("serves pool {} at {}", pools.join(", "), config.router.listen))?
             }
             None => report.wrong(
                 "registry.url",
@@ -132,21 +166,22 @@ fn check(args: &Args, config: &Config, problems: &[ConfigError], report: &mut Re
 
 /// One after the other, so that a mistake in one does not hide those in others.
 fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
-    if config.integrations.is_empty() {
-        return report.wrong("integrations", "none is configured: add a section [integrations.NAME] with a kind");
+    let count = config.integrations.len() + parts.integrations.len();
+    if count == 0 {
+        let none = format!("none is configured: add a section [integrations.NAME] with a kind{ELSEWHERE}");
+        return report.wrong("integrations", none);
     }
-    if config.integrations.len() > MAX_INTEGRATIONS {
-        let count = config.integrations.len();
+    if count > MAX_INTEGRATIONS {
         return report
             .wrong("integrations", format!("{count} are configured: one worker serves at most {MAX_INTEGRATIONS}"));
     }
     for (name, integration) in &config.integrations {
         let alone = BTreeMap::from([(name.clone(), integration.clone())]);
-        match Integrations::from_config(&alone, &Telemetry::new()?) {
-            Ok(built) => {
+        let built = Integrations::from_config(&alone, &Telemetry::new()?);
+        match built.and_then(|built| parts.integrations.clone().merge(built)) {
+            Ok(all) => {
                 report.fine(&format!("integrations.{name}"), "compiles, and what it refers to is there")?;
-                // Names in one table are different.
-                parts.integrations = std::mem::take(&mut parts.integrations).merge(built)?;
+                parts.integrations = all;
             }
             Err(error) => report.wrong_as_said(&error)?,
         }
@@ -154,7 +189,12 @@ fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -
     Ok(())
 }
 
-fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+fn check_settings(
+    config: &Config,
+    context: &settings::Context,
+    parts: &mut Parts,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     if config.settings.source == settings::Source::Redis {
         return report
             .note("settings.source", format!("the key {} of the registry's Redis", config.settings.redis_key));
@@ -169,18 +209,12 @@ fn check_settings(config: &Config, parts: &mut Parts, report: &mut Report) -> an
         };
     }
     let Some(file) = &config.settings.file else {
-        return report.note("settings.file", "not set: the start values stay until the worker is started again");
+        return report.note("settings.file", "not set: the start values stay until the program is started again");
     };
     let shown = file.display();
-    let context = config.worker.settings_context(None, config.integrations.keys().cloned().collect());
-    match settings::file::examine(file, &parts.settings, &context) {
+    match settings::file::examine(file, &parts.settings, context) {
         Ok((settings, rejections)) => {
-            for rejection in &rejections {
-                report.wrong("settings.file", format!("{shown}: {rejection}"))?;
-            }
-            if rejections.is_empty() {
-                report.fine("settings.file", format!("{shown}, version {}", settings.version))?;
-            }
+            report.document("settings.file", shown, &settings, &rejections)?;
             parts.settings = settings;
         }
         Err(_) if !file.exists() => {
@@ -212,6 +246,20 @@ impl Report {
     fn wrong(&mut self, key: &str, problem: impl Display) -> anyhow::Result<()> {
         self.wrong.push(key.to_owned());
         line("wrong", &format!("{key}: {problem}"))
+    }
+
+    /// The settings' document that is there: what of it would not take effect, or that all would.
+    fn document(
+        &mut self,
+        key: &str,
+        name: impl Display,
+        settings: &Settings,
+        rejections: &[Rejection],
+    ) -> anyhow::Result<()> {
+        for rejection in rejections {
+            self.wrong(key, format!("{name}: {rejection}"))?;
+        }
+        self.fine(key, format!("{name}, version {}", settings.version))
     }
 
     /// For messages that begin with their key.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::block_on;
+use super::{block_on, print, remark};
 use crate::telemetry::logs::{self, Logs};
 use house::House;
 use level::{Level, Measured};
@@ -38,7 +38,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = logs::Config { level: "warn".into(), ..logs::Config::default() };
-    let logs = Logs::start(&config)?;
+    let logs = Logs::start(&config, "demo")?;
     block_on(compare(args, &logs))
 }
 
@@ -48,11 +48,11 @@ async fn compare(args: Args, logs: &Logs) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let directory = directory.canonicalize()?;
     let house = House::open(&directory, args.levels.first().copied().unwrap_or(1), logs).await?;
-    eprintln!(
+    remark(format_args!(
         "A router, a worker, a registry in memory, payloads in a directory, and a sandbox bank: all in this process.\n\
          Each task makes four requests of about 150 ms. Watch: http://{}/metrics\n",
         house.worker.admin_address()
-    );
+    ));
     let mut measured: Vec<Measured> = Vec::new();
     for parallelism in args.levels {
         let level = Level { parallelism, lasts: Duration::from_secs(args.seconds) };
@@ -60,19 +60,19 @@ async fn compare(args: Args, logs: &Logs) -> anyhow::Result<ExitCode> {
         let result = level.measure(&house, &bar).await;
         bar.finish_and_clear();
         measured.push(result?);
-        eprintln!("  {parallelism:>4} at a time: done");
+        remark(format_args!("  {parallelism:>4} at a time: done"));
     }
     let metrics = house.save_metrics(&directory)?;
     let ledger = house.close().await;
 
-    println!("\n{}", level::table(&measured));
-    println!("payloads  {ledger}");
-    println!("          {}", directory.join("payloads").display());
+    print(&format!("\n{}", level::table(&measured)))?;
+    print(&format!("payloads  {ledger}"))?;
+    print(&format!("          {}", directory.join("payloads").display()))?;
     if let Some(example) = first_file(&directory.join("payloads")) {
-        println!("          read one:  weir payload get {}", example.display());
+        print(&format!("          read one:  weir payload get {}", example.display()))?;
     }
-    println!("metrics   {}", metrics.display());
-    println!("\nMemory is that of the whole process: worker, router, bank and callers together.");
+    print(&format!("metrics   {}", metrics.display()))?;
+    print("\nMemory is that of the whole process: worker, router, bank and callers together.")?;
     let complete = measured.iter().all(|level| level.failed == 0) && ledger.balanced();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -77,7 +77,10 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         pair(text, "overdue", &format!("{tasks} that should have stopped, the first {} ago", duration(age)));
     }
     match &worker.payloads {
-        Some(payloads) => pair(text, "payloads", &ledger(payloads)),
+        Some(payloads) => {
+            pair(text, "payloads", &ledger(payloads));
+            payloads.degraded.iter().for_each(|what| pair(text, "DEGRADED", what));
+        }
         None => pair(text, "payloads", "not kept"),
     }
 
@@ -190,7 +193,7 @@ fn limit(limit: &description::AdaptiveLimit) -> String {
 }
 
 fn ledger(payloads: &description::Payloads) -> String {
-    let description::Payloads { offered, recovered, stored, spooled, pending, pending_bytes, dropped } = payloads;
+    let description::Payloads { offered, recovered, stored, spooled, pending, pending_bytes, dropped, .. } = payloads;
     let mut text = format!("{offered} offered, {stored} stored, {} dropped", dropped.values().sum::<u64>());
     if !dropped.is_empty() {
         let reasons: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
@@ -208,16 +211,22 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
     head(text, description, "router", &[]);
     pair(text, "in flight", &format!("{}, {}", counted(description.in_flight.into(), "task"), channels(router)));
 
-    let view = router.view.unwrap_or_default();
+    pools_text(text, router);
+
+    let view = router.view.clone().unwrap_or_default();
     let heard = match view.age_seconds {
         Some(age) => format!("heard {} ago", duration(age)),
         None => "never heard".into(),
     };
     let stale = if view.stale { ", STALE: the registry cannot be reached" } else { "" };
     section(text, &format!("view, {heard}{stale}"));
-    let description::View { workers, full, draining, suspected, slots, slots_held, .. } = view;
-    let states = format!("{workers}: {full} full, {draining} draining, {suspected} suspected");
-    pair(text, "workers", &states);
+    let description::View { workers, full, draining, suspected, slots, slots_held, ejected, with_room, .. } = view;
+    let states = format!("{workers}: {full} full, {draining} draining, {suspected} suspected, {ejected} ejected");
+    pair(text, "workers", &format!("{states}; {with_room} with room"));
+    for out in &view.ejected_workers {
+        let (again, times) = (duration(out.for_seconds), counted(out.times.into(), "time"));
+        pair(text, "ejected", &format!("{}, for {again} more, {times}: {}", out.worker, out.why));
+    }
     pair(text, "slots", &format!("{slots_held} of {slots} held, about"));
 
     section(text, "queue");
@@ -234,11 +243,39 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
         return;
     }
     section(text, "tenants, those with the most waiting first");
-    let mut table = Table::new(&["TENANT", "PRIORITY", "WAITING#", "RUNNING#", "AT ITS CAP"]);
+    let mut table = Table::new(&["TENANT", "POOL", "PRIORITY", "WAITING#", "RUNNING#", "AT ITS CAP"]);
     for tenant in &router.tenants {
         let at_cap = if tenant.at_cap { "yes" } else { "-" };
         let numbers = [tenant.waiting, tenant.running].map(|number| number.to_string());
-        table.row([vec![tenant.name.clone(), tenant.priority.clone()], numbers.into(), vec![at_cap.into()]].concat());
+        let who = vec![tenant.name.clone(), tenant.pool.clone(), tenant.priority.clone()];
+        table.row([who, numbers.into(), vec![at_cap.into()]].concat());
+    }
+    indented(text, &table);
+}
+
+/// What goes where, and who says so.
+fn pools_text(text: &mut String, router: &description::Router) {
+    let settings = router.settings.clone().unwrap_or_default();
+    section(text, &format!("settings, version {}", settings.version));
+    settings.values.iter().for_each(|(key, value)| pair(text, key, value));
+
+    section(text, "pools");
+    let mut table =
+        Table::new(&["POOL", "SHARE#", "WORKERS#", "SLOTS HELD#", "OF#", "WAITING#", "OVERFLOWS INTO", "STATE"]);
+    for pool in &router.pools {
+        let view = pool.view.clone().unwrap_or_default();
+        let waiting: u32 = pool.queues.iter().map(|queue| queue.waiting).sum();
+        let stale = if view.stale { ", STALE" } else { "" };
+        table.row([
+            pool.name.clone(),
+            format!("{:.1}%", pool.share * 100.0),
+            view.workers.to_string(),
+            view.slots_held.to_string(),
+            view.slots.to_string(),
+            waiting.to_string(),
+            pool.overflows_into.clone().unwrap_or_else(|| "-".into()),
+            format!("{}{stale}", pool.state),
+        ]);
     }
     indented(text, &table);
 }

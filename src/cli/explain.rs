@@ -61,6 +61,7 @@ fn text(it: &Explanation) -> String {
     pair("why", given(&it.why));
     pair("held by", given(&it.held_by));
     pair("task", given(&it.integration).map(|name| format!("{} {name} for tenant {}", it.priority, it.tenant)));
+    pair("pool", given(&it.pool));
     pair("refused", it.refused_seconds_ago.map(|ago| format!("{} ago", duration(ago))));
     pair("arrived", it.age_seconds.map(|age| format!("{} ago", duration(age))));
     pair("time left", it.remaining_seconds.map(duration));
@@ -94,12 +95,13 @@ mod tests {
             waiting: Some(9),
             ahead: Some(4),
             own_ahead: Some(1),
+            pool: "parallel".into(),
             ..Explanation::default()
         };
         assert_eq!(
             text(&explanation),
-            "task t1: waiting\n  why           the worker is ?[2Jfull\n  held by       slots\n  position      at most 4 of 9 \
-             that wait come first, 1 of them its tenant's\n"
+            "task t1: waiting\n  why           the worker is ?[2Jfull\n  held by       slots\n  pool          parallel\n  \
+             position      at most 4 of 9 that wait come first, 1 of them its tenant's\n"
         );
     }
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
 use super::table::printable;
-use super::{Signals, block_on, print};
+use super::{Signals, block_on, print, remark};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::registry::{self, Incarnation, Presence, Registry};
@@ -122,11 +122,11 @@ async fn follow_as_lines(registry: Arc<dyn Registry>) -> anyhow::Result<ExitCode
             // Each is said once, however often it is tried.
             match &update {
                 Update::Away(error) if !is_away => {
-                    eprintln!("weir: the last view stays: {}", printable(&error.to_string()));
+                    remark(format_args!("weir: the last view stays: {}", printable(&error.to_string())));
                     is_away = true;
                 }
                 Update::Snapshot(_) | Update::Changes(_) if is_away => {
-                    eprintln!("weir: the registry answers again");
+                    remark("weir: the registry answers again");
                     is_away = false;
                 }
                 _ => {}

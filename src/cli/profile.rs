@@ -7,8 +7,8 @@ use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::block_on;
 use super::output::Output;
+use super::{block_on, remark};
 use crate::client::operations::{Operations, ProfileForm};
 use crate::telemetry::profile::{DEFAULT_SECONDS, MAX_HZ, MAX_SECONDS};
 
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let profile = taken?;
         args.output.write_bytes(&profile, args.force)?;
         if let Output::File(path) = &args.output {
-            eprintln!("weir: {} has {} bytes", path.display(), profile.len());
+            remark(format_args!("weir: {} has {} bytes", path.display(), profile.len()));
         }
         Ok(ExitCode::SUCCESS)
     })

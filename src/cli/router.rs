@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
+use super::worker::private_directory;
 use super::{Signals, block_on, start_logs};
 use crate::config::Config;
-use crate::registry;
-use crate::router::Router;
+use crate::registry::Registries;
+use crate::router::{Parts, Router};
 use crate::task::PoolName;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::{Telemetry, process};
@@ -23,7 +24,7 @@ pub(super) struct Args {
     /// Where to serve /live, /ready and /metrics.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// The pool to route to.
+    /// The pool to route to, where the setting pools names none.
     #[arg(long)]
     pool: Option<PoolName>,
 }
@@ -38,23 +39,29 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
             "registry.url: a router needs the Redis that its workers announce themselves in, such as \"redis://127.0.0.1:6379\""
         );
     }
-    let logs = start_logs(&config)?;
+    let logs = start_logs(&config, "router")?;
     block_on(serve(config, &logs))
 }
 
-async fn serve(config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
+async fn serve(mut config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let telemetry = Telemetry::new()?;
     process::register(&telemetry);
     logs.register(&telemetry);
-    let registry = registry::open(&config.registry, &config.router.pool, &telemetry)?;
-    let router = Router::start(config.router, registry, telemetry).await?;
+    let parts = Parts {
+        registries: Registries::open(&config.registry, &telemetry)?,
+        settings: config.settings,
+        log_level: logs.level(),
+    };
+    config.router.state_dir = private_directory(config.router.state_dir.as_deref());
+    let router = Router::start(config.router, parts, telemetry).await?;
+    logs.set_node(format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), router.address().port()));
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = router.asked_to_drain() => false,
         () = router.failed() => true,
     };
-    signals.or_exit(router.drain(), || ()).await;
+    signals.or_exit(router.drain(), Some(logs), || ()).await;
     if has_failed {
         bail!("a part of the router failed; the log names it");
     }

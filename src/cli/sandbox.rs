@@ -62,7 +62,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         sandbox.latency = args.latency_p99.map_or(Latency::Fixed(median), |p99| Latency::LogNormal { median, p99 });
         sandbox.behaviour.latency = None;
     }
-    let _logs = start_logs(&config)?;
+    let logs = start_logs(&config, "sandbox")?;
     block_on(async move {
         let mut signals = Signals::listen()?;
         let lifecycle = Lifecycle::new();
@@ -70,7 +70,7 @@ pub(super) fn run(args: Args, mut config: Config) -> anyhow::Result<ExitCode> {
         process::register(sandbox.telemetry());
         tracing::info!(listen = %sandbox.local_addr, "the sandbox bank answers");
         signals.next().await;
-        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), || ()).await {
+        if let Err(stragglers) = signals.or_exit(lifecycle.stop(STOP_WITHIN), Some(&logs), || ()).await {
             tracing::warn!("left behind: {stragglers}");
         }
         Ok(ExitCode::SUCCESS)

@@ -1,8 +1,10 @@
-//! `weir settings`: changes the workers' live values, and shows whether a change has arrived.
+//! `weir settings`: changes the live values of workers and routers, and shows whether a change has arrived.
 //!
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod lost;
+mod raise;
 mod status;
 
 use std::path::PathBuf;
@@ -14,14 +16,14 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::table::{Table, duration, printable};
-use super::{block_on, print};
+use super::{block_on, print, remark};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::registry;
 use crate::settings::edit::{self, Change, Difference, Scope, Share};
 use crate::settings::launchdarkly::CHANGED_THERE;
 use crate::settings::store::{self, Edit, ReadError, Revision, Store};
-use crate::settings::{self, Source, flagd, kept};
+use crate::settings::{self, Source, Spec, flagd, kept, spec};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
@@ -35,7 +37,8 @@ const ASKED_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
-  weir settings status --pool parallel --watch")]
+  weir settings status --pool parallel --watch
+  weir settings set 'pools={\"single\": 95, \"parallel\": 5}' --why 'a canary'")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -43,7 +46,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Changes settings: for all workers, for a pool, or for a share of the workers.
+    /// Changes settings: for all, for the workers of a pool, or for a share of the workers.
     Set(SetArgs),
     /// Shows on how many workers the document is applied.
     Status(status::Args),
@@ -53,6 +56,8 @@ enum Command {
     Diff(DiffArgs),
     /// Puts an earlier document back, as a new change.
     Rollback(RollbackArgs),
+    /// Turns N up step by step, on a share of the workers first, and takes back what is worse.
+    Raise(raise::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,6 +88,9 @@ struct SetArgs {
     /// Lets a value be more than settings.max_jump times what it was.
     #[arg(long)]
     allow_jump: bool,
+    /// Begins a new document although workers run one that is gone.
+    #[arg(long)]
+    new: bool,
     /// The reason, for the history.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -125,7 +133,8 @@ Examples:
 struct RollbackArgs {
     /// The revision whose document to put back.
     revision: Option<u64>,
-    /// Makes a document of the last good values that a worker keeps in its state_dir, for all workers.
+    /// Puts back the document that a worker keeps in its state_dir; where it keeps values alone, they become one, for all
+    /// workers.
     #[arg(long, value_name = "FILE", conflicts_with = "revision")]
     kept: Option<PathBuf>,
     /// The reason, for the history.
@@ -156,6 +165,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
             Command::Rollback(args) => rollback(args, &*store).await,
+            Command::Raise(args) => raise::run(args, store, &config).await,
         };
         // What does not end is a read of a file, which ends with the process.
         let _ = lifecycle.stop(STOP_WITHIN).await;
@@ -173,6 +183,10 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
     let current = document(store).await?;
+    if current.is_none() && !args.new {
+        let pool = if let Scope::Some { pool, .. } = &scope { pool.as_ref() } else { None };
+        lost::refuse(pool, config).await?;
+    }
     let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
     let edited = |changes| edit::edit(current.as_deref(), changes, &start, max_jump);
     if let Err(reason) = edited(&[]) {
@@ -184,11 +198,17 @@ async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Resul
     }
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
-    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope)))?;
+    let of_routers = |change: &Change| spec(&change.key).is_some_and(Spec::is_of_routers);
+    let whose = match (changes.iter().all(of_routers), changes.iter().any(of_routers)) {
+        (true, _) => "for all routers",
+        (false, true) => "for all workers and routers",
+        (false, false) => "for all workers",
+    };
+    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose)))?;
     if let Scope::Some { pool: Some(pool), .. } = &scope
         && serves_nobody(pool, config).await
     {
-        eprintln!("weir: no worker serves the pool {pool} now: nobody has this value until one does");
+        remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -205,9 +225,9 @@ async fn serves_nobody(pool: &PoolName, config: &Config) -> bool {
     matches!(tokio::time::timeout(ASKED_WITHIN, workers).await, Ok(Ok(0)))
 }
 
-fn for_whom(scope: &Scope) -> String {
+fn for_whom(scope: &Scope, all: &str) -> String {
     match scope {
-        Scope::Default | Scope::Everywhere => "for all workers".into(),
+        Scope::Default | Scope::Everywhere => all.into(),
         Scope::Some { pool, share } => {
             let share = share.map_or_else(|| "all workers".into(), |share| format!("{share} of the workers"));
             let pool = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
@@ -267,11 +287,12 @@ async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitC
     let why = reason(args.why)?;
     let (current, revisions) = (document(store).await?, store.history().await?);
     if let Some(path) = args.kept {
-        let values = kept::values(&path).map_err(anyhow::Error::msg)?;
+        let kept::Last { version, document, values } = kept::read(&path).map_err(anyhow::Error::msg)?;
+        let what = if document.is_some() { format!("document {version}") } else { "values".into() };
         let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        let edit = Edit { document: flagd::document(&values), who: who(), why };
-        let number = store.write(current.as_deref(), &edit).await?;
-        return print(&format!("v{number}: the values of {}", path.display()));
+        let document = document.unwrap_or_else(|| flagd::document(&values));
+        let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
+        return print(&format!("v{number}: the {what} of {}", path.display()));
     }
     let is_good = |document: &[u8]| flagd::evaluate(document, &settings::Context::default()).is_ok();
     let to = match args.revision {

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncSeekExt, BufReader};
 
-use super::block_on;
+use super::{block_on, remark};
 use crate::client::{Client, Submission};
 use crate::task::{IntegrationName, Json, Priority};
 use line::{Answer, Defaults, Numbered};
@@ -92,7 +92,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let summary = submit_all(client, lines, &defaults, args.concurrency as usize, &bar).await;
         bar.finish_and_clear();
         let summary = summary?;
-        eprintln!("{summary}");
+        remark(&summary);
         Ok(if summary.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
@@ -163,7 +163,7 @@ async fn open(file: Option<PathBuf>, input: Option<String>) -> anyhow::Result<(L
         }
         _ => {
             if io::stdin().is_terminal() {
-                eprintln!("weir: reading tasks from the terminal, one JSON object per line; end with Ctrl-D");
+                remark("weir: reading tasks from the terminal, one JSON object per line; end with Ctrl-D");
             }
             Ok((lines(BufReader::new(tokio::io::stdin())), None))
         }

@@ -9,8 +9,9 @@ use anyhow::bail;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
+pub(super) use self::last_exit::private_directory;
 use self::last_exit::{EndedBy, Life};
-use super::{ConfigFile, Signals, block_on, fail, payload, start_logs};
+use super::{ConfigFile, Signals, block_on, check, fail, payload, start_logs};
 use crate::config::{self, Config};
 use crate::integration::Integrations;
 use crate::payload::store;
@@ -73,15 +74,18 @@ struct Program {
 enum OwnCommand {
     /// Reads debug payloads back, and runs them again with this program's integrations.
     Payload(payload::Args),
+    /// Checks the configuration, with this program's integrations.
+    Check(check::Args),
 }
 
 /// The whole `main` of a worker with integrations of its own.
 ///
 /// It is `weir worker` in every respect (configuration, flags, logs, metrics, signals, the ordered stop), and serves
 /// `own` beside what is configured. A name that is both configured and among `own` is an error at the start. As
-/// `payload` it reads payloads back and runs them again, with `own`, as `weir payload` does. One thing
-/// only a program itself can choose is its allocator: with the feature `jemalloc`, weir's own has that, which keeps
-/// memory flat under many tasks, and the allocator's metrics are jemalloc's.
+/// `payload` it reads payloads back and runs them again, with `own`, as `weir payload` does, and as `check` it checks the
+/// configuration, as `weir check` does, and knows the names of `own`. One thing only a program itself can choose is its
+/// allocator: with the feature `jemalloc`, weir's own has that, which keeps memory flat under many tasks, and the
+/// allocator's metrics are jemalloc's.
 ///
 /// ```no_run
 /// # use weir::integration::{Context, Error, Integration, Integrations};
@@ -109,6 +113,7 @@ pub fn serve_worker(own: Integrations) -> ExitCode {
     let ended = match command {
         None => load().map_err(anyhow::Error::from).and_then(|config| run(args, config, own)),
         Some(OwnCommand::Payload(args)) => payload::run(args, load, &own),
+        Some(OwnCommand::Check(args)) => check::run(&args, file.as_deref(), own),
     };
     ended.unwrap_or_else(|error| fail(&error))
 }
@@ -116,7 +121,7 @@ pub fn serve_worker(own: Integrations) -> ExitCode {
 /// Runs a worker to its end; `own` is served beside the configured integrations.
 pub(super) fn run(args: Args, mut config: Config, own: Integrations) -> anyhow::Result<ExitCode> {
     args.override_in(&mut config);
-    let logs = start_logs(&config)?;
+    let logs = start_logs(&config, "worker")?;
     block_on(serve(config, own, &logs))
 }
 
@@ -139,15 +144,19 @@ async fn serve(mut config: Config, own: Integrations, logs: &Logs) -> anyhow::Re
         log_level: logs.level(),
     };
     let (state_dir, name) = (config.worker.state_dir.take(), config.worker.known_as());
-    config.worker.state_dir = last_exit::private_directory(state_dir.as_deref());
+    config.worker.state_dir = private_directory(state_dir.as_deref());
+    if let Some(id) = &config.worker.id {
+        logs.set_node(id.to_string());
+    }
     let worker = Worker::start(config.worker, parts, telemetry.clone()).await?;
+    logs.set_node(worker.id().to_string());
     let mut life = Life::begin(state_dir.as_deref(), name.as_deref(), &telemetry);
     let has_failed = tokio::select! {
         () = signals.next() => false,
         () = worker.asked_to_drain() => false,
         () = worker.failed() => true,
     };
-    signals.or_exit(worker.drain(), || life.end(EndedBy::SecondSignal)).await;
+    signals.or_exit(worker.drain(), Some(logs), || life.end(EndedBy::SecondSignal)).await;
     life.end(if has_failed { EndedBy::Failure } else { EndedBy::Drain });
     if has_failed {
         bail!("a part of the worker failed; the log names it");

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::limits::Limits;
 use crate::task::IntegrationName;
 
@@ -34,6 +36,8 @@ pub(super) struct Bulkhead {
     pub(super) weight: u32,
     pub(super) held: u32,
     pub(super) in_flight: u32,
+    /// When its own limit kept a task out last.
+    pub(super) refused_at: Option<Instant>,
     /// Whether its own limit keeps it out.
     is_full: bool,
 }
@@ -58,8 +62,17 @@ impl Bulkheads {
         let mut names: Vec<_> = names.into_iter().collect();
         names.sort();
         names.dedup();
-        let bulkhead =
-            |name| Bulkhead { name, cap: None, limit: None, most: 0, weight: 1, held: 0, in_flight: 0, is_full: true };
+        let bulkhead = |name| Bulkhead {
+            name,
+            cap: None,
+            limit: None,
+            most: 0,
+            weight: 1,
+            held: 0,
+            in_flight: 0,
+            refused_at: None,
+            is_full: true,
+        };
         let list = names.into_iter().map(bulkhead).collect();
         Bulkheads { list, heavy: Vec::new(), too_heavy: 0, full: [].into() }
     }
@@ -98,6 +111,11 @@ impl Bulkheads {
     pub(super) fn take(&mut self, index: usize, weight: u32) {
         self.list[index].held += weight;
         self.list[index].in_flight += 1;
+    }
+
+    /// A task was kept out by the integration's own limit.
+    pub(super) fn refuse(&mut self, index: usize, now: Instant) {
+        self.list[index].refused_at = Some(now);
     }
 
     /// A task of that weight has stopped.

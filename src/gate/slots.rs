@@ -90,7 +90,12 @@ impl Slots {
         let tenant_most = self.tenant_most(want.tenant);
         let weight = self.weight(integration, tenant_most, want.priority);
         self.check_room(weight, want)?;
-        self.check_caps(weight, want, integration, tenant_most)?;
+        if let Err(refused) = self.check_caps(weight, want, integration, tenant_most) {
+            if let (Some(index), Refused::IntegrationFull { .. }) = (integration, &refused) {
+                self.bulkheads.refuse(index, now);
+            }
+            return Err(refused);
+        }
 
         let task_seconds_before = self.task_seconds(now);
         if let Some(index) = integration {
@@ -191,6 +196,7 @@ impl Slots {
             cap: bulkhead.cap,
             limit: bulkhead.limit,
             weight: bulkhead.weight,
+            refused_at: bulkhead.refused_at,
         };
         self.bulkheads.iter().map(load).collect()
     }

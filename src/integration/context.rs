@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::Error;
 use super::environment::Environment;
+use super::owner::Owner;
 use super::recorder::Recorder;
 use super::transport::{Client, Line, StandIn, Transport};
 use crate::lifecycle::Lifecycle;
@@ -25,6 +26,7 @@ use crate::telemetry::Counted;
 pub struct Context {
     task: Task,
     run: RunId,
+    owner: Arc<Owner>,
     cancel: CancellationToken,
     line: Line,
     environment: Arc<Environment>,
@@ -41,7 +43,8 @@ impl Context {
         environment: Arc<Environment>,
         hold: Arc<dyn Any + Send + Sync>,
     ) -> Self {
-        Context { task, run, cancel, line: Line { recorder, stand_in: None }, environment, hold }
+        let owner = Owner::new(&task, run);
+        Context { task, run, owner, cancel, line: Line { recorder, stand_in: None }, environment, hold }
     }
 
     /// The same run with `stand_in` to answer its requests, in place of the network.
@@ -59,6 +62,11 @@ impl Context {
     /// This admission of the task.
     pub fn run(&self) -> RunId {
         self.run
+    }
+
+    /// Whose the run's code is, for whoever runs it.
+    pub(crate) fn owner(&self) -> Arc<Owner> {
+        self.owner.clone()
     }
 
     /// The task's input as a type. What does not fit is a permanent error that says what was expected.
@@ -156,7 +164,7 @@ impl Context {
         T: Send + 'static,
     {
         let environment = &self.environment;
-        let waiting = Counted::new(&environment.metrics.waiting);
+        let waiting = (Counted::new(&environment.metrics.waiting), environment.waiting.clone());
         let place = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::retryable("cancelled while waiting for a thread")),
@@ -164,10 +172,10 @@ impl Context {
         };
         drop(waiting);
         let place = place.map_err(|_| stopping())?;
-        let kept = (self.hold.clone(), Counted::new(&environment.metrics.running), place);
+        let (kept, owner) = ((self.hold.clone(), Counted::new(&environment.metrics.running), place), self.owner());
         let handle = environment.lifecycle.blocking("integration's blocking work", move || {
             let _kept = kept;
-            work()
+            owner.call(work)
         });
         match handle.await {
             Ok(value) => Ok(value),
@@ -191,6 +199,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::integration::environment::BlockingFull;
     use crate::integration::testing;
     use crate::task::Remedy;
 
@@ -240,6 +249,7 @@ mod tests {
             let waiting = context.blocking(|| ());
             tokio::pin!(waiting);
             assert!(waiting.as_mut().now_or_never().is_none(), "the only place is taken");
+            assert_eq!(context.environment.blocking_full(), Some(BlockingFull { running: 1, waiting: 1 }));
             cancel.cancel();
             let error = waiting.await.expect_err("cancelled");
             drop(release);
@@ -248,5 +258,6 @@ mod tests {
         let (first, error) = tokio::join!(first, second);
         assert_eq!(first, Ok(true));
         assert!(error.remedy == Remedy::Retry && error.message.contains("cancelled"), "{error}");
+        assert_eq!(context.environment.blocking_full(), None);
     }
 }

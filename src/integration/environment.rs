@@ -61,8 +61,19 @@ pub struct Environment {
     pub(super) transport: Transport,
     pub(super) lifecycle: Lifecycle,
     pub(super) blocking: Arc<Semaphore>,
+    /// Each closure that waits for a place has a clone: their number is how many wait.
+    pub(super) waiting: Arc<()>,
     pub(super) metrics: Metrics,
+    places: usize,
     recorder: recorder::Config,
+}
+
+/// Closures that are on blocking threads, all that may be, and those that wait for one to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the struct says what they are")]
+pub struct BlockingFull {
+    pub running: usize,
+    pub waiting: usize,
 }
 
 impl Environment {
@@ -81,9 +92,17 @@ impl Environment {
             transport,
             lifecycle: lifecycle.clone(),
             blocking: Arc::new(Semaphore::new(config.blocking_threads)),
+            waiting: Arc::new(()),
             metrics: telemetry.register(|| Metrics::new(config.blocking_threads)),
+            places: config.blocking_threads,
             recorder: config.recorder.clone(),
         }))
+    }
+
+    /// How it is with blocking work, while some of it waits because all places are taken.
+    pub fn blocking_full(&self) -> Option<BlockingFull> {
+        let (free, waiting) = (self.blocking.available_permits(), Arc::strong_count(&self.waiting) - 1);
+        (free == 0 && waiting > 0).then_some(BlockingFull { running: self.places, waiting })
     }
 
     /// An empty transcript for a run.

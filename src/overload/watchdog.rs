@@ -60,6 +60,7 @@ impl Watchdog {
             self.look(&mut seen, Instant::now());
             std::thread::sleep(TICK);
         }
+        self.polls.tell_all_left_out();
         self.relief.set(false);
     }
 
@@ -74,6 +75,7 @@ impl Watchdog {
         seen.sample.memory = self.meters.memory();
         let blocking = self.polls.blocking();
         still_blocking(&mut seen.still, &blocking);
+        self.polls.tell_left_out(now);
         seen.sample.lag = (self.lag)();
         seen.sample.blocked_threads = u32::try_from(blocking.len()).unwrap_or(u32::MAX);
         seen.sample.blocked_by = blocking.into_iter().next().map(|poll| (poll.integration, poll.lasts));

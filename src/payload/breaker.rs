@@ -3,7 +3,8 @@
 //! Closed, all uploads pass. After [`FAILURES`] in a row it opens: no upload passes for a while, 1 s at first and twice
 //! as long each time, up to 15 s. Then one upload passes as a probe: when it succeeds the breaker closes, and when it
 //! fails it opens again. So a store that is away costs one attempt now and then instead of a slot and its time-outs for
-//! each payload.
+//! each payload. One that hangs fails late: whoever sees that no upload ends says so ([`Breaker::stalled`]), and it opens
+//! before that.
 
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct Breaker {
     /// Failures in a row while it is closed.
     failures: u32,
     next_pause: Duration,
+    /// Since when it is not closed.
+    open_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub(super) enum Verdict {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Breaker { state: State::Closed, failures: 0, next_pause: FIRST_PAUSE }
+        Breaker { state: State::Closed, failures: 0, next_pause: FIRST_PAUSE, open_since: None }
     }
 }
 
@@ -71,9 +74,18 @@ impl Breaker {
         }
     }
 
-    /// An upload succeeded, so the store is there.
-    pub fn succeeded(&mut self) {
-        *self = Breaker::default();
+    /// An upload succeeded, so the store is there. Returns since when it had been away, if it had.
+    pub fn succeeded(&mut self) -> Option<Instant> {
+        std::mem::take(self).open_since
+    }
+
+    /// None of the uploads under way ends, for so long that the store counts as away. True when this opened the breaker.
+    pub fn stalled(&mut self, now: Instant) -> bool {
+        let is_closed = self.state == State::Closed;
+        if is_closed {
+            self.open(now);
+        }
+        is_closed
     }
 
     /// An upload failed. True when this opened the breaker. One that had passed before it opened changes nothing.
@@ -100,12 +112,18 @@ impl Breaker {
 
     /// Whether uploads are held back.
     pub fn is_open(&self) -> bool {
-        self.state != State::Closed
+        self.open_since().is_some()
+    }
+
+    /// Since when uploads are held back, if they are.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.open_since
     }
 
     fn open(&mut self, now: Instant) {
         self.state = State::Open { until: now + self.next_pause };
         self.failures = 0;
+        self.open_since.get_or_insert(now);
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
     }
 }
@@ -149,6 +167,19 @@ mod tests {
         assert_eq!(breaker.ask(later + FIRST_PAUSE * 2), Verdict::Probe);
         breaker.succeeded();
         assert_eq!((breaker.ask(later), breaker.is_open()), (Verdict::Pass, false));
+    }
+
+    #[test]
+    fn a_store_that_hangs_opens_it_and_those_that_were_under_way_change_nothing_when_they_fail() {
+        let now = Instant::now();
+        let (mut breaker, later) = (Breaker::default(), now + FIRST_PAUSE);
+        assert!(breaker.stalled(now) && !breaker.stalled(now));
+        assert_eq!(breaker.ask(now), Verdict::Wait { until: later });
+        (0..2 * FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
+        assert_eq!(breaker.ask(later), Verdict::Probe);
+        assert!(!breaker.stalled(later) && breaker.failed(later, true));
+        assert_eq!(breaker.open_since(), Some(now), "all the time");
+        assert_eq!((breaker.succeeded(), breaker.succeeded()), (Some(now), None));
     }
 
     #[test]

@@ -67,7 +67,6 @@ impl Feed {
         let expired = self.lifecycle.blocking("payload spool", expire).await.unwrap_or_default();
         if expired > 0 {
             self.uploader.queue.forget_spooled(expired, Reason::SpoolAge);
-            self.uploader.log_loss(Reason::SpoolAge, "they lay in the spool for longer than payloads.spool.max_age");
         }
     }
 }

@@ -183,6 +183,12 @@ impl<T> Queue<T> {
         self.wake_all();
     }
 
+    /// Whether the store is away from now on: then nothing waits for a slot that can go to the spool.
+    pub fn store_is_away(&self, is_away: bool) {
+        self.state.lock().is_store_away = is_away;
+        self.slots.notify_all();
+    }
+
     /// Waits until nothing is pending, and then takes nothing more.
     pub async fn close_when_idle(&self) {
         loop {
@@ -270,7 +276,7 @@ impl<T> Pending<T> {
     }
 
     /// Waits for one of the upload slots and holds it from then on. Where there is a spool, waits only as long as the
-    /// queue is not pressed.
+    /// queue is not pressed and the store is there.
     pub fn wait_for_slot(&mut self, has_spool: bool) -> Next {
         let mut state = self.queue.state.lock();
         state.slots.wait(self.origin);
@@ -286,7 +292,7 @@ impl<T> Pending<T> {
                 self.has_slot = true;
                 break Next::Upload;
             }
-            if has_spool && state.is_pressed() {
+            if has_spool && (state.is_store_away || state.is_pressed()) {
                 break Next::Spool;
             }
             self.queue.slots.wait_for(&mut state, LOOK);
@@ -435,6 +441,19 @@ mod tests {
         assert_eq!(out[1].wait_for_slot(true), Next::Spool);
         out.into_iter().for_each(|pending| pending.end(End::Spooled));
         assert_eq!((queue.ledger().spooled, queue.slots()), (2, (0, 0)));
+    }
+
+    #[test]
+    fn while_the_store_is_away_nothing_waits_for_a_slot_that_can_be_spooled() {
+        let queue = Queue::new(Limits { items: 100, uploads: 1, ..LIMITS });
+        (0..3).for_each(|_| queue.offer("it", 1, Value::Ordinary));
+        let mut out: Vec<_> = (0..3).map(|_| queue.next(Crew::Background).expect("one waits").1).collect();
+        assert_eq!(out[0].wait_for_slot(true), Next::Upload);
+        queue.store_is_away(true);
+        assert_eq!(out[1].wait_for_slot(true), Next::Spool);
+        queue.store_is_away(false);
+        out.remove(0).end(End::Stored);
+        assert_eq!(out[1].wait_for_slot(true), Next::Upload);
     }
 
     #[tokio::test]

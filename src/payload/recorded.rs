@@ -66,7 +66,10 @@ impl Recorded {
         let pool = outcome.pool;
         let outcome = Outcome {
             task: task.id.clone(),
-            run: RunId(outcome.run_id.parse().map_err(serde_json::Error::custom)?),
+            run: RunId(outcome.run_id.parse().map_err(|error| {
+                let id = &outcome.run_id;
+                serde_json::Error::custom(format!("outcome.run_id: {id:?} is no UUID, as each run has one: {error}"))
+            })?),
             result: match outcome.result {
                 ResultPart::Ok(output) => Ok(output.0),
                 ResultPart::Failure { code, message, remedy, reason } => {
@@ -322,6 +325,14 @@ mod tests {
         let answer = &exchange.response.as_ref().expect("an answer").message;
         assert_eq!((&answer.body[..], answer.body_bytes), (&b"\x89PNG\xff"[..], 1000));
         assert_eq!(exchange.phases.waiting, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_run_that_is_none_is_named() {
+        let json = serde_json::to_string(&Document::of(&redact(record("t-1")))).expect("JSON");
+        let run = Recorded::parse(&json).expect("it is read").outcome.run.to_string();
+        let error = Recorded::parse(&json.replace(&run, "zzz")).err().expect("no run").to_string();
+        assert!(error.starts_with("outcome.run_id: \"zzz\" is no UUID, as each run has one: invalid "), "{error}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod placeholder;
 mod rules;
 mod secrets;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use metrics::Counter;
@@ -37,7 +38,7 @@ use super::ConfigError;
 use super::record::{Record, Redacted};
 use super::recorded::RecordedExchange;
 use crate::task::transcript::Exchange;
-use crate::task::{Failure, IntegrationName, Json, Outcome, Task};
+use crate::task::{Failure, FailureReason, IntegrationName, Json, Outcome, Task};
 
 /// Redacts records by one configuration. Made once, shared by all encoders.
 pub struct Redactor {
@@ -146,7 +147,11 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
     }
     let result = match &outcome.result {
         Ok(output) => Ok(pass.json(output)?),
-        Err(failure) => Err(Failure { message: pass.text(&failure.message)?.into_owned(), ..failure.clone() }),
+        Err(failure) => Err(Failure {
+            message: pass.text(&failure.message)?.into_owned(),
+            reason: reason(&mut pass, failure.reason.as_ref())?,
+            ..failure.clone()
+        }),
     };
     pass.budget.check()?;
     Ok(Redacted {
@@ -161,6 +166,13 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
         attachments_left_out: transcript.attachments_left_out,
         withheld: None,
     })
+}
+
+/// A name has no room for a placeholder.
+fn reason(pass: &mut Pass<'_>, reason: Option<&FailureReason>) -> Result<Option<FailureReason>, Stop> {
+    let Some(reason) = reason else { return Ok(None) };
+    let is_clean = matches!(pass.text(reason.as_str())?, Cow::Borrowed(_));
+    Ok(if is_clean { Some(reason.clone()) } else { "redacted".parse().ok() })
 }
 
 fn metadata_only(record: Record, stop: Stop) -> Redacted {

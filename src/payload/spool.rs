@@ -25,9 +25,11 @@ use self::index::{Index, Name};
 use super::ConfigError;
 use super::sample::Value;
 use super::store::Object;
+use crate::telemetry::notice::Notice;
 
-/// How often a spool that could not be opened is tried again.
+/// How often a spool that could not be opened is tried again, and how often that is said.
 const OPEN_INTERVAL: Duration = Duration::from_secs(5);
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Payloads that are removed for their age at a time.
 const MAX_EXPIRED: usize = 1_000;
@@ -102,6 +104,7 @@ pub(super) struct Spool {
     path: PathBuf,
     max_bytes: u64,
     max_age: Duration,
+    unopened: Notice,
     state: Mutex<State>,
 }
 
@@ -112,14 +115,28 @@ struct State {
     /// Nothing is read before then, for the disk failed.
     read_again: Option<Instant>,
     is_writable: bool,
+    /// The last payload found no room, or others gave way to it.
+    is_full: bool,
     is_closed: bool,
 }
 
-/// Numbers for metrics.
+/// How it is, for metrics and for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Load {
     pub bytes: u64,
+    pub limit_bytes: u64,
+    pub is_open: bool,
+    /// The disk took the last payload.
     pub is_writable: bool,
+    /// The last payload found no room, or others gave way to it.
+    pub is_full: bool,
+}
+
+impl Load {
+    /// Whether another payload is likely to find a place, without others giving way.
+    pub fn takes_more(&self) -> bool {
+        self.is_writable && !self.is_full
+    }
 }
 
 impl Spool {
@@ -131,30 +148,42 @@ impl Spool {
             try_again: None,
             read_again: None,
             is_writable: false,
+            is_full: false,
             is_closed: false,
         };
-        let path = config.path.clone()?;
-        Some(Spool { path, max_bytes: config.max_bytes, max_age: config.max_age, state: Mutex::new(state) })
+        let (path, unopened) = (config.path.clone()?, Notice::every(NOTICE_INTERVAL));
+        let Config { max_bytes, max_age, .. } = *config;
+        Some(Spool { path, max_bytes, max_age, unopened, state: Mutex::new(state) })
+    }
+
+    /// Whether it is time to [`Spool::open`] it.
+    pub fn is_to_be_opened(&self) -> bool {
+        self.state.lock().is_to_be_opened(Instant::now())
     }
 
     /// Opens it, unless it is open; returns what an earlier life has left in it. One that cannot be opened is tried again
     /// every now and then.
     pub fn open(&self) -> Left {
         let (mut state, now) = (self.state.lock(), Instant::now());
-        if state.berth.is_some() || state.is_closed || state.try_again.is_some_and(|at| now < at) {
+        if !state.is_to_be_opened(now) {
             return Left::default();
         }
-        state.try_again = Some(now + OPEN_INTERVAL);
+        let is_another_try = state.try_again.replace(now + OPEN_INTERVAL).is_some();
         let (berth, found) = match Berth::claim(&self.path, self.max_bytes) {
             Ok(claimed) => claimed,
             Err(error) => {
-                tracing::warn!(spool = %self.path.display(), "payloads cannot be spooled: {error}");
+                if let Some(tries) = self.unopened.due() {
+                    tracing::warn!(tries, spool = %self.path.display(), "payloads cannot be spooled: {error}");
+                }
                 return Left::default();
             }
         };
         if found.foreign > 0 {
             let (foreign, directory) = (found.foreign, berth.path.display());
             tracing::warn!(%directory, foreign, "there are files in the spool that are not weir's; they stay");
+        }
+        if is_another_try {
+            tracing::info!(directory = %berth.path.display(), "the spool could be opened: payloads can be spooled");
         }
         found.payloads.iter().for_each(|(_, bytes)| state.index.hold(*bytes));
         state.berth = Some(Arc::new(berth));
@@ -188,7 +217,13 @@ impl Spool {
             Err(error) => return Written { entry: Err(io::Error::from(error).into()), ..written },
         };
         let bytes = head.len() as u64 + object.body.len();
-        let Some(evicted) = self.state.lock().index.reserve(bytes, value) else { return written };
+        let reserved = {
+            let mut state = self.state.lock();
+            let reserved = state.index.reserve(bytes, value);
+            state.is_full = reserved.as_ref().is_none_or(|evicted| !evicted.is_empty());
+            reserved
+        };
+        let Some(evicted) = reserved else { return written };
         written.evicted = evicted.len() as u64;
         for name in evicted {
             self.unlink(&berth, name);
@@ -196,9 +231,13 @@ impl Spool {
         let name = Name::new(SystemTime::now(), value, id(&object.key));
         let result = file::write(&berth.path, &name.to_string(), &head, &object.body);
         let mut state = self.state.lock();
-        state.is_writable = result.is_ok();
+        let was_writable = std::mem::replace(&mut state.is_writable, result.is_ok());
         if result.is_err() {
             state.index.release(bytes);
+        }
+        drop(state);
+        if result.is_ok() && !was_writable {
+            tracing::info!(directory = %berth.path.display(), "the spool can be written again");
         }
         written.entry = result.map(|()| (name, bytes)).map_err(SpoolError::from);
         written
@@ -250,7 +289,9 @@ impl Spool {
         if let Ok(berth) = self.berth() {
             self.unlink(&berth, entry.name);
         }
-        self.state.lock().index.release(entry.bytes);
+        let mut state = self.state.lock();
+        state.index.release(entry.bytes);
+        state.is_full = false;
     }
 
     /// Takes out and removes those that are too old; returns how many they were.
@@ -276,7 +317,13 @@ impl Spool {
     /// What it holds, and whether it works.
     pub fn load(&self) -> Load {
         let state = self.state.lock();
-        Load { bytes: state.index.bytes(), is_writable: state.is_writable }
+        Load {
+            bytes: state.index.bytes(),
+            limit_bytes: self.max_bytes,
+            is_open: state.berth.is_some(),
+            is_writable: state.is_writable,
+            is_full: state.is_full,
+        }
     }
 
     /// The directory, for people.
@@ -305,6 +352,12 @@ impl Spool {
     }
 }
 
+impl State {
+    fn is_to_be_opened(&self, now: Instant) -> bool {
+        self.berth.is_none() && !self.is_closed && self.try_again.is_none_or(|at| now >= at)
+    }
+}
+
 /// A part of a name that tells two keys apart.
 fn id(key: &str) -> u64 {
     use sha2::{Digest, Sha256};
@@ -312,169 +365,4 @@ fn id(key: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::payload::body::Body;
-
-    fn spool(path: &std::path::Path, max_bytes: u64) -> Spool {
-        Spool::new(&Config { path: Some(path.into()), max_bytes, ..Config::default() }).expect("a spool")
-    }
-
-    fn object(key: &str) -> Object {
-        Object { key: key.into(), body: Body::from("body"), media_type: "text/plain".into(), metadata: Vec::new() }
-    }
-
-    /// Opens it; returns how many were left in it, and how many of them were given up.
-    fn open(spool: &Spool) -> (u64, u64) {
-        let left = spool.open();
-        (left.count(), spool.admit(left))
-    }
-
-    fn put(spool: &Spool, key: &str) {
-        let entry = spool.write(&object(key), Value::Ordinary).entry.expect("written");
-        spool.publish(entry);
-    }
-
-    fn keys(spool: &Spool) -> Vec<String> {
-        std::iter::from_fn(|| spool.take()).map(|entry| spool.read(&entry).expect("readable").key).collect()
-    }
-
-    #[test]
-    fn the_next_life_finds_what_was_spooled_in_its_order() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let first = spool(directory.path(), 1 << 20);
-        assert_eq!(open(&first), (0, 0));
-        for key in ["a", "b", "c"] {
-            put(&first, key);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let taken = first.take().expect("the oldest");
-        first.remove(taken);
-        let bytes = first.load().bytes;
-        drop(first);
-        let second = spool(directory.path(), 1 << 20);
-        assert_eq!(open(&second), (2, 0));
-        assert_eq!(second.load(), Load { bytes, is_writable: true });
-        assert_eq!(keys(&second), ["b", "c"]);
-    }
-
-    #[test]
-    fn a_full_spool_gives_up_the_oldest() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let spool = spool(directory.path(), 700);
-        open(&spool);
-        let evicted: u64 = (0..9)
-            .map(|n| {
-                let written = spool.write(&object(&n.to_string()), Value::Ordinary);
-                spool.publish(written.entry.expect("written"));
-                written.evicted
-            })
-            .sum();
-        assert!(evicted > 5 && spool.load().bytes <= 700, "{evicted} {:?}", spool.load());
-        let files = std::fs::read_dir(directory.path().join("berth-0")).expect("a directory").count();
-        assert_eq!(files as u64, 9 - evicted + 1, "and the lock");
-        assert!(matches!(spool.write(&object(&"x".repeat(900)), Value::Failure).entry, Err(SpoolError::Full)));
-    }
-
-    #[test]
-    fn damaged_files_are_told_from_whole_ones() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let spool = spool(directory.path(), 1 << 20);
-        open(&spool);
-        put(&spool, "a");
-        let entry = spool.take().expect("it");
-        let path = directory.path().join("berth-0").join(entry.name.to_string());
-        std::fs::write(&path, "weir.spool.v1 0\n{}\n").expect("written");
-        assert!(matches!(spool.read(&entry), Err(ReadError::Damaged(_))));
-        std::fs::remove_file(&path).expect("removed");
-        assert!(matches!(spool.read(&entry), Err(ReadError::Damaged("it is gone"))));
-        spool.remove(entry);
-        assert_eq!(spool.load(), Load { bytes: 0, is_writable: true });
-    }
-
-    #[test]
-    fn a_disk_that_cannot_be_read_for_a_while_costs_nothing() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let spool = spool(directory.path(), 1 << 20);
-        open(&spool);
-        put(&spool, "a");
-        let (berth, aside) = (directory.path().join("berth-0"), directory.path().join("aside"));
-        std::fs::rename(&berth, &aside).expect("moved");
-        let entry = spool.take().expect("it");
-        assert!(matches!(spool.read(&entry), Err(ReadError::Io(_))));
-        spool.untake(entry);
-        assert_eq!((spool.take(), spool.load().is_writable), (None, false));
-        std::fs::rename(&aside, &berth).expect("moved back");
-        spool.state.lock().read_again = None;
-        assert_eq!(keys(&spool), ["a"]);
-    }
-
-    #[test]
-    fn old_ones_are_removed() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let config =
-            Config { path: Some(directory.path().into()), max_age: Duration::from_millis(1), ..Config::default() };
-        let spool = Spool::new(&config).expect("a spool");
-        open(&spool);
-        put(&spool, "a");
-        std::thread::sleep(Duration::from_millis(5));
-        assert_eq!((spool.expire(), spool.load().bytes, spool.take()), (1, 0, None));
-    }
-
-    #[test]
-    fn what_was_left_is_not_taken_out_before_it_has_been_counted() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let first = spool(directory.path(), 1 << 20);
-        open(&first);
-        put(&first, "a");
-        let bytes = first.load().bytes;
-        drop(first);
-        let second = spool(directory.path(), bytes);
-        let left = second.open();
-        assert_eq!((left.count(), second.take(), second.load().bytes), (1, None, bytes));
-        assert!(matches!(second.write(&object("b"), Value::Failure).entry, Err(SpoolError::Full)), "it takes its room");
-        assert_eq!((second.open(), second.admit(left)), (Left::default(), 0));
-        assert_eq!(keys(&second), ["a"]);
-    }
-
-    #[test]
-    fn what_was_left_is_bounded_too() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (first, other) = (spool(directory.path(), 1 << 20), spool(directory.path(), 1 << 20));
-        open(&first);
-        open(&other);
-        for key in ["a", "b", "c"] {
-            put(&first, key);
-            put(&other, &format!("other {key}"));
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let bytes = first.load().bytes;
-        drop((first, other));
-        let files = |berth| std::fs::read_dir(directory.path().join(berth)).expect("a directory").count() - 1;
-        // One more than it may hold, so the oldest is given up and the other berth is left to the next that starts.
-        let second = spool(directory.path(), bytes - 1);
-        assert_eq!(open(&second), (3, 1));
-        assert_eq!((files("berth-0"), files("berth-1"), second.load().bytes), (2, 3, bytes / 3 * 2));
-        assert_eq!(open(&spool(directory.path(), bytes * 2)), (3, 0), "the next has the other berth");
-        drop(second);
-        assert_eq!(open(&spool(directory.path(), bytes * 2)), (5, 0), "there is room for both");
-    }
-
-    #[test]
-    fn a_spool_that_cannot_be_opened_is_a_loss_and_is_tried_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("spool");
-        std::fs::write(&path, "a file in its place").expect("written");
-        let spool = spool(&path, 1 << 20);
-        assert_eq!(open(&spool), (0, 0));
-        assert!(matches!(spool.write(&object("a"), Value::Failure).entry, Err(SpoolError::Disk(_))));
-        assert!(!spool.load().is_writable);
-        std::fs::remove_file(&path).expect("removed");
-        assert_eq!(open(&spool), (0, 0));
-        assert!(matches!(spool.write(&object("a"), Value::Failure).entry, Err(SpoolError::Disk(_))), "not at once");
-        spool.state.lock().try_again = None;
-        open(&spool);
-        put(&spool, "a");
-        assert!(spool.load().is_writable);
-    }
-}
+mod tests;

@@ -109,6 +109,16 @@ pub enum StoreError {
         /// What was asked for at most.
         limit_bytes: u64,
     },
+    /// A part of what was stored is missing.
+    #[error("{location} is cut short: it has {found_bytes} of {stored_bytes} bytes")]
+    CutShort {
+        /// Where it is.
+        location: String,
+        /// What was read.
+        found_bytes: u64,
+        /// What its metadata say.
+        stored_bytes: u64,
+    },
     /// It is not what was stored.
     #[error("{location} is damaged: its SHA-256 is {found}, and {stored} was stored")]
     Damaged {

@@ -16,6 +16,7 @@ use crate::task::transcript::{Exchange, Message, Phases, Response};
 use crate::task::{Json, Outcome, RunId, Timings, Transcript};
 
 mod outages;
+mod stops;
 
 pub(super) fn outcome(id: &str) -> Outcome {
     Outcome {
@@ -62,6 +63,10 @@ enum Deed {
     Fail,
     Hang,
     Dawdle,
+    /// For 50 ms.
+    TakeLong,
+    /// For 3 s.
+    TakeLonger,
 }
 
 /// A store in memory with faults.
@@ -93,6 +98,8 @@ impl Store for Faulty {
         match deed {
             Deed::Keep => {}
             Deed::Dawdle => tokio::time::sleep(Duration::from_millis(1)).await,
+            Deed::TakeLong => tokio::time::sleep(Duration::from_millis(50)).await,
+            Deed::TakeLonger => tokio::time::sleep(Duration::from_secs(3)).await,
             Deed::Hang => std::future::pending().await,
             Deed::Fail => {
                 let location = object.key.clone();
@@ -129,6 +136,11 @@ fn start_under(config: Config, store: Arc<Faulty>, lag: Lag) -> (Payloads, Telem
 
 fn offer(payloads: &Payloads, ids: impl IntoIterator<Item = u64>) {
     ids.into_iter().for_each(|n| payloads.offer(record(&format!("t-{n}")), Value::Ordinary));
+}
+
+/// Whether the metrics have this line; help texts have lines, too.
+fn shows(telemetry: &Telemetry, line: &str) -> bool {
+    telemetry.render().lines().any(|it| it == line)
 }
 
 /// Waits until it holds, for what other threads bring about.

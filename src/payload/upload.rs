@@ -2,7 +2,8 @@
 //!
 //! Each upload holds one of the slots, which bound the connections. What the store did not take goes to the spool if
 //! there is one and the failure was not the payload's own; otherwise it is lost and counted. While the breaker is open,
-//! payloads go to the spool without asking the store.
+//! payloads go to the spool without asking the store; so do those that are left at a stop, as soon as the store is seen
+//! not to keep up ([`Uploader::falls_behind`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Breaker, Verdict};
 use super::ledger::Reason;
+use super::losses::Losses;
 use super::metrics::Metrics;
+use super::progress::{Progress, keeps_up};
 use super::queue::{End, Pending, Queue};
 use super::record::Record;
 use super::sample::Value;
@@ -23,11 +26,14 @@ use super::store::{Object, Store, StoreError, UPLOAD_DEADLINE};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::notice::Notice;
 
-/// At most one line about lost payloads in this time.
-const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// At most one line about spooled payloads, or about uploads that wait for a slot, in this time.
+/// At most one line about uploads that wait for a slot in this time.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A store that answers none of the uploads under way for so long does not keep up with a stop.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How often a stop looks whether the store keeps up.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What waits in the queue.
 pub(super) struct Offered {
@@ -49,13 +55,31 @@ pub(super) struct Uploader {
     pub spooled: Notify,
     pub queue: Arc<PayloadQueue>,
     pub metrics: Metrics,
+    pub losses: Losses,
     breaker: Mutex<Breaker>,
+    progress: Mutex<Progress>,
     hurry: CancellationToken,
+    interrupt: CancellationToken,
     lifecycle: Lifecycle,
-    losses: Notice,
-    detours: Notice,
+    detours: Mutex<Detours>,
     waits: Notice,
-    uploads: usize,
+    limits: Limits,
+}
+
+/// How much a store may be given, and how long it may be silent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most uploads at once.
+    pub uploads: usize,
+    /// Where there is a spool, a store that takes nothing for so long, while uploads are under way, counts as away.
+    pub stalled_after: Duration,
+}
+
+/// How many payloads went to the spool, and why the last of them did.
+#[derive(Debug, Default)]
+struct Detours {
+    count: u64,
+    why: String,
 }
 
 /// Why a payload is not in the store.
@@ -96,7 +120,7 @@ impl Uploader {
         queue: &Arc<PayloadQueue>,
         metrics: Metrics,
         lifecycle: &Lifecycle,
-        uploads: usize,
+        limits: Limits,
     ) -> Self {
         Uploader {
             store,
@@ -104,13 +128,15 @@ impl Uploader {
             spooled: Notify::new(),
             queue: queue.clone(),
             metrics,
+            losses: Losses::new(),
             breaker: Mutex::default(),
+            progress: Mutex::default(),
             hurry: CancellationToken::new(),
+            interrupt: CancellationToken::new(),
             lifecycle: lifecycle.clone(),
-            losses: Notice::every(LOSS_LOG_INTERVAL),
-            detours: Notice::every(NOTICE_INTERVAL),
+            detours: Mutex::default(),
             waits: Notice::every(NOTICE_INTERVAL),
-            uploads,
+            limits,
         }
     }
 
@@ -125,6 +151,11 @@ impl Uploader {
 
     pub fn is_store_away(&self) -> bool {
         self.breaker.lock().is_open()
+    }
+
+    /// Since when the store is away, if it is.
+    pub fn store_away_since(&self) -> Option<Instant> {
+        self.breaker.lock().open_since()
     }
 
     pub fn spool_load(&self) -> Option<super::spool::Load> {
@@ -142,8 +173,8 @@ impl Uploader {
         self.queue.recover(left.count());
         let given_up = spool.admit(left);
         if given_up > 0 {
+            self.losses.because(Reason::SpoolFull, "an earlier life had left more than payloads.spool.max_bytes");
             self.queue.forget_spooled(given_up, Reason::SpoolFull);
-            self.log_loss(Reason::SpoolFull, "an earlier life had left more than payloads.spool.max_bytes");
         }
         self.spooled.notify_one();
     }
@@ -153,10 +184,56 @@ impl Uploader {
         self.spool.iter().for_each(Spool::close);
     }
 
-    /// What is being uploaded, and all that follows, goes to the spool.
+    /// What is not being uploaded yet goes to the spool.
     pub fn hurry(&self) {
-        self.queue.hurry();
         self.hurry.cancel();
+        self.queue.hurry();
+    }
+
+    /// What is being uploaded goes to the spool, too.
+    pub fn interrupt(&self) {
+        self.hurry();
+        self.interrupt.cancel();
+    }
+
+    /// At a stop, where there is a spool: waits until the store is seen not to take in time what is pending. It is away; or
+    /// it has answered nothing for a second; or it is so slow that it would not be through by `until`; or it is then.
+    pub async fn falls_behind(&self, until: Instant) {
+        let Some(spool) = &self.spool else { return std::future::pending().await };
+        let (started, at_first) = (Instant::now(), self.queue.ledger().pending);
+        loop {
+            let now = Instant::now();
+            let (left, (_, waiting)) = (self.queue.ledger().pending, self.queue.slots());
+            let ended = at_first.saturating_sub(left);
+            let is_in_time = waiting == 0 || keeps_up(ended, now - started, left, until.saturating_duration_since(now));
+            let is_behind = self.is_store_away() || self.progress.lock().silent_for(now) >= SILENCE || !is_in_time;
+            if now >= until || is_behind && spool.load().takes_more() {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// At a stop: waits until uploads that are under way are worth no more waiting. The store is away, or it is `until`.
+    pub async fn is_hopeless(&self, until: Instant) {
+        while Instant::now() < until && !self.is_store_away() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Where there is a spool, a store that hangs counts as away before the time-outs of its uploads are over.
+    pub fn look_for_a_stall(&self, now: Instant) {
+        let silent_for = self.progress.lock().silent_for(now);
+        let is_stalled = silent_for >= self.limits.stalled_after;
+        if !is_stalled || !self.spool_load().is_some_and(|load| load.takes_more()) {
+            return;
+        }
+        let mut breaker = self.breaker.lock();
+        if breaker.stalled(now) {
+            self.queue.store_is_away(true);
+            drop(breaker);
+            tracing::warn!("uploads are held back, because the store has answered none for {silent_for:.0?}");
+        }
     }
 
     /// Asks for the breaker's leave.
@@ -196,17 +273,20 @@ impl Uploader {
     /// One upload, and what the breaker learns from it.
     pub async fn put(&self, object: &Object, leave: Leave) -> Result<(), UploadError> {
         let started = Instant::now();
+        let mut under_way = UnderWay::new(self);
         let put = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object));
         let result = tokio::select! {
             biased;
             result = put => result,
-            () = self.hurry.cancelled() => return Err(UploadError::Hurried),
+            () = self.interrupt.cancelled() => return Err(UploadError::Hurried),
         };
         self.metrics.upload_duration.record(started.elapsed());
         let result = match result {
             Ok(result) => result.map_err(UploadError::from),
             Err(_) => Err(UploadError::Silent { location: self.store.location(&object.key) }),
         };
+        under_way.is_answered = result.as_ref().err().is_none_or(UploadError::is_its_own);
+        drop(under_way);
         leave.learn(&result);
         result
     }
@@ -223,8 +303,10 @@ impl Uploader {
                 pending.end(End::Spooled);
                 spool.publish(entry);
                 self.spooled.notify_one();
-                if let Some(spooled) = self.detours.due() {
-                    tracing::warn!(spooled, spool = spool.location(), "payloads go to the spool for now: {why}");
+                let mut detours = self.detours.lock();
+                detours.count += 1;
+                if detours.why != why {
+                    detours.why = why.to_owned();
                 }
             }
             Err(error) => {
@@ -234,22 +316,22 @@ impl Uploader {
         }
     }
 
-    /// Counts the loss, and logs it if none was logged for a while.
-    pub fn lost(&self, pending: PendingPayload, reason: Reason, what: &str) {
-        pending.end(End::Dropped(reason));
-        self.log_loss(reason, what);
+    /// How many payloads went to the spool so far, and why the last of them did.
+    pub fn detoured(&self) -> (u64, String) {
+        let detours = self.detours.lock();
+        (detours.count, detours.why.clone())
     }
 
-    pub fn log_loss(&self, reason: Reason, what: &str) {
-        if let Some(lost) = self.losses.due() {
-            tracing::warn!(lost, reason = reason.as_str(), "payloads are being lost: {what}");
-        }
+    /// Counts the loss; the watch tells of it.
+    pub fn lost(&self, pending: PendingPayload, reason: Reason, why: &str) {
+        self.losses.because(reason, why);
+        pending.end(End::Dropped(reason));
     }
 
     /// Says, once a minute, that payloads wait for a slot.
     pub fn log_wait(&self) {
         if !self.hurry.is_cancelled() && self.waits.due().is_some() {
-            let uploads = self.uploads;
+            let uploads = self.limits.uploads;
             tracing::warn!(
                 uploads,
                 "payloads wait to be uploaded: all {uploads} sockets to the store are busy; raise payloads.uploads if \
@@ -265,16 +347,42 @@ impl Leave {
         let mut breaker = self.uploader.breaker.lock();
         match result {
             // A store that refuses one payload for what it is works.
-            Ok(()) => breaker.succeeded(),
-            Err(error) if error.is_its_own() => breaker.succeeded(),
-            Err(error) => {
+            Err(error) if !error.is_its_own() => {
                 let has_opened = breaker.failed(Instant::now(), self.is_probe);
-                drop(breaker);
                 if has_opened && !self.is_probe {
+                    self.uploader.queue.store_is_away(true);
+                    drop(breaker);
                     tracing::warn!("uploads are held back, because the store fails: {error}");
                 }
             }
+            _ => {
+                if let Some(away_since) = breaker.succeeded() {
+                    self.uploader.queue.store_is_away(false);
+                    drop(breaker);
+                    let away_seconds = away_since.elapsed().as_secs_f64();
+                    tracing::info!(away_seconds, "the store is back: uploads are no longer held back");
+                }
+            }
         }
+    }
+}
+
+/// Counts one upload as under way while it lives.
+struct UnderWay<'u> {
+    uploader: &'u Uploader,
+    is_answered: bool,
+}
+
+impl<'u> UnderWay<'u> {
+    fn new(uploader: &'u Uploader) -> Self {
+        uploader.progress.lock().begins(Instant::now());
+        UnderWay { uploader, is_answered: false }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.uploader.progress.lock().ends(Instant::now(), self.is_answered);
     }
 }
 

@@ -1,9 +1,10 @@
 //! An encoder thread: takes payloads out of the queue, redacts and encodes them, and sees them off.
 //!
 //! Encoders run at a low priority and step aside while the runtime lags, so that they get the processor when the tasks
-//! leave some. At a flush the tasks have ended and the time is short: as many encoders at the normal priority relieve
-//! them, for a thread cannot raise its own, and on a busy machine a low one would hardly get the processor at all. An encoded payload waits for its upload slot *here*, and its encoder meanwhile takes no further one: what
-//! a slow store cannot take stays in the queue's bounds.
+//! leave some. At a flush the tasks have ended and the time is short: encoders at the normal priority relieve them, for a
+//! thread cannot raise its own, and on a busy machine a low one would hardly get the processor at all. They are as many as
+//! the machine has cores, and twice that where they write to a spool themselves. An encoded payload waits for its upload
+//! slot *here*, and its encoder meanwhile takes no further one: what a slow store cannot take stays in the queue's bounds.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,8 +40,9 @@ pub(super) struct Encoders {
     pub encoding: Encoding,
     pub lag: Lag,
     pub runtime: Handle,
-    /// How many threads a crew has.
+    /// How many threads work beside the tasks, and how many at a flush.
     pub threads: usize,
+    pub flush_threads: usize,
 }
 
 /// When an encoder was at work last, and what it may pause.
@@ -52,7 +54,8 @@ struct Shift {
 impl Encoders {
     /// Starts a crew. Its threads inherit the priority of the thread that calls this.
     pub fn start(self: &Arc<Self>, crew: Crew, lifecycle: &Lifecycle) -> io::Result<()> {
-        (0..self.threads).try_for_each(|_| {
+        let threads = if crew == Crew::Flush { self.flush_threads } else { self.threads };
+        (0..threads).try_for_each(|_| {
             let encoders = self.clone();
             lifecycle.thread("payload encoder", move |_token| encoders.run(crew))
         })
@@ -106,18 +109,20 @@ impl Encoders {
 
     /// To the store if it is there and has a slot, otherwise to the spool.
     fn see_off(&self, object: Object, value: super::Value, mut pending: PendingPayload) {
-        const AWAY: &str = "the store failed several times in a row, and is asked again now and then";
+        const AWAY: &str = "the store is away, and is asked again now and then";
+        const SLOW: &str = "the store does not take them fast enough";
         if self.uploader.waits_until().is_some() {
             return self.uploader.detour(object, value, pending, AWAY);
         }
         let waiting = Instant::now();
         let next = pending.wait_for_slot(self.uploader.spool.is_some());
-        if waiting.elapsed() >= LONG_WAIT || next == Next::Spool {
+        let is_away = self.uploader.is_store_away();
+        if (waiting.elapsed() >= LONG_WAIT || next == Next::Spool) && !is_away {
             self.uploader.log_wait();
         }
         match next {
             Next::Stop => {}
-            Next::Spool => self.uploader.detour(object, value, pending, "the store does not take them fast enough"),
+            Next::Spool => self.uploader.detour(object, value, pending, if is_away { AWAY } else { SLOW }),
             Next::Upload => match self.uploader.leave() {
                 Some(leave) => self.uploader.start(object, value, pending, leave),
                 None => self.uploader.detour(object, value, pending, AWAY),

@@ -16,7 +16,6 @@
 //! its epoch is another one, when it ends before them (a failover lost writes), or begins after them (trimmed).
 
 mod link;
-mod place;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +27,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::link::{Link, Metrics, Operation};
-use self::place::Place;
 use super::{
     CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, LEASE_TTL, LOOK_LIMIT,
     Presence, Registry, RegistryError, Snapshot, State, TTL,
 };
+use crate::redis::{Place, version};
 use crate::task::{InvalidName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
@@ -84,25 +83,16 @@ struct Pace {
     read: Option<Instant>,
 }
 
-/// Whether what is configured has the right form. Reads no certificate, and does not connect.
-pub fn check(config: &Config) -> Result<(), RegistryError> {
-    place::check(config)
-}
-
 impl RedisRegistry {
     /// The registry of `pool` where the configuration says. Connects at the first request, not here.
     pub fn new(config: &Config, pool: &PoolName, telemetry: &Telemetry) -> Result<Self, RegistryError> {
-        let (place, metrics) = (Arc::new(Place::new(config)?), Metrics::new(telemetry));
+        let keys = Keys::new(pool);
+        // Each pool may be on another node of a Cluster.
+        let place = Place::new(config, &keys.members).map_err(|error| RegistryError::of("the configuration", error))?;
+        let (place, metrics) = (Arc::new(place), Metrics::new(telemetry));
         let link = |patience| Link::new(config, place.clone(), patience, metrics.clone());
         let (requests, follow) = (link(Duration::ZERO), link(CHANGES_WAIT));
-        Ok(RedisRegistry {
-            keys: Keys::new(pool),
-            scripts: Scripts::new(),
-            requests,
-            follow,
-            pace: Mutex::default(),
-            metrics,
-        })
+        Ok(RedisRegistry { keys, scripts: Scripts::new(), requests, follow, pace: Mutex::default(), metrics })
     }
 
     /// Where the changes are: the epoch, the oldest that is kept, and the latest.
@@ -113,7 +103,7 @@ impl RedisRegistry {
         });
         script.arg(CHANGES_KEPT);
         let mut lease = self.requests.lease(Operation::Position).await?;
-        let reply: RedisResult<(String, String, String)> = script.invoke_async(&mut lease.connection).await;
+        let reply: RedisResult<(String, String, String)> = script.invoke_async(lease.connection()).await;
         let (epoch, oldest, latest) = lease.settle(reply)?;
         Ok(Position { epoch: epoch.into(), oldest: stream_id(&oldest), latest: stream_id(&latest) })
     }
@@ -129,7 +119,7 @@ impl RedisRegistry {
             .arg(ttl.as_millis() as u64)
             .arg(held.map(|token| token.to_string()).unwrap_or_default());
         let mut lease = self.requests.lease(Operation::Lease).await?;
-        let reply: RedisResult<String> = script.invoke_async(&mut lease.connection).await;
+        let reply: RedisResult<String> = script.invoke_async(lease.connection()).await;
         Ok(lease.settle(reply)?.parse().ok())
     }
 
@@ -151,7 +141,7 @@ impl RedisRegistry {
             request.arg(self.keys.presence(worker));
         });
         let mut lease = self.requests.lease(Operation::Snapshot).await?;
-        let reply: RedisResult<Vec<Option<String>>> = request.query_async(&mut lease.connection).await;
+        let reply: RedisResult<Vec<Option<String>>> = request.query_async(lease.connection()).await;
         let values = lease.settle(reply)?.into_iter().flatten();
         Ok(values.filter_map(|value| self.readable(read_presence(&value))).collect())
     }
@@ -186,7 +176,7 @@ impl Registry for RedisRegistry {
             .arg(CHANGES_KEPT)
             .arg(Incarnation::mint().to_string());
         let mut lease = self.requests.lease(Operation::Announce).await?;
-        let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
+        let reply: RedisResult<u8> = script.invoke_async(lease.connection()).await;
         match lease.settle(reply)? {
             0 => Err(RegistryError::Superseded { worker: presence.worker.clone() }),
             _ => Ok(()),
@@ -199,7 +189,7 @@ impl Registry for RedisRegistry {
         script.key(members).key(open).key(batch).key(changes).key(self.keys.presence(worker.as_str()));
         script.arg(worker.as_str()).arg(incarnation.to_string()).arg(CHANGES_KEPT);
         let mut lease = self.requests.lease(Operation::Withdraw).await?;
-        let reply: RedisResult<u8> = script.invoke_async(&mut lease.connection).await;
+        let reply: RedisResult<u8> = script.invoke_async(lease.connection()).await;
         lease.settle(reply).map(drop)
     }
 
@@ -210,7 +200,7 @@ impl Registry for RedisRegistry {
         let mut request = cmd("ZRANGE");
         request.arg(&self.keys.members).arg(0).arg(SNAPSHOT_LIMIT - 1);
         let mut lease = self.requests.lease(Operation::Snapshot).await?;
-        let reply: RedisResult<Vec<String>> = request.query_async(&mut lease.connection).await;
+        let reply: RedisResult<Vec<String>> = request.query_async(lease.connection()).await;
         let members = lease.settle(reply)?;
         let ids: Vec<&str> = members.iter().filter_map(|member| Some(member.split_once('/')?.0)).collect();
         let mut workers = Vec::with_capacity(ids.len());
@@ -231,7 +221,7 @@ impl Registry for RedisRegistry {
         request.arg("COUNT").arg(CHANGES_PER_READ).arg("BLOCK").arg(wait_ms).arg("STREAMS");
         request.arg(&self.keys.changes).arg(format!("{}-{}", after.position.0, after.position.1));
         let mut lease = self.follow.lease(Operation::Changes).await?;
-        let reply: RedisResult<Option<StreamReadReply>> = request.query_async(&mut lease.connection).await;
+        let reply: RedisResult<Option<StreamReadReply>> = request.query_async(lease.connection()).await;
         let entries = lease.settle(reply)?.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
 
         self.pace.lock().read = Some(Instant::now());
@@ -259,8 +249,8 @@ impl Registry for RedisRegistry {
     async fn probe(&self) -> Result<String, RegistryError> {
         let mut lease = self.requests.lease(Operation::Position).await?;
         let started = Instant::now();
-        let reply = cmd("HELLO").query_async(&mut lease.connection).await;
-        let version = link::version(&lease.settle(reply)?);
+        let reply = cmd("HELLO").query_async(lease.connection()).await;
+        let version = version(&lease.settle(reply)?);
         let took = started.elapsed().as_secs_f64() * 1000.0;
         // Scripts are what a user's rights most often lack.
         self.position().await?;

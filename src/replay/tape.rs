@@ -161,13 +161,15 @@ impl Tape {
 #[async_trait]
 impl StandIn for Tape {
     async fn answer(&self, asked: &Exchange) -> Reply {
-        let exchange = match self.find(asked) {
-            Ok(recorded) => &recorded.exchange,
+        let recorded = match self.find(asked) {
+            Ok(recorded) => recorded,
             Err(message) => {
                 self.turn(None).await;
                 return Reply::Failed { part: None, fault: None, message };
             }
         };
+        let exchange = &recorded.exchange;
+        let missing = withheld(recorded);
         let part = exchange.response.as_ref().map(|response| Answer {
             status: response.status,
             headers: response.message.headers.clone(),
@@ -177,6 +179,9 @@ impl StandIn for Tape {
             return self.unanswered().await;
         }
         self.turn(Some(exchange)).await;
+        if let Some(message) = missing {
+            return Reply::Failed { part, fault: None, message };
+        }
         match (part, exchange.fault, &exchange.error) {
             (part, fault @ Some(_), error) => Reply::Failed { part, fault, message: error.clone().unwrap_or_default() },
             // An exchange that somebody else recorded, or an older version: what broke may be whole another time.
@@ -187,19 +192,33 @@ impl StandIn for Tape {
     }
 }
 
+/// Why a run cannot go on with the recorded answer: it was a success, and its body is not there. What a bank says with a
+/// failure is seldom needed, and the status alone replays it.
+fn withheld(recorded: &RecordedExchange) -> Option<String> {
+    let response = recorded.exchange.response.as_ref().filter(|_| recorded.exchange.error.is_none())?;
+    without_body(recorded).filter(|_| (200..300).contains(&response.status))
+}
+
+fn without_body(recorded: &RecordedExchange) -> Option<String> {
+    let Exchange { method, url, .. } = &recorded.exchange;
+    let why = recorded.response_withheld.as_ref()?;
+    let place = format!("{method} {}", matching::after_origin(url));
+    Some(format!("{place}: the body of the answer is not in the recording: {why}"))
+}
+
 /// What is missing in the recorded answer.
 fn gap(recorded: &RecordedExchange) -> Option<String> {
     let Exchange { method, url, response, error, .. } = &recorded.exchange;
     let message = &response.as_ref().filter(|_| error.is_none())?.message;
-    let place = format!("{method} {}", matching::after_origin(url));
-    if let Some(why) = &recorded.response_withheld {
-        return Some(format!("{place}: the body of the answer is not in the recording: {why}"));
+    let missing = without_body(recorded);
+    if missing.is_some() {
+        return missing;
     }
     matching::is_cut(message).then(|| {
-        let (kept, whole) = (message.body.len(), message.body_bytes);
+        let (place, kept, whole) = (matching::after_origin(url), message.body.len(), message.body_bytes);
         format!(
-            "{place}: the recording has the first {kept} of the answer's {whole} bytes, so what follows from the rest is \
-             not the code's doing; worker.environment.recorder.max_body_bytes is the limit"
+            "{method} {place}: the recording has the first {kept} of the answer's {whole} bytes, so what follows from the \
+             rest is not the code's doing; worker.environment.recorder.max_body_bytes is the limit"
         )
     })
 }

@@ -1,34 +1,28 @@
-//! Where the view and the queue meet: one short mutex, and the waiting around it.
+//! Where the views and the queues meet: one short mutex, and the waiting around it.
 //!
 //! A task asks for a [`Reservation`]; it gets one at once when a worker has room and nobody is ahead of it, and else
-//! waits in the queue. Whatever may have made room serves the queue: a reply does so at the worker that it is from, a
-//! change in the registry or the passing of time at all. A reservation is a value: dropping it, on any path, ends the
-//! router's count of the call.
+//! waits in the queue of its pool. Whatever may have made room serves the queue: a reply does so at the worker that it is
+//! from, a change in the registry or the passing of time at all of a pool. A reservation is a value: dropping it, on any
+//! path, ends the router's count of the call.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::queue::{self, Call, ClassNumbers, Full, Place, Queue, Ran, Room, Standing, TenantNumbers};
-use super::view::{Census, Held, Learned, Placement, Served, View, Wanted};
+use super::outlier::{self, Ejection};
+pub(super) use super::pools::Ended;
+use super::pools::{Condition, Grant, Lack, NO_WORKERS_PATIENCE, News, PoolNumbers, Pools, Ready, Touched};
+use super::queue::{self, Full, Place, Ran, Standing, TenantNumbers};
+use super::split::{Origin, Split};
+use super::view::{self, Held, Learned, Placement};
 use crate::registry::{Change, Snapshot};
-use crate::task::{IntegrationName, Priority, Task, WorkerId};
+use crate::task::{PoolName, Priority, Task};
 use crate::wire::TaskError;
-use crate::wire::metadata::LoadReport;
-
-/// How long tasks wait for a first worker before they are told that there is none: long enough for a restart.
-const NO_WORKERS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What callers are told when there is no worker.
-pub(super) const NO_WORKERS: &str = "the router knows no worker that is alive";
-
-/// What callers are told to wait while all workers spare an integration: they look again every few seconds.
-const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The router's shared state. Clones are the same dispatcher.
 #[derive(Clone)]
@@ -37,10 +31,10 @@ pub(super) struct Dispatcher {
 }
 
 struct State {
-    view: View,
-    queue: Queue<Waiter>,
+    pools: Pools<Waiter>,
     random: SmallRng,
-    synced_at: Option<Instant>,
+    /// Whether all pools that get tasks have been heard once. One that the settings add later does not take it back.
+    was_heard: bool,
 }
 
 struct Waiter {
@@ -62,52 +56,42 @@ pub(super) enum TurnedAway {
 /// A call that a worker is expected to have room for.
 pub(super) struct Reservation {
     dispatcher: Dispatcher,
-    placement: Placement,
+    grant: Grant,
     place: Place,
-    call: Call,
     ended: Ended,
-}
-
-/// How a call ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
-    pub(super) learned: Learned,
-    pub(super) load: Option<LoadReport>,
-    pub(super) ran: Ran,
-}
-
-/// The dispatcher in numbers.
-pub(super) struct Numbers {
-    pub(super) census: Census,
-    pub(super) stale: bool,
-    pub(super) view_age: Option<Duration>,
-    pub(super) classes: [ClassNumbers; 2],
 }
 
 /// Where a task stands that has no worker yet.
 pub(super) struct Stands {
+    pub(super) pool: PoolName,
     /// None when it is not in the queue.
     pub(super) standing: Option<Standing>,
     pub(super) held: Held,
-    /// All of its class that wait.
+    /// The pool that may take it now, because its own cannot, and what keeps it from the workers there.
+    pub(super) elsewhere: Option<(PoolName, Held)>,
+    /// All of its class and pool that wait.
     pub(super) waiting: usize,
 }
 
 impl Dispatcher {
-    /// An empty view and an empty queue.
-    pub(super) fn new(config: queue::Config, seed: u64) -> Self {
-        let state = State {
-            view: View::default(),
-            queue: Queue::new(config, Instant::now()),
-            random: SmallRng::seed_from_u64(seed),
-            synced_at: None,
-        };
+    /// Empty views and empty queues of the pools that a split names.
+    pub(super) fn new(config: queue::Config, outliers: outlier::Config, split: Split, seed: u64) -> Self {
+        let pools = Pools::new(config, outliers, split, Instant::now());
+        let state = State { pools, random: SmallRng::seed_from_u64(seed), was_heard: false };
         Dispatcher { state: Arc::new(Mutex::new(state)) }
     }
 
     /// A place for a task.
     pub(super) fn place(&self, task: &Task) -> Place {
-        self.state.lock().queue.place(task, Instant::now())
+        self.state.lock().pools.place(task, Instant::now())
+    }
+
+    /// Other settings, from this moment on: also for those who wait.
+    pub(super) fn tune(&self, split: Split, batch_share: f64) {
+        self.change(Touched::All, |state, now| {
+            // In a pool that was not followed yet, its first worker may take a moment to be heard of.
+            state.pools.tune(split, batch_share, now, |waiter| waiter.since = now);
+        });
     }
 
     /// Waits at a place for a worker with room. Dropping the wait leaves the queue. `again` is for a task that was
@@ -133,20 +117,16 @@ impl Dispatcher {
             return Err(No(TurnedAway::OutOfTime { needs: None }));
         }
         let mut state = self.state.lock();
-        let State { view, queue, random, .. } = &mut *state;
-        // Where others are before it, there was no room for them.
-        let room = queue.is_first(place).then(|| view.reserve(&place.into(), random, now));
-        if let Some(Room::Found(placement)) = room {
-            let call = queue.start(place, now);
-            return Ok(self.reservation(placement, place.clone(), call));
+        let State { pools, random, .. } = &mut *state;
+        let room = match pools.reserve(place, random, now) {
+            Ok(grant) => return Ok(self.reservation(grant, place.clone())),
+            Err(room) => room,
+        };
+        if let Some(error) = pools.hopeless(place) {
+            return Err(No(TurnedAway::Hopeless(error)));
         }
-        match view.serves(&place.integration) {
-            Served::ByNobody if !view.is_stale() => {
-                return Err(No(TurnedAway::Hopeless(unknown_integration(&place.integration))));
-            }
-            Served::Broken => return Err(No(TurnedAway::Hopeless(broken(&place.integration)))),
-            _ => {}
-        }
+        let (home, are_several) = (pools.home(place).clone(), pools.are_several());
+        let queue = pools.queue(place);
         let needs = queue.needs(&place.integration, now);
         if needs.is_some_and(|needs| now + needs > place.deadline) {
             return Err(No(TurnedAway::OutOfTime { needs }));
@@ -158,152 +138,144 @@ impl Dispatcher {
         if again {
             queue.resume(place.clone(), waiter, now);
         } else {
-            queue.push(place.clone(), waiter, now).map_err(|full| No(TurnedAway::Full(full)))?;
+            queue.push(place.clone(), waiter, now).map_err(|mut full| {
+                if are_several {
+                    full.message = format!("in pool {:?}, {}", home.as_str(), full.message);
+                }
+                No(TurnedAway::Full(full))
+            })?;
         }
         if let Some(room) = room {
             queue.found(place, room, now);
         }
         drop(state);
         if serves {
-            self.change(None, |_, _| ());
+            self.change(Touched::Pool(&home), |_, _| ());
         }
         Err(Waits { answer: receiver, needs })
     }
 
-    /// The registry's whole word.
-    pub(super) fn replace(&self, snapshot: Snapshot) {
-        self.change(None, |state, now| {
-            state.view.replace(snapshot.workers, now);
-            state.queue.unpark_all();
-            state.synced_at = Some(now);
-        });
+    /// The registry's whole word of a pool.
+    pub(super) fn replace(&self, pool: &PoolName, snapshot: Snapshot) {
+        self.change(Touched::Pool(pool), |state, now| state.pools.replace(pool, snapshot, now));
     }
 
-    /// What the registry says has changed; returns the workers that are no more.
-    pub(super) fn apply(&self, changes: Vec<Change>) -> Vec<Placement> {
-        self.change(None, |state, now| {
-            state.synced_at = Some(now);
-            state.view.set_fresh();
-            let gone = changes.into_iter().filter_map(|change| state.view.apply(change, now)).collect();
-            if state.view.has_other_limits() {
-                state.queue.unpark_all();
-            }
-            gone
-        })
+    /// What the registry says has changed in a pool; returns the workers that are no more.
+    pub(super) fn apply(&self, pool: &PoolName, changes: Vec<Change>) -> Vec<Placement> {
+        self.change(Touched::Pool(pool), |state, now| state.pools.apply(pool, changes, now))
     }
 
-    /// The registry cannot be reached.
-    pub(super) fn set_stale(&self) {
-        self.change(None, |state, _| state.view.set_stale());
+    /// A pool's registry cannot be reached.
+    pub(super) fn set_stale(&self, pool: &PoolName) {
+        self.change(Touched::Pool(pool), |state, _| state.pools.set_stale(pool));
     }
 
     /// Time has passed: what only time can end is ended. Returns the workers that are no more.
     pub(super) fn tick(&self) -> Vec<Placement> {
-        let (expired, told) = self.change(None, |state, now| {
-            let expired = state.view.expire_missing(now);
-            state.view.forget(now);
-            let State { view, queue, .. } = state;
-            queue.pass(now);
-            let hopeless = |integration: &IntegrationName| match view.serves(integration) {
-                Served::Yes => None,
-                Served::ByNobody => Some(unknown_integration(integration)),
-                Served::NoWorkers => Some(TaskError::no_workers(NO_WORKERS)),
-                Served::Broken => Some(broken(integration)),
-            };
+        let passed = self.change(Touched::All, |state, now| {
             let impatient = |waiter: &Waiter| now.duration_since(waiter.since) >= NO_WORKERS_PATIENCE;
-            (expired, queue.give_up(hopeless, impatient, now))
+            state.pools.pass(impatient, now)
         });
-        for (waiter, error) in told {
+        for (waiter, error) in passed.told {
             // Fails when the waiter has just left, and then nobody needs to be told.
             let _ = waiter.answer.send(Err(error));
         }
-        expired
+        passed.news.iter().for_each(log);
+        passed.ejections.iter().for_each(|(pool, news)| report(pool, news));
+        passed.ended
     }
 
     /// Where a task stands.
     pub(super) fn stands(&self, place: &Place) -> Stands {
         let now = Instant::now();
-        let state = self.state.lock();
-        let [interactive, batch] = state.queue.numbers(now).map(|class| class.waiting);
-        Stands {
-            standing: state.queue.standing(place, now),
-            held: state.view.held(&place.into(), now),
-            waiting: if place.priority == Priority::Batch { batch } else { interactive },
-        }
+        let mut state = self.state.lock();
+        let (held, elsewhere) = state.pools.held(place, now);
+        let pool = state.pools.home(place).clone();
+        let queue = state.pools.queue(place);
+        let [interactive, batch] = queue.numbers(now).map(|class| class.waiting);
+        let waiting = if place.priority == Priority::Batch { batch } else { interactive };
+        Stands { pool, standing: queue.standing(place, now), held, elsewhere, waiting }
     }
 
-    /// What keeps a task from the workers that run its integration.
+    /// What keeps a task from the workers of its pool that run its integration.
     pub(super) fn held(&self, place: &Place) -> Held {
-        self.state.lock().view.held(&place.into(), Instant::now())
+        self.state.lock().pools.held(place, Instant::now()).0
     }
 
-    /// Whether the pool is empty, as far as this router knows.
-    pub(super) fn has_no_workers(&self) -> bool {
-        self.state.lock().view.len() == 0
+    /// The pool that a task goes to now.
+    pub(super) fn home(&self, place: &Place) -> PoolName {
+        self.state.lock().pools.home(place).clone()
     }
 
-    /// Whether the registry has been heard at least once.
+    /// What a task is told for which there are no workers, as far as this router knows.
+    pub(super) fn no_workers(&self, place: &Place) -> Option<TaskError> {
+        self.state.lock().pools.no_workers(place)
+    }
+
+    /// Whether the registry of each pool has been heard at least once.
     pub(super) fn has_view(&self) -> bool {
-        self.state.lock().synced_at.is_some()
+        let mut state = self.state.lock();
+        state.was_heard |= state.pools.are_heard();
+        state.was_heard
     }
 
-    /// The numbers now.
-    pub(super) fn numbers(&self) -> Numbers {
-        let now = Instant::now();
-        let state = self.state.lock();
-        Numbers {
-            census: state.view.census(now),
-            stale: state.view.is_stale(),
-            view_age: state.synced_at.map(|at| now.duration_since(at)),
-            classes: state.queue.numbers(now),
-        }
+    /// Each pool in numbers.
+    pub(super) fn numbers(&self) -> Vec<PoolNumbers> {
+        self.state.lock().pools.numbers(Instant::now())
     }
 
     /// The tenants that have the most waiting, of each class.
-    pub(super) fn top_tenants(&self, at_most: usize) -> [(Priority, Vec<TenantNumbers>); 2] {
+    pub(super) fn top_tenants(&self, at_most: usize) -> [(Priority, Vec<(PoolName, TenantNumbers)>); 2] {
         let state = self.state.lock();
-        Priority::ALL.map(|priority| (priority, state.queue.top_tenants(priority, at_most)))
+        Priority::ALL.map(|priority| (priority, state.pools.top_tenants(priority, at_most)))
     }
 
-    /// Changes the state, and then serves those who wait: any change may have made room, at one worker or at all.
-    fn change<T>(&self, at: Option<&WorkerId>, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+    /// Changes the state, and then serves those who wait: any change may have made room, at one worker or at more.
+    fn change<T>(&self, touched: Touched<'_>, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
-        let (result, served) = {
+        let (result, ready) = {
             let mut state = self.state.lock();
             let result = change(&mut state, now);
-            let State { view, queue, random, .. } = &mut *state;
-            queue.set_slots(view.slots(), now);
-            let served = match queue.is_empty() {
-                true => Vec::new(),
-                false => queue.serve(now, |place| match at {
-                    Some(worker) => view.reserve_at(worker, &place.into(), now),
-                    None => view.reserve(&place.into(), random, now),
-                }),
-            };
-            (result, served)
+            let State { pools, random, .. } = &mut *state;
+            (result, pools.serve(touched, random, now))
         };
-        for queue::Served { place, waiter, found, call } in served {
+        for Ready { place, waiter, grant } in ready {
             // A waiter that has just left drops its reservation here, outside the lock, which serves the next.
-            let _ = waiter.answer.send(Ok(self.reservation(found, place, call)));
+            let _ = waiter.answer.send(Ok(self.reservation(grant, place)));
         }
         result
     }
 
-    fn reservation(&self, placement: Placement, place: Place, call: Call) -> Reservation {
+    fn reservation(&self, grant: Grant, place: Place) -> Reservation {
         let ended = Ended { learned: Learned::Nothing, load: None, ran: Ran::default() };
-        Reservation { dispatcher: self.clone(), placement, place, call, ended }
+        Reservation { dispatcher: self.clone(), grant, place, ended }
     }
 }
 
 impl Reservation {
     /// Where the call goes.
     pub(super) fn placement(&self) -> &Placement {
-        &self.placement
+        &self.grant.placement
     }
 
-    /// The call goes out: from now on it may hold slots, whatever becomes of it.
+    /// In which pool that is.
+    pub(super) fn pool(&self) -> &PoolName {
+        &self.grant.pool
+    }
+
+    /// The pool whose task it is, and why that does not have it, where that is another one.
+    pub(super) fn overflow(&self) -> Option<(&PoolName, Lack)> {
+        self.grant.lack.map(|lack| (&self.grant.home, lack))
+    }
+
+    /// The call goes out, over a connection that stands: from now on it may hold slots, whatever becomes of it.
     pub(super) fn goes_out(&mut self) {
         self.ended.ran.ran = true;
+        let Grant { pool, placement, .. } = &self.grant;
+        if placement.tries {
+            let touched = Touched::Worker(pool, &placement.worker);
+            self.dispatcher.change(touched, |state, _| state.pools.connected(pool, placement));
+        }
     }
 
     /// Ends the call and keeps what it taught.
@@ -314,10 +286,10 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let Reservation { placement, place, call, ended, .. } = &*self;
-        self.dispatcher.change(Some(&placement.worker), |state, now| {
-            state.view.release(placement, &Wanted::from(place), ended.learned, ended.load, now);
-            state.queue.end(*call, &place.integration, ended.ran, now);
+        let Reservation { grant, place, ended, .. } = &*self;
+        self.dispatcher.change(Touched::Worker(&grant.pool, &grant.placement.worker), |state, now| {
+            let chance = state.random.random();
+            state.pools.end(grant, place, *ended, chance, now);
         });
     }
 }
@@ -340,17 +312,38 @@ struct Leave<'a> {
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.dispatcher.state.lock().queue.remove(self.place, Instant::now());
+        self.dispatcher.state.lock().pools.queue(self.place).remove(self.place, Instant::now());
     }
 }
 
-fn broken(integration: &IntegrationName) -> TaskError {
-    let message = format!("every worker spares the integration {:?} for now, because it fails", integration.as_str());
-    TaskError::breaker_open(message, BROKEN_RETRY_AFTER)
+fn log(news: &News) {
+    match news {
+        News::Back(pool) => tracing::info!(%pool, "the pool has workers again"),
+        News::Missed(pool, condition, origin) => {
+            let origin = match origin {
+                Origin::Setting => "the setting pools",
+                Origin::Configuration => "router.pool",
+            };
+            let known = match condition {
+                Condition::NeverSeen => "and none has ever been known here: is its name right?",
+                _ => "any more",
+            };
+            tracing::warn!(%pool, "tasks are sent to a pool by {origin} that has no worker, {known}");
+        }
+    }
 }
 
-fn unknown_integration(integration: &IntegrationName) -> TaskError {
-    TaskError::unknown_integration(format!("no worker of this pool runs an integration {:?}", integration.as_str()))
+fn report(pool: &PoolName, news: &view::News) {
+    match news {
+        view::News::Ejected(worker, Ejection { saw, until, times }) => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+            tracing::warn!(%pool, %worker, reason = saw.reason.as_str(), seconds, times, "ejected worker {worker}: {saw}");
+        }
+        view::News::OnTrial(worker) => tracing::info!(%pool, %worker, "worker {worker} was ejected and is tried again"),
+        view::News::Needed(worker) => {
+            tracing::warn!(%pool, %worker, "worker {worker} is ejected no longer: too few others are left");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::queue::Place;
-use crate::task::{TaskId, WorkerId};
+use crate::task::{PoolName, TaskId, WorkerId};
 use crate::wire::{Reason, TaskError};
 
 /// Refused tasks that are remembered.
@@ -55,8 +55,8 @@ pub(super) enum Stage {
     /// For a worker with room.
     #[default]
     Waiting,
-    /// A worker has it.
-    Calling { worker: WorkerId, since: Instant },
+    /// A worker of the pool has it.
+    Calling { pool: PoolName, worker: WorkerId, since: Instant },
     /// Until its next attempt.
     Pausing,
 }
@@ -126,10 +126,10 @@ impl Entered {
         self.entry.progress.lock().stage = Stage::Waiting;
     }
 
-    pub(super) fn is_called(&self, worker: WorkerId) {
+    pub(super) fn is_called(&self, pool: PoolName, worker: WorkerId) {
         let mut progress = self.entry.progress.lock();
         progress.attempts += 1;
-        progress.stage = Stage::Calling { worker, since: Instant::now() };
+        progress.stage = Stage::Calling { pool, worker, since: Instant::now() };
     }
 
     pub(super) fn pauses(&self, refusal: String) {
@@ -164,12 +164,11 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::queue::{Config, Queue};
     use crate::task::testing::task;
 
     fn enter(book: &Book, id: &str) -> Entered {
         let task = task(id);
-        let place = Queue::<()>::new(Config::default(), Instant::now()).place(&task, Instant::now());
+        let place = Place::new(&task, 1, Instant::now());
         book.enter(task.id, place, Instant::now())
     }
 

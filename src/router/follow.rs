@@ -1,4 +1,4 @@
-//! The loop that joins registry and view: a snapshot, then the changes after it.
+//! The loop that joins a pool's registry and its view: a snapshot, then the changes after it.
 //!
 //! While the registry is away the router goes on from its last view. It resumes where it was; only when the registry no
 //! longer holds the changes in between does it take a snapshot again.
@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Channels;
 use super::dispatch::Dispatcher;
 use crate::registry::{Cursor, Registry, RegistryError};
+use crate::task::PoolName;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -19,8 +21,9 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How often what only time can end is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Follows the registry until the token is cancelled.
+/// Follows the registry of a pool until the token is cancelled.
 pub(super) async fn follow(
+    pool: PoolName,
     registry: Arc<dyn Registry>,
     dispatcher: Dispatcher,
     channels: Arc<Channels>,
@@ -31,19 +34,19 @@ pub(super) async fn follow(
             let mut cursor = None;
             let mut failures = 0;
             loop {
-                match step(&*registry, &dispatcher, &channels, cursor.as_ref()).await {
+                match step(&pool, &*registry, &dispatcher, &channels, cursor.as_ref()).await {
                     Ok(next) => {
                         if failures > 0 {
-                            tracing::info!("the registry answers again");
+                            tracing::info!(%pool, "the registry answers again");
                         }
                         (cursor, failures) = (Some(next), 0);
                     }
                     Err(RegistryError::Lagged) => cursor = None,
                     Err(error) => {
                         if failures == 0 {
-                            tracing::warn!("routing goes on from the last view: {error}");
+                            tracing::warn!(%pool, "routing goes on from the last view: {error}");
                         }
-                        dispatcher.set_stale();
+                        dispatcher.set_stale(&pool);
                         tokio::time::sleep(backoff(failures)).await;
                         failures += 1;
                     }
@@ -54,6 +57,7 @@ pub(super) async fn follow(
 }
 
 async fn step(
+    pool: &PoolName,
     registry: &dyn Registry,
     dispatcher: &Dispatcher,
     channels: &Channels,
@@ -63,12 +67,12 @@ async fn step(
         None => {
             let snapshot = registry.snapshot().await?;
             let cursor = snapshot.cursor.clone();
-            dispatcher.replace(snapshot);
+            dispatcher.replace(pool, snapshot);
             Ok(cursor)
         }
         Some(cursor) => {
             let changes = registry.changes(cursor).await?;
-            channels.close(&dispatcher.apply(changes.changes));
+            channels.close(&dispatcher.apply(pool, changes.changes));
             Ok(changes.cursor)
         }
     }
@@ -80,6 +84,7 @@ pub(super) async fn tick(dispatcher: Dispatcher, channels: Arc<Channels>, token:
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
         channels.close(&dispatcher.tick());
+        channels.close_idle(Instant::now());
     }
 }
 

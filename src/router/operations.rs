@@ -4,14 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Intake;
 use super::channels::Channels;
-use super::dispatch::{Dispatcher, Numbers, Stands};
+use super::dispatch::{Dispatcher, Stands};
 use super::explain::{Book, Entry, Found, Progress, Refused, Stage};
+use super::outlier::Ejection;
+use super::pools::{MAX_EJECTED, PoolNumbers};
 use super::queue::{ClassNumbers, Place};
-use crate::task::{PoolName, TaskId};
+use super::view::Census;
+use crate::settings::{self, Settings};
+use crate::task::{Priority, TaskId, WorkerId};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
 use crate::wire::proto::{Description, Explanation, description};
@@ -21,7 +26,7 @@ const MAX_TENANTS: usize = 10;
 
 /// Describes a router.
 pub(super) struct RouterOperations {
-    pub(super) pool: PoolName,
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) queue_tasks: usize,
@@ -35,31 +40,29 @@ pub(super) struct RouterOperations {
 impl Operated for RouterOperations {
     fn describe(&self, _max_tasks: usize) -> Description {
         let numbers = self.dispatcher.numbers();
-        let queue = |class: &ClassNumbers| description::Queue {
-            priority: class.priority.as_str().into(),
-            waiting: count(class.waiting),
-            capacity: count(self.queue_tasks),
-            bytes: class.bytes as u64,
-            oldest_seconds: class.oldest.map(|oldest| oldest.as_secs_f64()),
-            per_second: class.per_second,
-        };
+        let settings = self.settings.borrow().clone();
         let tenants = self.dispatcher.top_tenants(MAX_TENANTS).into_iter().flat_map(|(priority, tenants)| {
-            tenants.into_iter().map(move |of| description::WaitingTenant {
+            tenants.into_iter().map(move |(pool, of)| description::WaitingTenant {
                 name: of.tenant.to_string(),
                 priority: priority.as_str().into(),
                 waiting: count(of.waiting),
                 running: of.running,
                 at_cap: of.is_parked,
+                pool: pool.to_string(),
             })
         });
+        let pools: Vec<_> = numbers.iter().map(|pool| pool_out(pool, self.queue_tasks)).collect();
         let router = description::Router {
-            queues: numbers.classes.iter().map(queue).collect(),
+            queues: Priority::ALL.map(|of| all_queues(of, &numbers, self.queue_tasks)).into(),
             tenants: tenants.collect(),
-            view: Some(view_out(&numbers)),
-            channels: count(self.channels.count()),
+            view: Some(whole_view(&numbers)),
+            channels: count(self.channels.numbers().open),
+            pools,
+            settings: Some(settings_out(&settings)),
         };
         let role = Some(description::Role::Router(router));
-        Description { role, ..self.start.describe(&self.pool, self.remaining()) }
+        let to: Vec<_> = numbers.iter().filter(|pool| pool.weight > 0).map(|pool| pool.name.as_str()).collect();
+        Description { role, ..self.start.describe(&to.join(", "), self.remaining()) }
     }
 
     fn explain(&self, task: &TaskId) -> Explanation {
@@ -100,19 +103,22 @@ impl RouterOperations {
             last_refusal,
             ..about(task, &entry.place)
         };
-        if let Stage::Calling { worker, since: called } = stage {
+        if let Stage::Calling { pool, worker, since: called } = stage {
             let why = format!("worker {worker} has it: ask that one whether it runs");
             let (state, worker, ago) = ("calling".into(), Some(worker.to_string()), Some(since(called)));
-            return Explanation { state, why, worker, called_seconds_ago: ago, ..common };
+            return Explanation { state, why, worker, called_seconds_ago: ago, pool: pool.to_string(), ..common };
         }
-        let Stands { standing, held, waiting } = self.dispatcher.stands(&entry.place);
+        let Stands { pool, standing, held, elsewhere, waiting } = self.dispatcher.stands(&entry.place);
         let pauses = matches!(stage, Stage::Pausing);
-        let why =
-            if pauses { format!("it was refused and is tried again in a moment; {held}") } else { held.to_string() };
+        let paused = if pauses { "it was refused and is tried again in a moment; " } else { "" };
+        let elsewhere =
+            elsewhere.map(|(pool, held)| format!("; in pool {:?}, which takes over, {held}", pool.as_str()));
+        let why = format!("{paused}{held}{}", elsewhere.unwrap_or_default());
         Explanation {
             state: if pauses { "pausing" } else { "waiting" }.into(),
             why,
             held_by: held.main().into(),
+            pool: pool.to_string(),
             waiting: Some(count(waiting)),
             ahead: standing.map(|standing| count(standing.ahead)),
             own_ahead: standing.map(|standing| count(standing.own_ahead)),
@@ -142,8 +148,76 @@ fn refused_out(refused: &Refused) -> Explanation {
     }
 }
 
-fn view_out(numbers: &Numbers) -> description::View {
-    let Numbers { census, stale, view_age, .. } = numbers;
+fn pool_out(numbers: &PoolNumbers, queue_tasks: usize) -> description::Pool {
+    let PoolNumbers { name, weight, share, overflows_into, condition, classes, .. } = numbers;
+    description::Pool {
+        name: name.to_string(),
+        weight: *weight,
+        share: *share,
+        overflows_into: overflows_into.as_ref().map(ToString::to_string),
+        state: condition.as_str().into(),
+        view: Some(view_out(&numbers.census, numbers.stale, numbers.view_age, &numbers.ejected)),
+        queues: classes.iter().map(|class| queue_out(class, queue_tasks)).collect(),
+    }
+}
+
+fn queue_out(class: &ClassNumbers, capacity: usize) -> description::Queue {
+    description::Queue {
+        priority: class.priority.as_str().into(),
+        waiting: count(class.waiting),
+        capacity: count(capacity),
+        bytes: class.bytes as u64,
+        oldest_seconds: class.oldest.map(|oldest| oldest.as_secs_f64()),
+        per_second: class.per_second,
+    }
+}
+
+/// Of all pools together.
+fn all_queues(of: Priority, pools: &[PoolNumbers], queue_tasks: usize) -> description::Queue {
+    let classes: Vec<_> = pools.iter().flat_map(|pool| &pool.classes).filter(|class| class.priority == of).collect();
+    let all = ClassNumbers {
+        priority: of,
+        waiting: classes.iter().map(|class| class.waiting).sum(),
+        bytes: classes.iter().map(|class| class.bytes).sum(),
+        oldest: classes.iter().filter_map(|class| class.oldest).max(),
+        per_second: classes.iter().filter_map(|class| class.per_second).reduce(|one, other| one + other),
+    };
+    queue_out(&all, queue_tasks * pools.len())
+}
+
+/// Of all pools together: as old and as stale as the worst.
+fn whole_view(pools: &[PoolNumbers]) -> description::View {
+    let sum = |of: fn(&Census) -> usize| pools.iter().map(|pool| of(&pool.census)).sum();
+    let census = Census {
+        workers: sum(|census| census.workers),
+        full: sum(|census| census.full),
+        draining: sum(|census| census.draining),
+        suspected: sum(|census| census.suspected),
+        ejected: sum(|census| census.ejected),
+        with_room: sum(|census| census.with_room),
+        slots: pools.iter().map(|pool| pool.census.slots).sum(),
+        in_flight: pools.iter().map(|pool| pool.census.in_flight).sum(),
+    };
+    let ages: Option<Vec<_>> = pools.iter().map(|pool| pool.view_age).collect();
+    let age = ages.and_then(|ages| ages.into_iter().max());
+    let ejected: Vec<_> = pools.iter().flat_map(|pool| pool.ejected.iter().cloned()).take(MAX_EJECTED).collect();
+    view_out(&census, pools.iter().any(|pool| pool.stale), age, &ejected)
+}
+
+fn view_out(
+    census: &Census,
+    stale: bool,
+    age: Option<Duration>,
+    ejected: &[(WorkerId, Ejection)],
+) -> description::View {
+    let now = Instant::now();
+    let ejected_out = |(worker, Ejection { saw, until, times }): &(WorkerId, Ejection)| description::Ejected {
+        worker: worker.to_string(),
+        reason: saw.reason.as_str().into(),
+        why: saw.to_string(),
+        for_seconds: until.saturating_duration_since(now).as_secs_f64(),
+        times: *times,
+    };
     description::View {
         workers: count(census.workers),
         full: count(census.full),
@@ -151,9 +225,18 @@ fn view_out(numbers: &Numbers) -> description::View {
         suspected: count(census.suspected),
         slots: census.slots,
         slots_held: census.in_flight,
-        stale: *stale,
-        age_seconds: view_age.map(|age| age.as_secs_f64()),
+        stale,
+        age_seconds: age.map(|age| age.as_secs_f64()),
+        ejected: count(census.ejected),
+        ejected_workers: ejected.iter().map(ejected_out).collect(),
+        with_room: count(census.with_room),
     }
+}
+
+fn settings_out(settings: &Settings) -> description::Settings {
+    let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
+    let own = settings::TABLE.iter().filter(|spec| spec.is_read_by_routers());
+    description::Settings { version: settings.version.clone(), values: own.map(value).collect() }
 }
 
 fn count(number: usize) -> u32 {

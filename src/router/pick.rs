@@ -2,7 +2,7 @@
 //!
 //! Two random choices, the less loaded of them wins (Mitzenmacher, "The Power of Two Choices in Randomized Load
 //! Balancing", 2001). Always taking the least loaded one would send every router that shares a late view to the same
-//! worker.
+//! worker; so they are spread, and each counts what it has sent itself at once.
 
 use rand::{Rng, RngExt};
 
@@ -64,6 +64,26 @@ mod tests {
         }
         let (least, most) = (tasks.iter().min().expect("100"), tasks.iter().max().expect("100"));
         assert!(most - least <= 10, "random placement would spread by about 50: {least} to {most}");
+    }
+
+    #[test]
+    fn routers_that_share_a_late_view_are_no_herd() {
+        const WORKERS: usize = 100;
+        const SLOTS: u32 = 100;
+        let (routers, picks) = (16, 125);
+        let mut random = SmallRng::seed_from_u64(4);
+        let heard: Vec<u32> = (0..WORKERS).map(|_| random.random_range(10..60)).collect();
+        let mut sent = [0u32; WORKERS];
+        for _ in 0..routers {
+            let mut own = [0u32; WORKERS];
+            for _ in 0..picks {
+                let load = |index: usize| Some(f64::from(heard[index] + own[index]) / f64::from(SLOTS));
+                own[pick(WORKERS, &mut random, load).expect("all have room")] += 1;
+            }
+            (0..WORKERS).for_each(|index| sent[index] += own[index]);
+        }
+        let (most, share) = (sent.iter().max().expect("100"), routers * picks / WORKERS as u32);
+        assert!(*most <= share * 4, "{most}, where {share} are each worker's share");
     }
 
     #[test]

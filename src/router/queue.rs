@@ -20,6 +20,7 @@ mod pace;
 mod turns;
 
 use std::collections::HashMap;
+use std::iter;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,6 +30,7 @@ pub(super) use bounds::{Bound, Full};
 pub(super) use class::TenantNumbers;
 pub(super) use fair::Call;
 
+use super::split::Keys;
 use crate::task::{IntegrationName, Priority, Task, Tenant};
 use bounds::retry_after;
 use class::Class;
@@ -51,12 +53,28 @@ pub(super) struct Place {
     pub(super) deadline: Instant,
     /// Of the input.
     pub(super) bytes: usize,
+    /// What its pool follows from.
+    pub(super) keys: Keys,
     /// When the task arrived.
     since: Instant,
     ticket: u64,
 }
 
 impl Place {
+    /// For a task that arrives now, not yet taken. No two have the same ticket, in whichever queue; the lower came first.
+    pub(super) fn new(task: &Task, ticket: u64, now: Instant) -> Self {
+        Place {
+            priority: task.priority,
+            integration: task.integration.clone(),
+            tenant: task.tenant.clone(),
+            deadline: task.deadline,
+            bytes: task.input.as_str().len(),
+            keys: Keys::of(task),
+            since: now,
+            ticket,
+        }
+    }
+
     /// Among those of the same tenant.
     fn order(&self) -> (Instant, u64) {
         (self.deadline, self.ticket)
@@ -129,7 +147,6 @@ pub(super) struct Queue<T> {
     paces: HashMap<IntegrationName, Pace>,
     /// Whether some tenant was passed over since time last passed, so that there may be room for another.
     passed_over: bool,
-    next_ticket: u64,
 }
 
 impl<T> Queue<T> {
@@ -140,23 +157,13 @@ impl<T> Queue<T> {
             turns: Turns::new(config.batch_share),
             paces: HashMap::new(),
             passed_over: false,
-            next_ticket: 0,
             config,
         }
     }
 
-    /// A new place, not yet taken.
-    pub(super) fn place(&mut self, task: &Task, now: Instant) -> Place {
-        self.next_ticket += 1;
-        Place {
-            priority: task.priority,
-            integration: task.integration.clone(),
-            tenant: task.tenant.clone(),
-            deadline: task.deadline,
-            bytes: task.input.as_str().len(),
-            since: now,
-            ticket: self.next_ticket,
-        }
+    /// Batch has that share of the slot-seconds started from now on, 0 to 1.
+    pub(super) fn set_batch_share(&mut self, share: f64) {
+        self.turns.set_share(share);
     }
 
     /// Waits at a place for the first time.
@@ -198,13 +205,19 @@ impl<T> Queue<T> {
         self.calls.start(Charge { priority, tenant, slots, since: now, charged: charge })
     }
 
-    /// A call has ended: it gives way to what it did use, and the tenant's parked lanes are looked at again.
-    pub(super) fn end(&mut self, call: Call, integration: &IntegrationName, ran: Ran, now: Instant) {
-        let Some(Charge { priority, tenant, slots, since, charged }) = self.calls.end(call) else { return };
+    /// A call has ended: it gives way to what it did use, and the tenant's parked lanes are looked at again. Returns how
+    /// long it took, for the queue of the pool whose worker it was at ([`Queue::learn`]).
+    pub(super) fn end(&mut self, call: Call, ran: Ran, now: Instant) -> Option<Duration> {
+        let Charge { priority, tenant, slots, since, charged } = self.calls.end(call)?;
         let took = now.saturating_duration_since(since);
         let used = if ran.ran { usage(ran.slots.unwrap_or(slots), took) } else { 0 };
         self.class_mut(priority).end(&tenant, charged, used);
         self.classes.iter_mut().for_each(|class| class.unpark(&tenant));
+        Some(took)
+    }
+
+    /// A call to one of the pool's workers took so long: others of the integration may, too.
+    pub(super) fn learn(&mut self, integration: &IntegrationName, took: Duration, ran: Ran, now: Instant) {
         if ran.ran {
             let quantile = self.config.run_quantile;
             let pace = self.paces.entry(integration.clone()).or_insert_with(|| Pace::new(now));
@@ -232,14 +245,24 @@ impl<T> Queue<T> {
 
     /// Takes out, in the order of service, each waiter for which `room` finds a worker.
     pub(super) fn serve<R>(&mut self, now: Instant, mut room: impl FnMut(&Place) -> Room<R>) -> Vec<Served<T, R>> {
-        let mut served = Vec::new();
         let mut passed = [Passed::default(), Passed::default()];
-        while let Some(next) = self.serve_one(now, &mut passed, &mut room) {
-            served.push(next);
-        }
+        let served = iter::from_fn(|| self.serve_one(true, now, &mut passed, &mut room)).collect();
         for (class, passed) in self.classes.iter_mut().zip(&passed) {
             class.set_short(passed.all, now);
         }
+        served
+    }
+
+    /// As [`Queue::serve`], at another pool's workers: what is found there, and who leaves, says nothing of how fast this
+    /// one drains, nor of what holds it.
+    pub(super) fn serve_elsewhere<R>(
+        &mut self,
+        now: Instant,
+        mut room: impl FnMut(&Place) -> Room<R>,
+    ) -> Vec<Served<T, R>> {
+        let mut passed = [Passed::default(), Passed::default()];
+        let served = iter::from_fn(|| self.serve_one(false, now, &mut passed, &mut room)).collect();
+        self.classes.iter_mut().for_each(|class| class.measure(now));
         served
     }
 
@@ -267,6 +290,7 @@ impl<T> Queue<T> {
 
     fn serve_one<R>(
         &mut self,
+        at_home: bool,
         now: Instant,
         passed: &mut [Passed; 2],
         room: &mut impl FnMut(&Place) -> Room<R>,
@@ -279,14 +303,18 @@ impl<T> Queue<T> {
                         let place = self.class(priority).head(&candidate)?.clone();
                         let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
                         let call = self.start(&place, now);
-                        self.class_mut(priority).departs(&place, run);
+                        if at_home {
+                            self.class_mut(priority).departs(&place, run);
+                        }
                         // Measured when all are served.
                         let waiter = self.class_mut(priority).remove(&place, now)?.value;
                         return Some(Served { place, waiter, found, call });
                     }
                     Room::NotForClass => passed.all = true,
                     Room::NotForIntegration => {
-                        self.class_mut(priority).hold(&candidate.integration);
+                        if at_home {
+                            self.class_mut(priority).hold(&candidate.integration);
+                        }
                         passed.line(candidate.integration);
                     }
                     Room::NotForTenant { again: None } => {
@@ -331,6 +359,14 @@ impl<T> Queue<T> {
         places.into_iter().filter_map(|(place, reason)| Some((self.remove(&place, now)?, reason))).collect()
     }
 
+    /// Takes out all whose place `leaves`.
+    pub(super) fn take_out(&mut self, leaves: impl Fn(&Place) -> bool, now: Instant) -> Vec<(Place, T)> {
+        let waiters = self.classes.iter().flat_map(Class::lines).flat_map(|(_, waiters)| waiters);
+        let leaving = waiters.map(|waiter| &waiter.place).filter(|place| leaves(place));
+        let places: Vec<_> = leaving.cloned().collect();
+        places.into_iter().filter_map(|place| self.remove(&place, now).map(|waiter| (place, waiter))).collect()
+    }
+
     /// How long a run of the integration takes, by the configured quantile; none while too little is known.
     pub(super) fn needs(&mut self, integration: &IntegrationName, now: Instant) -> Option<Duration> {
         self.paces.get_mut(integration)?.needs(self.config.run_quantile, now)
@@ -342,6 +378,11 @@ impl<T> Queue<T> {
         let (own_ahead, is_parked) = class.stands(place)?;
         let ahead = class.ahead(place, own_ahead);
         Some(Standing { own_ahead, ahead, is_parked, estimated_wait: class.estimate(place, own_ahead, now) })
+    }
+
+    /// Whether nobody waits, and no call is out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.calls.is_empty()
     }
 
     /// Whether nobody waits.

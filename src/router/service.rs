@@ -10,17 +10,19 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::channels::Channels;
-use super::dispatch::{Dispatcher, Ended, NO_WORKERS, Reservation, TurnedAway};
+use super::dispatch::{Dispatcher, Ended, Reservation, TurnedAway};
 use super::explain::{Book, Entered, Progress};
 use super::metrics::{DEADLINE, Metrics, TOO_LATE};
 use super::queue::{Place, Ran};
 use super::retry::{Budget, Failed, pause_after};
 use super::view::Learned;
-use crate::task::Task;
+use crate::task::{PoolName, Task};
 use crate::wire::metadata::{Call, LoadReport, grpc_timeout};
+use crate::wire::trace::TraceParent;
 use crate::wire::{self, Reason, TaskError, Timeouts, proto};
 
 /// Tasks of one `SubmitMany` stream that are waiting or running at once; the stream is read no further. Never more than
@@ -41,7 +43,7 @@ pub(super) struct RouterService {
 pub(super) struct Inner {
     pub(super) dispatcher: Dispatcher,
     pub(super) channels: Arc<Channels>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) timeouts: Timeouts,
     pub(super) intake: super::Intake,
     pub(super) budget: Mutex<Budget>,
@@ -50,39 +52,55 @@ pub(super) struct Inner {
     pub(super) tenant_tasks: usize,
 }
 
+/// What a call says beside its task.
+#[derive(Clone, Copy)]
+struct Asked {
+    timeout: Option<Duration>,
+    trace: Option<TraceParent>,
+}
+
+impl Asked {
+    fn read(metadata: &MetadataMap) -> Self {
+        Asked { timeout: grpc_timeout(metadata), trace: TraceParent::read(metadata) }
+    }
+}
+
 impl Inner {
-    async fn submit(&self, task: proto::Task, call_timeout: Option<Duration>) -> Result<proto::Outcome, TaskError> {
+    async fn submit(&self, task: proto::Task, asked: Asked) -> Result<proto::Outcome, TaskError> {
         let arrival = Instant::now();
         let Some(_counted) = self.intake.enter() else {
             return Err(TaskError::draining("the router is draining; submit to another one"));
         };
-        let task = wire::task_in(task, self.timeouts, arrival, call_timeout)?;
+        let task = wire::task_in(task, self.timeouts, arrival, asked.timeout)?;
         self.budget.lock().task();
         let place = self.dispatcher.place(&task);
         let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
-        let outcome = self.route(&task, &place, &entered, arrival).await.inspect_err(|error| entered.refused(error))?;
+        let routed = self.route(&task, &place, &entered, arrival, asked.trace).await;
+        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error))?;
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
-        self.metrics.outcome(task.priority, queued);
+        self.metrics.outcome(&pool, task.priority, queued);
         Ok(outcome)
     }
 
-    /// Tries workers until one answers for good.
+    /// Tries workers until one answers for good; returns its pool, too.
     async fn route(
         &self,
         task: &Task,
         place: &Place,
         entered: &Entered,
         arrival: Instant,
-    ) -> Result<proto::Outcome, TaskError> {
+        trace: Option<TraceParent>,
+    ) -> Result<(PoolName, proto::Outcome), TaskError> {
         let mut attempts = 0;
         loop {
             let reserved = self.dispatcher.reserve(place, attempts > 0).await;
             let reservation = reserved.map_err(|away| self.turned_away(away, place, entered, arrival))?;
             attempts += 1;
-            entered.is_called(reservation.placement().worker.clone());
-            let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed() };
+            let pool = reservation.pool().clone();
+            entered.is_called(pool.clone(), reservation.placement().worker.clone());
+            let call = Call { attempt: attempts, incarnation: None, queued: arrival.elapsed(), trace };
             let refusal = match self.call(task, reservation, call).await {
-                Ok(outcome) => return Ok(outcome),
+                Ok(outcome) => return Ok((pool, outcome)),
                 Err(Failed::Final(error)) if error.reason == Reason::DeadlineTooShort => {
                     let waited = call.queued.as_secs_f64();
                     let message = format!("{}; before, it had waited {waited:.1} s in the router", error.message);
@@ -108,14 +126,14 @@ impl Inner {
         match away {
             TurnedAway::Hopeless(error) => error,
             TurnedAway::Full(full) => {
-                self.metrics.dropped(place.priority, full.bound.as_str());
+                self.metrics.dropped(&self.dispatcher.home(place), place.priority, full.bound.as_str());
                 TaskError::queue_full(&full, full.retry_after)
             }
-            TurnedAway::OutOfTime { .. } if self.dispatcher.has_no_workers() => TaskError::no_workers(NO_WORKERS),
-            TurnedAway::OutOfTime { needs } => {
-                self.metrics.dropped(place.priority, if needs.is_some() { TOO_LATE } else { DEADLINE });
+            TurnedAway::OutOfTime { needs } => self.dispatcher.no_workers(place).unwrap_or_else(|| {
+                let reason = if needs.is_some() { TOO_LATE } else { DEADLINE };
+                self.metrics.dropped(&self.dispatcher.home(place), place.priority, reason);
                 self.waited_in_vain(needs, place, entered, arrival)
-            }
+            }),
         }
     }
 
@@ -138,37 +156,15 @@ impl Inner {
 
     /// One call to one worker.
     async fn call(&self, task: &Task, mut reservation: Reservation, call: Call) -> Result<proto::Outcome, Failed> {
-        let mut client = self.channels.client(reservation.placement()).map_err(Failed::Final)?;
-        let given_up = GivenUp { metrics: &self.metrics, armed: true };
-        let remaining = task.deadline.saturating_duration_since(Instant::now());
-        let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
-        let incarnation = Some(reservation.placement().incarnation.0);
-        Call { incarnation, ..call }.write(request.metadata_mut());
-
-        reservation.goes_out();
-        let answer = timeout_at(task.deadline + ANSWER_MARGIN, client.submit(request)).await;
+        let pool = reservation.pool().clone();
+        if let Some((home, lack)) = reservation.overflow() {
+            self.metrics.overflowed(home, lack);
+        }
+        let given_up = GivenUp { metrics: &self.metrics, pool: &pool, armed: true };
+        let called = self.send(task, &mut reservation, call).await;
         given_up.disarm();
-        let (result, learned, load) = match answer {
-            Ok(Ok(response)) => {
-                let load = LoadReport::read(response.metadata());
-                (Ok(response.into_inner()), Learned::Answered, load)
-            }
-            Ok(Err(status)) => {
-                let failed = Failed::read(&status);
-                let learned = match &failed {
-                    Failed::Refused(error) => Learned::Refused(error.reason),
-                    Failed::Unsent(_) => Learned::Unreachable,
-                    Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Unreachable,
-                    Failed::Final(_) => Learned::Answered,
-                };
-                (Err(failed), learned, LoadReport::read(status.metadata()))
-            }
-            Err(_) => {
-                let message = "the worker did not answer within the task's deadline";
-                (Err(Failed::Final(TaskError::outcome_unknown(message))), Learned::Nothing, None)
-            }
-        };
-        self.metrics.attempt(result.as_ref().map_or_else(Failed::label, |_| "answered"));
+        let Called { result, learned, load } = called;
+        self.metrics.attempt(&pool, result.as_ref().map_or_else(Failed::label, |_| "answered"));
         if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
             let worker = &reservation.placement().worker;
             tracing::debug!(task = %task.id, %worker, attempt = call.attempt, "a call to a worker failed: {failed:?}");
@@ -181,6 +177,81 @@ impl Inner {
         reservation.end(Ended { learned, load, ran });
         result
     }
+
+    async fn send(&self, task: &Task, reservation: &mut Reservation, call: Call) -> Called {
+        let connected = timeout_at(task.deadline, self.channels.lease(reservation.placement())).await;
+        let mut lease = match connected {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(no_channel)) => return Called::not(Failed::Unsent(no_channel.to_string()), Learned::Unreachable),
+            Err(_) => {
+                let reason = "no connection within the task's deadline".to_owned();
+                return Called::not(Failed::Unsent(reason), Learned::Nothing);
+            }
+        };
+        let remaining = task.deadline.saturating_duration_since(Instant::now());
+        let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
+        let incarnation = Some(reservation.placement().incarnation.0);
+        Call { incarnation, ..call }.write(request.metadata_mut());
+
+        reservation.goes_out();
+        match timeout_at(task.deadline + ANSWER_MARGIN, lease.client.submit(request)).await {
+            Ok(Ok(response)) => {
+                let load = LoadReport::read(response.metadata());
+                let outcome = response.into_inner();
+                Called { learned: fared(&outcome), result: Ok(outcome), load }
+            }
+            Ok(Err(status)) => {
+                if is_of_the_connection(&status) {
+                    lease.broke();
+                }
+                let failed = Failed::read(&status);
+                let learned = match &failed {
+                    Failed::Refused(error) => Learned::Refused(error.reason),
+                    Failed::Unsent(_) => Learned::Unreachable,
+                    Failed::Final(error) if error.reason == Reason::OutcomeUnknown => Learned::Broke,
+                    Failed::Final(_) => Learned::Answered,
+                };
+                Called { result: Err(failed), learned, load: LoadReport::read(status.metadata()) }
+            }
+            Err(_) => {
+                let error = TaskError::outcome_unknown("the worker did not answer within the task's deadline");
+                Called::not(Failed::Final(error), Learned::Silent)
+            }
+        }
+    }
+}
+
+/// What came of a call.
+struct Called {
+    result: Result<proto::Outcome, Failed>,
+    learned: Learned,
+    load: Option<LoadReport>,
+}
+
+impl Called {
+    /// It was not answered.
+    fn not(failed: Failed, learned: Learned) -> Self {
+        Called { result: Err(failed), learned, load: None }
+    }
+}
+
+/// What an outcome says of its worker. That a person must act is the bank's own answer, and the worker brought it.
+fn fared(outcome: &proto::Outcome) -> Learned {
+    use proto::FailureCode::{Cancelled, Integration, OutputTooLarge, Unspecified};
+    match &outcome.result {
+        Some(proto::outcome::Result::Output(_)) => Learned::Succeeded,
+        Some(proto::outcome::Result::Failure(failure)) => match (failure.code(), failure.remedy()) {
+            (Cancelled | Unspecified, _) => Learned::Answered,
+            (Integration, proto::Remedy::UserAction) | (OutputTooLarge, _) => Learned::Succeeded,
+            _ => Learned::Failed,
+        },
+        None => Learned::Answered,
+    }
+}
+
+/// Whether a status was made here, of a connection's error, and not there.
+fn is_of_the_connection(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// How long the integration took that has an output.
@@ -193,6 +264,7 @@ fn ran_successfully_for(outcome: &proto::Outcome) -> Option<Duration> {
 /// Counts a call whose caller went away.
 struct GivenUp<'a> {
     metrics: &'a Metrics,
+    pool: &'a PoolName,
     armed: bool,
 }
 
@@ -205,7 +277,7 @@ impl GivenUp<'_> {
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.metrics.attempt("given_up");
+            self.metrics.attempt(self.pool, "given_up");
         }
     }
 }
@@ -213,8 +285,8 @@ impl Drop for GivenUp<'_> {
 #[tonic::async_trait]
 impl proto::tasks_server::Tasks for RouterService {
     async fn submit(&self, request: Request<proto::Task>) -> Result<Response<proto::Outcome>, Status> {
-        let timeout = grpc_timeout(request.metadata());
-        let result = self.inner.submit(request.into_inner(), timeout).await;
+        let asked = Asked::read(request.metadata());
+        let result = self.inner.submit(request.into_inner(), asked).await;
         result.map(Response::new).map_err(|error| {
             self.inner.metrics.error(&error);
             error.to_status()
@@ -227,12 +299,12 @@ impl proto::tasks_server::Tasks for RouterService {
         &self,
         request: Request<Streaming<proto::Task>>,
     ) -> Result<Response<Self::SubmitManyStream>, Status> {
-        let timeout = grpc_timeout(request.metadata());
+        let asked = Asked::read(request.metadata());
         let service = self.inner.clone();
         let submit = move |task: proto::Task| {
             let service = service.clone();
             async move {
-                let result = service.submit(task, timeout).await;
+                let result = service.submit(task, asked).await;
                 result.inspect_err(|error| service.metrics.error(error))
             }
         };

@@ -9,6 +9,7 @@
 //! expires, and even workers that were full in the last word of the registry may be tried again.
 
 mod allowance;
+mod ejection;
 mod held;
 mod known;
 
@@ -18,12 +19,15 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::outlier;
 use super::pick::pick;
 use super::queue::{Place, Room};
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
 use crate::task::{IntegrationName, Priority, Tenant, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
+use ejection::Ejections;
+pub(super) use ejection::News;
 pub(super) use held::{Held, Hold};
 use known::Known;
 
@@ -42,6 +46,7 @@ pub(super) struct View {
     slots: u64,
     stale: bool,
     has_other_limits: bool,
+    ejections: Ejections,
 }
 
 /// Where a call goes.
@@ -50,6 +55,10 @@ pub(super) struct Placement {
     pub(super) worker: WorkerId,
     pub(super) incarnation: Incarnation,
     pub(super) address: String,
+    /// When it was found.
+    pub(super) at: Instant,
+    /// Whether the call tries a worker that could not be reached: until its connection stands it is the only one.
+    pub(super) tries: bool,
 }
 
 /// What a call would be for.
@@ -69,12 +78,20 @@ impl<'a> From<&'a Place> for Wanted<'a> {
 /// How a call that had a placement ended, as far as the view can learn from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Learned {
-    /// The worker answered.
+    /// The worker answered, and that says nothing of how well it does: an error of the task's own, or a cancelled task.
     Answered,
+    /// With an outcome as it should be.
+    Succeeded,
+    /// With a failure.
+    Failed,
+    /// It did not answer in time.
+    Silent,
     /// It refused for this reason.
     Refused(Reason),
-    /// It could not be reached.
+    /// It could not be reached: nothing was sent.
     Unreachable,
+    /// The call broke after it was sent.
+    Broke,
     /// Nothing: the call was given up.
     Nothing,
 }
@@ -96,11 +113,19 @@ pub(super) struct Census {
     pub(super) full: usize,
     pub(super) draining: usize,
     pub(super) suspected: usize,
+    pub(super) ejected: usize,
+    /// Those that are expected to have room for an interactive task of some integration.
+    pub(super) with_room: usize,
     pub(super) slots: u64,
     pub(super) in_flight: u64,
 }
 
 impl View {
+    /// Nobody yet.
+    pub(super) fn new(config: outlier::Config) -> Self {
+        View { ejections: Ejections::new(config), ..View::default() }
+    }
+
     /// Takes over a snapshot's workers. Who is missing from it stays for one more TTL: the registry may have lost its memory, and
     /// then the next heartbeat of each worker that lives brings it back.
     pub(super) fn replace(&mut self, workers: Vec<Presence>, now: Instant) {
@@ -119,7 +144,7 @@ impl View {
             Change::Present(presence) => self.present(presence, now),
             Change::Gone(worker, incarnation) => {
                 self.workers.get(&worker).filter(|known| known.presence.incarnation == incarnation)?;
-                self.remove(&worker)
+                self.remove(&worker, now)
             }
         }
     }
@@ -128,7 +153,7 @@ impl View {
         let known = self.workers.get(&presence.worker);
         let same_life = known.is_some_and(|known| known.presence.incarnation == presence.incarnation);
         if !same_life {
-            let ended = self.remove(&presence.worker);
+            let ended = self.remove(&presence.worker, now);
             self.insert(presence, now);
             return ended;
         }
@@ -136,18 +161,19 @@ impl View {
             self.unlist(&presence.worker);
             self.list(&presence);
         }
-        if let Some(known) = self.workers.get_mut(&presence.worker) {
-            if known.presence.settings_version != presence.settings_version {
-                known.forget_caps();
-                self.has_other_limits = true;
-            }
-            self.slots -= known.slots();
+        if let Some(known) = self.workers.get_mut(&presence.worker)
+            && known.presence.settings_version != presence.settings_version
+        {
+            known.forget_caps();
+            self.has_other_limits = true;
+        }
+        self.with_slots(&presence.worker.clone(), |known| {
             let Presence { in_flight, target, reserved, .. } = presence;
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
             known.missing_since = None;
-            self.slots += known.slots();
-        }
+            known.is_heard_of();
+        });
         None
     }
 
@@ -159,11 +185,21 @@ impl View {
         self.workers.insert(known.presence.worker.clone(), known);
     }
 
-    fn remove(&mut self, worker: &WorkerId) -> Option<Placement> {
+    fn remove(&mut self, worker: &WorkerId, now: Instant) -> Option<Placement> {
         let known = self.workers.remove(worker)?;
         self.slots -= known.slots();
         self.unlist(worker);
-        Some(known.placement())
+        self.is_no_more(worker);
+        Some(known.placement(now))
+    }
+
+    /// Changes what is known of a worker, and counts its slots anew.
+    fn with_slots(&mut self, worker: &WorkerId, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.workers.get_mut(worker) {
+            self.slots -= known.slots();
+            change(known);
+            self.slots += known.slots();
+        }
     }
 
     fn list(&mut self, presence: &Presence) {
@@ -202,7 +238,7 @@ impl View {
         let over = |known: &Known| known.missing_since.is_some_and(|since| now.duration_since(since) >= TTL);
         let expired: Vec<WorkerId> =
             self.workers.values().filter(|known| over(known)).map(|known| known.presence.worker.clone()).collect();
-        expired.iter().filter_map(|worker| self.remove(worker)).collect()
+        expired.iter().filter_map(|worker| self.remove(worker, now)).collect()
     }
 
     /// Finds a worker for a task and counts the call that will follow.
@@ -246,10 +282,24 @@ impl View {
         self.take(worker, wanted, now).map_or(Room::NotForClass, Room::Found)
     }
 
+    /// Whether a worker that runs the integration has a slot for the class, whatever its caps and its breaker say.
+    pub(super) fn has_slot_for(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
+        let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
+        let mut known = serving.iter().filter_map(|worker| self.workers.get(worker));
+        known.any(|known| known.load(wanted.priority, self.stale, now).is_some())
+    }
+
+    /// Whether that worker has a slot for anyone.
+    pub(super) fn has_slot_at(&self, worker: &WorkerId, now: Instant) -> bool {
+        self.workers.get(worker).is_some_and(|known| known.load(Priority::Interactive, self.stale, now).is_some())
+    }
+
     fn take(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Option<Placement> {
         let known = self.workers.get_mut(worker)?;
         known.take(wanted, now);
-        Some(known.placement())
+        let placement = known.placement(now);
+        self.is_sent(worker, wanted, now);
+        Some(placement)
     }
 
     /// When some worker may take more of the tenant, where none does that runs the integration.
@@ -264,23 +314,39 @@ impl View {
         let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
         let known = serving.iter().take(LOOKED_AT).filter_map(|worker| self.workers.get(worker));
         let holds = known.map(|known| known.holds(wanted, self.stale, now));
-        Held::new(wanted.integration.clone(), serving.len(), holds)
+        Held::new(wanted.integration.clone(), serving.len(), holds).stale(self.stale)
     }
 
-    /// A call has ended: it no longer counts, and what it taught is kept.
+    /// The call that tries a worker has a connection: others may follow.
+    pub(super) fn connected(&mut self, placement: &Placement) {
+        if let Some(known) = self.workers.get_mut(&placement.worker)
+            && known.presence.incarnation == placement.incarnation
+        {
+            known.connected();
+        }
+    }
+
+    /// A call has ended: it no longer counts, and what it taught is kept. `chance`, anything from 0 to 1, is how much of the
+    /// longest pause a worker is left alone for that could not be reached.
     pub(super) fn release(
         &mut self,
         placement: &Placement,
         wanted: &Wanted<'_>,
         learned: Learned,
         load: Option<LoadReport>,
+        chance: f64,
         now: Instant,
     ) {
-        let known = self.workers.get_mut(&placement.worker);
+        let known = self.workers.get(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
-            self.slots -= known.slots();
-            known.give_back(wanted, learned, load, now);
-            self.slots += known.slots();
+            let was_suspected = known.is_suspected(now);
+            self.with_slots(&placement.worker, |known| {
+                if placement.tries {
+                    known.is_tried();
+                }
+                known.give_back(wanted, learned, load, chance, now);
+            });
+            self.judge_call(placement, wanted, learned, was_suspected, now);
         }
     }
 
@@ -297,6 +363,11 @@ impl View {
     /// How many slots the workers have that take tasks, by their last word.
     pub(super) fn slots(&self) -> u64 {
         self.slots
+    }
+
+    /// Where each of them is.
+    pub(super) fn placements(&self, now: Instant) -> Vec<Placement> {
+        self.workers.values().map(|known| known.placement(now)).collect()
     }
 
     /// How many are known.
@@ -318,7 +389,9 @@ impl View {
         self.workers.values().fold(Census { workers: self.workers.len(), ..Census::default() }, |mut census, known| {
             census.full += usize::from(known.presence.state == State::Full);
             census.draining += usize::from(known.presence.state == State::Draining);
-            census.suspected += usize::from(known.suspected_until.is_some_and(|until| now < until));
+            census.suspected += usize::from(known.is_in_doubt(now));
+            census.ejected += usize::from(known.conduct.ejection().is_some());
+            census.with_room += usize::from(known.load(Priority::Interactive, self.stale, now).is_some());
             census.slots += u64::from(known.target);
             census.in_flight += u64::from(known.estimate());
             census

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use super::flagd::{self, ALLOW_JUMP};
+use super::mark::RAISE;
 use super::{Context, Settings, brief, spec};
 use crate::task::PoolName;
 
@@ -43,11 +44,24 @@ pub enum Scope {
 }
 
 /// A share of the workers, above 0% and below 100%, in hundredths of a percent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(u32);
 
 /// The whole, in hundredths of a percent.
 const WHOLE: u32 = 10_000;
+
+impl Share {
+    /// The smallest and the largest.
+    pub const LEAST: Share = Share(1);
+    /// See [`Share::LEAST`].
+    pub const MOST: Share = Share(WHOLE - 1);
+
+    /// One half-way between two; none when they are neighbours.
+    pub fn between(low: Share, high: Share) -> Option<Share> {
+        let middle = low.0.midpoint(high.0);
+        (low.0 < middle && middle < high.0).then_some(Share(middle))
+    }
+}
 
 impl FromStr for Share {
     type Err = String;
@@ -75,6 +89,9 @@ pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_j
             let known: Vec<_> = super::TABLE.iter().map(|spec| spec.key).collect();
             format!("there is no setting {:?}; the settings are {}", change.key, known.join(", "))
         })?;
+        if spec.is_of_routers() && matches!(change.scope, Scope::Some { .. }) {
+            return Err(format!("{} is the routers', which are in no pool: leave --pool and --share out", change.key));
+        }
         let mut next = start.clone();
         let wrong = |reason| format!("{} = {} is not valid: {reason}", change.key, brief(&change.value));
         spec.write(&mut next, &change.value).map_err(wrong)?;
@@ -146,6 +163,7 @@ fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
     let metadata = flag.entry("metadata").or_insert_with(|| json!({}));
     if let Some(metadata) = metadata.as_object_mut() {
         metadata.remove(ALLOW_JUMP);
+        metadata.remove(RAISE);
         if change.allow_jump {
             metadata.insert(ALLOW_JUMP.into(), true.into());
         }

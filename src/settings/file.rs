@@ -17,10 +17,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::store::{
-    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError, version_of,
+    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError,
 };
 use super::targeting::Context;
-use super::{Rejection, Settings, apply, flagd};
+use super::{Rejection, Settings};
 use crate::lifecycle::Lifecycle;
 
 /// Time between two looks. With one more for a document that was half-written, a change applies within a second.
@@ -83,11 +83,9 @@ impl Store for File {
     }
 }
 
-/// Reads the file once: the settings after it, and what of it would not take effect; or why it would not as a whole.
+/// Reads the file once, and [examines](super::examine) the document in it.
 pub fn examine(path: &Path, start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
-    let document = read(path).map_err(|error| error.to_string())?;
-    let flags = flagd::evaluate(&document, context)?;
-    Ok(apply(&flags, start, start, version_of(&document), f64::INFINITY))
+    super::examine(&read(path).map_err(|error| error.to_string())?, start, context)
 }
 
 /// Replaces a file's content in one step, so that no reader sees half of it, and none is left after a loss of power.

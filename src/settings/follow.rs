@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::flagd::Evaluated;
 use super::kept::Kept;
 use super::store::{ReadError, Reading, Store, open, version_of};
-use super::targeting::Context;
+use super::targeting::{Context, Role};
 use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
@@ -36,7 +36,7 @@ pub fn watch(
     let store = open(config, lifecycle)?;
     let start = config.start();
     let (sender, receiver) = watch::channel(Arc::new(start.clone()));
-    let metrics = Metrics::new(telemetry);
+    let metrics = Metrics::new(context.role, telemetry);
     metrics.show(&start);
     let token = lifecycle.token();
     let Some(store) = store else {
@@ -48,9 +48,9 @@ pub fn watch(
     };
     let kept = kept.map(|path| Kept::new(path, store.name()));
     let heard = Heard::new(telemetry);
-    let max_jump = config.max_jump;
+    let (max_jump, seen, rejected) = (config.max_jump, None, Vec::new());
     let mut follower =
-        Follower { start, context, max_jump, sender, store, kept, seen: None, settled: false, heard, metrics };
+        Follower { start, context, max_jump, sender, store, kept, seen, settled: false, rejected, heard, metrics };
     follower.restore();
     if let Some(reading) = follower.store.read_at_start() {
         follower.look(reading);
@@ -75,6 +75,8 @@ struct Follower {
     seen: Option<Reading>,
     /// Whether that has been judged.
     settled: bool,
+    /// What of the last document did not take effect, as it was logged.
+    rejected: Vec<Rejection>,
     heard: Heard,
     metrics: Metrics,
 }
@@ -89,7 +91,8 @@ impl Follower {
             let settings = self.sender.borrow().clone();
             if let Some(to) = self.kept.clone().filter(|_| settings.version != kept) {
                 kept.clone_from(&settings.version);
-                let saved = lifecycle.blocking("settings kept", move || to.save(&settings)).await;
+                let document = self.document();
+                let saved = lifecycle.blocking("settings kept", move || to.save(&settings, document.as_deref())).await;
                 report(saved.map_err(std::io::Error::other).flatten());
             }
         }
@@ -109,13 +112,18 @@ impl Follower {
         }
     }
 
+    /// Unless the document that was read is none that holds: then what was restored is there, with its own.
     fn keep_now(&self) {
-        if let Some(kept) = &self.kept {
-            let settings = self.sender.borrow().clone();
-            if settings.version != super::START_VERSION {
-                report(kept.save(&settings));
-            }
+        let settings = self.sender.borrow().clone();
+        let document = self.document().filter(|document| version_of(document) == settings.version);
+        if let (Some(kept), Some(document)) = (&self.kept, document) {
+            report(kept.save(&settings, Some(&document)));
         }
+    }
+
+    /// What was read last, if it was a document that can be put back.
+    fn document(&self) -> Option<Vec<u8>> {
+        self.seen.clone().and_then(Result::ok).filter(|_| self.store.has_document())
     }
 
     fn look(&mut self, reading: Reading) {
@@ -144,9 +152,13 @@ impl Follower {
         let last = self.sender.borrow().clone();
         let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
         for rejection in &rejections {
-            tracing::warn!(version = next.version, "setting rejected: {rejection}");
+            // What was wrong before and still is, is no news of this document.
+            if !self.rejected.contains(rejection) {
+                tracing::warn!(version = next.version, "setting rejected: {rejection}");
+            }
             self.metrics.reject(rejection);
         }
+        self.rejected.clone_from(&rejections);
         let (took_effect, changes) = (takes_effect(&flags, &rejections), changes(&last, &next));
         if changes.is_empty() && !took_effect && !rejections.is_empty() {
             // The values are still those of the document before, and so is the version.
@@ -248,12 +260,17 @@ struct Metrics {
     rejected_unknown: Counter,
     rejected_keys: Vec<(&'static str, Counter)>,
     version: Gauge,
+    of_worker: Option<OfWorker>,
+}
+
+/// What a router has no part in.
+struct OfWorker {
     max_parallelism: Gauge,
     payload_sampling: Gauge,
 }
 
 impl Metrics {
-    fn new(telemetry: &Telemetry) -> Self {
+    fn new(role: Role, telemetry: &Telemetry) -> Self {
         const REJECTED: &str = "weir_settings_rejected_total";
         telemetry.register(|| {
             describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
@@ -263,8 +280,6 @@ impl Metrics {
                 "weir_settings_version",
                 "The version of the settings as a number, to compare processes by; 0 for the start values."
             );
-            describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
-            describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
             Metrics {
                 applied: counter!("weir_settings_applied_total"),
                 applied_timestamp: gauge!("weir_settings_applied_timestamp_seconds"),
@@ -272,8 +287,7 @@ impl Metrics {
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
                 version: gauge!("weir_settings_version"),
-                max_parallelism: gauge!("weir_settings_max_parallelism"),
-                payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
+                of_worker: (role == Role::Worker).then(OfWorker::new),
             }
         })
     }
@@ -281,8 +295,10 @@ impl Metrics {
     fn show(&self, settings: &Settings) {
         // 48 bits of a hash, which a float holds exactly. The start values' version is no such number.
         self.version.set(u64::from_str_radix(&settings.version, 16).unwrap_or_default() as f64);
-        self.max_parallelism.set(settings.max_parallelism);
-        self.payload_sampling.set(settings.payload_sampling);
+        if let Some(OfWorker { max_parallelism, payload_sampling }) = &self.of_worker {
+            max_parallelism.set(settings.max_parallelism);
+            payload_sampling.set(settings.payload_sampling);
+        }
     }
 
     fn apply(&self, settings: &Settings) {
@@ -295,6 +311,17 @@ impl Metrics {
     fn reject(&self, rejection: &Rejection) {
         let known = self.rejected_keys.iter().find(|(key, _)| *key == rejection.key);
         known.map_or(&self.rejected_unknown, |(_, counter)| counter).increment(1);
+    }
+}
+
+impl OfWorker {
+    fn new() -> Self {
+        describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
+        describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
+        OfWorker {
+            max_parallelism: gauge!("weir_settings_max_parallelism"),
+            payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The last good settings on disk: what a worker starts with until its source answers.
 //!
-//! They are the values, not the document: some may be older than the document that was read last, because that had bad
-//! ones. They count only for the source that they are from.
+//! They are the values: some may be older than the document that was read last, because that had bad ones. They count
+//! only for the source that they are from. The document lies beside them, so that somebody can put it back into a source
+//! that has lost it; no worker does so by itself, for it may have been removed on purpose.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::file::write_file;
+use super::store::version_of;
 use super::{Settings, TABLE, spec};
 
 /// The file that they are in.
@@ -24,17 +26,31 @@ struct Note {
     source: String,
     version: String,
     values: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
 }
 
-/// The values in such a file, whatever its source.
-pub fn values(path: &Path) -> Result<Vec<(String, Value)>, String> {
-    let note = read(path)?.ok_or_else(|| format!("{} is not there", path.display()))?;
+/// What a worker keeps, whatever its source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Last {
+    /// Names the document that it is from.
+    pub version: String,
+    /// That document; none where an older weir kept it, or LaunchDarkly has it.
+    pub document: Option<String>,
+    /// The values.
+    pub values: Vec<(String, Value)>,
+}
+
+/// Reads such a file.
+pub fn read(path: &Path) -> Result<Last, String> {
+    let note = note(path)?.ok_or_else(|| format!("{} is not there", path.display()))?;
     // An older or a newer weir may have written it.
-    Ok(note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect())
+    let values = note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect();
+    Ok(Last { version: note.version, document: note.document, values })
 }
 
 /// None where there is no file.
-fn read(path: &Path) -> Result<Option<Note>, String> {
+fn note(path: &Path) -> Result<Option<Note>, String> {
     let shown = path.display();
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -51,7 +67,7 @@ impl Kept {
 
     /// The last good settings over the start values; none where there are none of this source.
     pub(super) fn load(&self, start: &Settings) -> Result<Option<Settings>, String> {
-        let Some(note) = read(&self.path)?.filter(|note| note.source == self.source) else { return Ok(None) };
+        let Some(note) = note(&self.path)?.filter(|note| note.source == self.source) else { return Ok(None) };
         let mut settings = Settings { version: note.version, ..start.clone() };
         for (key, value) in &note.values {
             // An older or a newer weir may have written it.
@@ -62,9 +78,12 @@ impl Kept {
         Ok(Some(settings))
     }
 
-    pub(super) fn save(&self, settings: &Settings) -> io::Result<()> {
+    /// Saves the settings, and the document if it is the one that they are from.
+    pub(super) fn save(&self, settings: &Settings, document: Option<&[u8]>) -> io::Result<()> {
         let values = TABLE.iter().map(|spec| (spec.key.to_owned(), spec.value(settings))).collect();
-        let note = Note { source: self.source.clone(), version: settings.version.clone(), values };
+        let document = document.filter(|document| version_of(document) == settings.version);
+        let document = document.and_then(|document| String::from_utf8(document.to_vec()).ok());
+        let note = Note { source: self.source.clone(), version: settings.version.clone(), values, document };
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory)?;
         }
@@ -84,9 +103,24 @@ mod tests {
         let (start, kept) = (Config::default().start(), Kept::new(&path, "file a".into()));
         assert_eq!(kept.load(&start), Ok(None));
         let settings = Settings { max_parallelism: 7, version: "v1".into(), ..start.clone() };
-        kept.save(&settings).expect("written");
+        kept.save(&settings, None).expect("written");
         assert_eq!(kept.load(&start), Ok(Some(settings)));
         assert_eq!(Kept::new(&path, "file b".into()).load(&start), Ok(None));
+    }
+
+    #[test]
+    fn the_document_of_the_settings_is_kept_and_no_other_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        let kept = Kept::new(&path, "redis".into());
+        let document = r#"{"flags": {}}"#;
+        let version = version_of(document.as_bytes());
+        let settings = Settings { version: version.clone(), ..Config::default().start() };
+        kept.save(&settings, Some(document.as_bytes())).expect("written");
+        assert_eq!(read(&path).expect("readable").document.as_deref(), Some(document));
+        kept.save(&settings, Some(b"another one")).expect("written");
+        let last = read(&path).expect("readable");
+        assert_eq!((last.document, last.version), (None, version));
     }
 
     #[test]

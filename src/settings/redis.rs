@@ -10,35 +10,26 @@
 //! on the stream: unlike pub/sub it can be gone on with after a lost connection, so no change is missed. After five
 //! seconds without one they read the document anyway, for it may have been set by hand.
 //!
-//! Whatever is not an answer drops the connection, and the next request makes a new one; the client library alone would
-//! keep one whose answers time out. The pause before that grows up to two seconds and is moved by chance, so that a
-//! fleet does not come back as one.
+//! The three keys share a hash tag, so that they are on one node of a Cluster. The pause after a failure grows up to two
+//! seconds and is moved by chance, so that a fleet does not come back as one.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::io::tcp::TcpSettings;
 use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
-use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisResult,
-    Script, cmd, pipe,
-};
+use ::redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, cmd, pipe};
 use async_trait::async_trait;
-use parking_lot::Mutex as ShortLock;
+use parking_lot::Mutex;
 use rand::RngExt;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
 
 use super::SettingsError;
 use super::store::{
     Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError,
 };
+use crate::redis::{self, Link, Place};
 
 /// How long a change by other means than weir takes to be seen; also how long a request for changes blocks.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long connecting and logging in, or an answer, may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause after a failure at first; doubled up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -49,14 +40,13 @@ const BEGINNING: &str = "0-0";
 
 /// The document in a Redis.
 pub struct Redis {
-    client: Client,
-    address: String,
+    place: Arc<Place>,
     keys: Keys,
     write: Script,
-    requests: Mutex<Option<MultiplexedConnection>>,
+    requests: Link,
     /// Waiting for changes blocks its connection.
-    follow: Mutex<Option<MultiplexedConnection>>,
-    seen: ShortLock<Seen>,
+    follow: Link,
+    seen: Mutex<Seen>,
 }
 
 struct Keys {
@@ -75,76 +65,46 @@ struct Seen {
 }
 
 impl Redis {
-    /// The document in the Redis of that URL. Connects at the first request, not here.
-    pub fn new(url: &SecretString, key: &str) -> Result<Self, SettingsError> {
-        let wrong = |reason: String| SettingsError::Redis { reason };
-        // The words for a wrong URL may quote it; registry.url is checked where it belongs.
-        let info =
-            url.expose_secret().into_connection_info().map_err(|_| wrong("registry.url is no Redis URL".into()))?;
-        let address = info.addr().to_string();
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let redis = redis.set_lib_name("weir", env!("CARGO_PKG_VERSION"));
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(redis);
+    /// The document in the Redis that the registry is in. Connects at the first request, not here.
+    pub fn new(config: &redis::Config, key: &str) -> Result<Self, SettingsError> {
+        let wrong = |error: redis::Error| SettingsError::Redis { reason: error.to_string() };
+        let place = Arc::new(Place::new(config, key).map_err(wrong)?);
         Ok(Redis {
-            client: Client::open(info).map_err(|error| wrong(error.to_string()))?,
-            address,
             keys: Keys {
                 document: key.to_owned(),
                 history: format!("{key}:history"),
                 revision: format!("{key}:revision"),
             },
             write: Script::new(include_str!("redis/write.lua")),
-            requests: Mutex::default(),
-            follow: Mutex::default(),
-            seen: ShortLock::default(),
+            requests: Link::new(config, place.clone(), Duration::ZERO),
+            follow: Link::new(config, place.clone(), POLL_INTERVAL),
+            place,
+            seen: Mutex::default(),
         })
     }
 
-    async fn connect(&self, answer_within: Duration) -> Result<MultiplexedConnection, String> {
-        let timeouts = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER_TIMEOUT))
-            .set_response_timeout(Some(answer_within));
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&timeouts);
-        match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.failed(&error)),
-            Err(_) => Err(format!("{}: no connection in time", self.address)),
-        }
-    }
-
-    fn failed(&self, error: &::redis::RedisError) -> String {
-        let reason = if error.is_timeout() { "no answer in time".into() } else { error.to_string() };
-        format!("{}: {reason}", self.address)
-    }
-
-    /// One request at a time; one that fails, or is dropped midway, takes its connection with it.
+    /// One request at a time.
     async fn ask<T: FromRedisValue>(&self, request: Request<'_>) -> Result<T, String> {
-        let (slot, answer_within) = match request {
-            Request::Wait(_) => (&self.follow, POLL_INTERVAL + ANSWER_TIMEOUT),
-            _ => (&self.requests, ANSWER_TIMEOUT),
-        };
-        let mut slot = slot.lock().await;
-        let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => self.connect(answer_within).await?,
-        };
+        let link = if matches!(request, Request::Wait(_)) { &self.follow } else { &self.requests };
+        let mut lease = link.lease().await.map_err(|error| error.to_string())?;
+        let connection = &mut lease.connection;
         let reply: RedisResult<T> = match request {
-            Request::Wait(cmd) | Request::One(cmd) => cmd.query_async(&mut connection).await,
-            Request::Many(pipe) => pipe.query_async(&mut connection).await,
+            Request::Wait(cmd) | Request::One(cmd) => cmd.query_async(connection).await,
+            Request::Many(pipe) => pipe.query_async(connection).await,
             Request::Write(expected, edit) => {
                 let Keys { document, history, revision } = &self.keys;
                 let mut script = self.write.key(document);
                 script.key(history).key(revision).arg(expected).arg(&edit.document).arg(&edit.who).arg(&edit.why);
-                script.arg(HISTORY).arg(UNKNOWN).arg(FOUND).invoke_async(&mut connection).await
+                script.arg(HISTORY).arg(UNKNOWN).arg(FOUND).invoke_async(connection).await
             }
         };
-        let answer = reply.map_err(|error| self.failed(&error))?;
-        *slot = Some(connection);
-        Ok(answer)
+        lease.settle(reply).map_err(|error| error.to_string())
     }
 
     async fn look(&self) -> Result<(Option<String>, Vec<u8>), String> {
+        // The place in the history first: a change in between is read again, never missed. A transaction would say of a
+        // key that has moved only that it was aborted.
         let mut both = pipe();
-        both.atomic();
         both.cmd("XREVRANGE").arg(&self.keys.history).arg("+").arg("-").arg("COUNT").arg(1);
         // As much of it as tells a document from one that is too large.
         both.cmd("GETRANGE").arg(&self.keys.document).arg(0).arg(MAX_DOCUMENT_BYTES);
@@ -163,7 +123,7 @@ enum Request<'a> {
 #[async_trait]
 impl Store for Redis {
     fn name(&self) -> String {
-        format!("redis {} {}", self.address, self.keys.document)
+        format!("redis {} {}", self.place.name(), self.keys.document)
     }
 
     async fn read(&self) -> Reading {

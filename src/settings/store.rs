@@ -102,6 +102,11 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// Whether what is read is a document that could be written again, and not only what names one.
+    fn has_document(&self) -> bool {
+        true
+    }
+
     /// What a document says to whoever is in this context, or why it is none.
     fn evaluate(&self, document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
         flagd::evaluate(document, context)
@@ -120,9 +125,9 @@ pub fn open(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Arc<dyn Sto
     if config.source == Source::LaunchDarkly {
         return launchdarkly::open(&config.launchdarkly, lifecycle).map(Some);
     }
-    Ok(match (config.source, &config.file, &config.redis_url) {
+    Ok(match (config.source, &config.file, &config.redis.url) {
         (Source::File, Some(path), _) => Some(Arc::new(File::new(path.clone(), lifecycle.clone()))),
-        (Source::Redis, _, Some(url)) => Some(Arc::new(Redis::new(url, &config.redis_key)?)),
+        (Source::Redis, _, Some(_)) => Some(Arc::new(Redis::new(&config.redis, &config.redis_key)?)),
         _ => None,
     })
 }

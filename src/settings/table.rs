@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::flagd::ALLOW_JUMP;
-use super::{Config, Profiling, Settings, brief};
+use super::pools::{MAX_POOLS, MAX_WEIGHT};
+use super::{Config, Overflow, Profiling, Settings, Sticky, Weights, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
 use crate::telemetry::logs;
@@ -18,6 +19,8 @@ pub struct Spec {
     pub key: &'static str,
     /// What its number counts; empty for texts.
     pub unit: &'static str,
+    /// What it can be different for.
+    pub scope: &'static str,
     /// What changes with it, and when.
     pub affects: &'static str,
     kind: Kind,
@@ -30,6 +33,9 @@ enum Kind {
     IntegrationCaps(fn(&mut Settings) -> &mut ByName<IntegrationName, Cap>),
     TenantCaps(fn(&mut Settings) -> &mut ByName<Tenant, Cap>),
     IntegrationWeights(fn(&mut Settings) -> &mut ByName<IntegrationName, Weight>),
+    Weights(fn(&mut Settings) -> &mut Weights),
+    Sticky(fn(&mut Settings) -> &mut Sticky),
+    Overflow(fn(&mut Settings) -> &mut Overflow),
     LogFilter(fn(&mut Settings) -> &mut String),
     Profiling(fn(&mut Settings) -> &mut Profiling),
 }
@@ -39,48 +45,84 @@ pub const TABLE: &[Spec] = &[
     Spec {
         key: "max_parallelism",
         unit: "slots",
+        scope: "worker",
         affects: "how many slots the worker's tasks hold at a time; lowering it ends nothing, 0 takes nothing new",
         kind: Kind::Integer(0..=MAX_SLOTS, |settings| &mut settings.max_parallelism),
     },
     Spec {
         key: "interactive_reserve",
         unit: "share of N",
+        scope: "worker",
         affects: "how much of N batch tasks may not hold; interactive tasks may hold all of N",
         kind: Kind::Number(0.0..=1.0, |settings| &mut settings.interactive_reserve),
     },
     Spec {
         key: "integration_caps",
         unit: "slots by integration",
+        scope: "worker, integration",
         affects: "how much of N the tasks of one integration may hold; 0 takes nothing new of it",
         kind: Kind::IntegrationCaps(|settings| &mut settings.integration_caps),
     },
     Spec {
         key: "tenant_caps",
         unit: "slots by tenant",
+        scope: "worker, tenant",
         affects: "how much of N the tasks of one tenant may hold; 0 takes nothing new of it",
         kind: Kind::TenantCaps(|settings| &mut settings.tenant_caps),
     },
     Spec {
         key: "integration_weights",
         unit: "slots by integration",
+        scope: "worker, integration",
         affects: "how many slots a task of an integration holds, fixed at its admission; 1 where nothing is said",
         kind: Kind::IntegrationWeights(|settings| &mut settings.integration_weights),
     },
     Spec {
         key: "payload_sampling",
         unit: "share of tasks",
+        scope: "worker",
         affects: "which tasks' payloads are kept; failures and the slowest are always kept, unless it is 0",
         kind: Kind::Number(0.0..=1.0, |settings| &mut settings.payload_sampling),
     },
     Spec {
+        key: "batch_share",
+        unit: "share of slot-seconds",
+        scope: "router",
+        affects: "how much of what a router starts is batch while it waits behind interactive; 0 lets people always go first",
+        kind: Kind::Number(0.0..=1.0, |settings| &mut settings.batch_share),
+    },
+    Spec {
+        key: "pools",
+        unit: "weight by pool",
+        scope: "router",
+        affects: "to which pools a router sends, waiting tasks included; 0 sends nothing new; `{}` is `router.pool` alone",
+        kind: Kind::Weights(|settings| &mut settings.pools),
+    },
+    Spec {
+        key: "pool_sticky",
+        unit: "",
+        scope: "router",
+        affects: "whether all tasks of a tenant go to one pool, or each task by its id",
+        kind: Kind::Sticky(|settings| &mut settings.pool_sticky),
+    },
+    Spec {
+        key: "pool_overflow",
+        unit: "pool by pool",
+        scope: "router",
+        affects: "which pool takes the tasks of another that is full or has no workers; none unless it is named",
+        kind: Kind::Overflow(|settings| &mut settings.pool_overflow),
+    },
+    Spec {
         key: "log_level",
         unit: "",
+        scope: "worker, router",
         affects: "what is logged from then on",
         kind: Kind::LogFilter(|settings| &mut settings.log_level),
     },
     Spec {
         key: "profiling",
         unit: "",
+        scope: "worker",
         affects: "whether one worker of the pool at a time profiles itself, and stores the profile when it ends (docs/profiling.md)",
         kind: Kind::Profiling(|settings| &mut settings.profiling),
     },
@@ -103,6 +145,9 @@ impl Spec {
             Kind::IntegrationWeights(_) => {
                 format!("an object of integers from 1 to {MAX_SLOTS}, such as {{\"scraper\": 5}}")
             }
+            Kind::Weights(_) => Weights::expected(),
+            Kind::Sticky(_) => Sticky::EXPECTED.into(),
+            Kind::Overflow(_) => Overflow::expected(),
             Kind::Profiling(_) => Profiling::EXPECTED.into(),
             Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
         }
@@ -114,7 +159,8 @@ impl Spec {
             Kind::Integer(..) => "integer",
             Kind::Number(..) => "number",
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) | Kind::IntegrationWeights(_) => "object",
-            Kind::LogFilter(_) | Kind::Profiling(_) => "text",
+            Kind::Weights(_) | Kind::Overflow(_) => "object",
+            Kind::Sticky(_) | Kind::LogFilter(_) | Kind::Profiling(_) => "text",
         }
     }
 
@@ -125,18 +171,22 @@ impl Spec {
             Kind::Number(range, _) => format!("{} to {}", range.start(), range.end()),
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) => format!("0 to {MAX_SLOTS}, or above 0% to 100% of N"),
             Kind::IntegrationWeights(_) => format!("1 to {MAX_SLOTS}"),
+            Kind::Weights(_) => format!("0 to {MAX_WEIGHT}, one above 0; {MAX_POOLS} pools"),
+            Kind::Sticky(_) => Sticky::EXPECTED.into(),
+            Kind::Overflow(_) => format!("another pool; {MAX_POOLS} pools"),
             Kind::LogFilter(_) => "a level or filter".into(),
             Kind::Profiling(_) => "off, until_exit, or 1s to 24h".into(),
         }
     }
 
-    /// What it can be different for.
-    pub fn scope(&self) -> &'static str {
-        match &self.kind {
-            Kind::Integer(..) | Kind::Number(..) | Kind::LogFilter(_) | Kind::Profiling(_) => "worker",
-            Kind::IntegrationCaps(_) | Kind::IntegrationWeights(_) => "worker, integration",
-            Kind::TenantCaps(_) => "worker, tenant",
-        }
+    /// Whether routers alone have it, so that it cannot be different for pools or workers.
+    pub fn is_of_routers(&self) -> bool {
+        self.scope == "router"
+    }
+
+    /// Whether a router has it, be it alone.
+    pub fn is_read_by_routers(&self) -> bool {
+        self.scope.contains("router")
     }
 
     /// Whether it may have this value; what would be right, if not.
@@ -181,6 +231,9 @@ impl Spec {
             Kind::IntegrationCaps(at) => at(settings).write().into(),
             Kind::TenantCaps(at) => at(settings).write().into(),
             Kind::IntegrationWeights(at) => at(settings).write().into(),
+            Kind::Weights(at) => at(settings).clone().into(),
+            Kind::Sticky(at) => (*at(settings)).into(),
+            Kind::Overflow(at) => at(settings).clone().into(),
             Kind::LogFilter(at) => at(settings).clone().into(),
             Kind::Profiling(at) => at(settings).to_string().into(),
         }
@@ -199,6 +252,9 @@ impl Spec {
             Kind::IntegrationCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
             Kind::TenantCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
             Kind::IntegrationWeights(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
+            Kind::Weights(at) => *at(settings) = value.clone().try_into()?,
+            Kind::Sticky(at) => *at(settings) = value.clone().try_into()?,
+            Kind::Overflow(at) => *at(settings) = value.clone().try_into()?,
             Kind::LogFilter(at) => {
                 let filter = value.as_str().ok_or_else(wrong)?;
                 logs::check(filter).map_err(|error| error.to_string())?;

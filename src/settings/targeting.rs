@@ -1,4 +1,4 @@
-//! Targeting: which variant of a flag a worker gets.
+//! Targeting: which variant of a flag a worker or a router gets.
 //!
 //! A rule is [JSONLogic](https://jsonlogic.com) with flagd's own operations: `fractional`
 //! (<https://flagd.dev/reference/custom-operations/fractional-operation/>), `sem_ver`
@@ -24,7 +24,9 @@ use crate::task::{IntegrationName, PoolName, WorkerId};
 /// Who a document is evaluated for.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// The pool that the worker serves in.
+    /// What it does.
+    pub role: Role,
+    /// The pool that the worker serves in. A router is in none, and rules see none of it.
     pub pool: PoolName,
     /// The worker's name; none where nobody runs yet, and then nothing can be shared out by it.
     pub worker: Option<WorkerId>,
@@ -36,9 +38,29 @@ pub struct Context {
     pub integration: Option<IntegrationName>,
 }
 
+/// A program that has settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A worker.
+    #[default]
+    Worker,
+    /// A router.
+    Router,
+}
+
+impl Role {
+    /// Its name in rules.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Worker => "worker",
+            Role::Router => "router",
+        }
+    }
+}
+
 /// The properties that `var` may name.
-const PROPERTIES: [&str; 7] =
-    ["pool", "worker", "zone", "integration", "targetingKey", "$flagd.flagKey", "$flagd.timestamp"];
+const PROPERTIES: [&str; 8] =
+    ["role", "pool", "worker", "zone", "integration", "targetingKey", "$flagd.flagKey", "$flagd.timestamp"];
 
 /// The operations that flagd documents.
 const OPERATIONS: [&str; 37] = [
@@ -108,7 +130,8 @@ pub(super) fn variant(
     name_variants(&mut rule);
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let data = json!({
-        "pool": context.pool.as_str(),
+        "role": context.role.as_str(),
+        "pool": (context.role == Role::Worker).then(|| context.pool.as_str()),
         "worker": context.worker.as_ref().map(WorkerId::as_str),
         "zone": context.zone,
         "integration": context.integration.as_ref().map(IntegrationName::as_str),
@@ -258,6 +281,7 @@ mod tests {
 
     fn context(worker: &str) -> Context {
         Context {
+            role: Role::Worker,
             pool: "parallel".parse().expect("a pool"),
             worker: Some(worker.parse().expect("a worker id")),
             zone: Some("eu-west-1a".into()),
@@ -382,7 +406,7 @@ mod tests {
         for (rule, why) in [
             (json!({"iff": [true, "a"]}), "has the operation \"iff\", use one of flagd's: var"),
             (json!({"if": [true, "a"], "or": []}), "use one operation in each object"),
-            (json!({"var": "pol"}), "asks for \"pol\", use one of pool, worker, zone"),
+            (json!({"var": "pol"}), "asks for \"pol\", use one of role, pool, worker, zone"),
             (json!({"var": ["integration", "bank"]}), "asks for \"integration\""),
             (json!({"$ref": "nowhere"}), "refers to \"nowhere\", which \"$evaluators\" does not have"),
             (json!({"$ref": "loop"}), "more than 16 deep"),

@@ -1,34 +1,76 @@
-//! Logs: JSON lines or text for people, written by a thread of their own.
+//! Logs: JSON lines that Elasticsearch takes as they are, or text for people, written by a thread of their own.
 //!
-//! The program never waits for its log: lines go into a bounded buffer, and what does not fit is dropped and counted
-//! ([`Logs::dropped_lines`]). The level can be changed while the program runs.
+//! The program never waits for its log. Lines go into a bounded buffer (`writer`); what does not fit or cannot be written is
+//! counted. What one place in the code says too often is left out and counted (`repeats`). Lines of a run have the run's
+//! names, from the span that they are in (`line`). The level can be changed while the program runs (`level`).
+//!
+//! tracing-subscriber's own formatter writes a name twice that a line and its span both have, which Elasticsearch refuses,
+//! and cannot speak for lines that were left out; the usual non-blocking writer wakes its thread for each line, and does
+//! not count what it cannot write.
+
+mod ecs;
+mod human;
+mod level;
+mod line;
+mod lines;
+mod repeats;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-/// Lines that may wait for the writer.
-const BUFFERED_LINES: usize = 16_384;
+pub use ecs::FIELDS;
+pub use level::{Level, check};
+
+use crate::lifecycle::Lifecycle;
+use ecs::Ecs;
+use human::Human;
+use level::Levels;
+use line::Style;
+use lines::{LEVELS, Lines, Shared};
+
+/// How long the last lines may take to be written.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// How and how much to log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `json` (one object per line) or `human`.
+    /// `json` (one object per line, in the names of the Elastic Common Schema) or `human`.
     pub format: Format,
     /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter such as `info,weir::router=debug`, until the
     /// settings say otherwise.
     pub level: String,
+    /// Lines that one place in the code writes in ten seconds, of each integration; 0 is no limit. What is left out is
+    /// counted.
+    pub repeats: u32,
+    /// `service.name` in JSON lines. Without one: `weir-worker`, `weir-router`, `weir-sandbox`.
+    pub service: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { format: Format::Human, level: "info".into() }
+        Config { format: Format::Human, level: "info".into(), repeats: 100, service: None }
+    }
+}
+
+impl Config {
+    /// Checks the values.
+    pub fn check(&self) -> Result<(), String> {
+        check(&self.level).map_err(|error| format!("level: {error}"))?;
+        match self.service.as_deref().map(str::trim) {
+            Some("") => Err("service: it is empty; use a name such as \"bank-pulls\"".into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -45,8 +87,7 @@ pub enum Format {
 /// The running logger; dropping it writes out what is buffered.
 pub struct Logs {
     level: Level,
-    dropped: ErrorCounter,
-    _writer: WorkerGuard,
+    shared: Arc<Shared>,
 }
 
 /// Why the logger did not start.
@@ -65,31 +106,30 @@ pub enum LogsError {
     /// There is a logger already.
     #[error("the process has a logger already")]
     Installed,
-}
-
-/// Changes the level of the running logger.
-#[derive(Clone)]
-pub struct Level {
-    handle: Option<reload::Handle<Targets, Registry>>,
+    /// The thread that writes did not start, or there is no stderr.
+    #[error("cannot log to stderr: {0}")]
+    Writer(#[from] io::Error),
 }
 
 impl Logs {
-    /// Starts the process' one logger, on stderr: stdout belongs to results.
-    pub fn start(config: &Config) -> Result<Self, LogsError> {
-        let (filter, handle) = reload::Layer::new(parse(&config.level)?);
-        let (writer, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(BUFFERED_LINES)
-            .lossy(true)
-            .thread_name("log writer")
-            .finish(io::stderr());
-        let dropped = writer.error_counter();
-        let lines = fmt::layer().with_writer(writer);
-        let lines = match config.format {
-            Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
-            Format::Human => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+    /// Starts the process' one logger, on stderr: stdout belongs to results. `role` is what the process is, such as
+    /// `worker`.
+    pub fn start(config: &Config, role: &str) -> Result<Self, LogsError> {
+        let (filter, handle) = reload::Layer::new(Levels::read(&config.level)?);
+        let style: Box<dyn Style> = match config.format {
+            Format::Json => {
+                let service = config.service.clone().unwrap_or_else(|| format!("weir-{role}"));
+                Box::new(Ecs::new(&service))
+            }
+            Format::Human => Box::new(Human { has_colours: io::IsTerminal::is_terminal(&io::stderr()) }),
         };
+        let lines = Lines::new(style, config.repeats);
+        let shared = lines.shared().clone();
+        let stderr = writer::stderr()?;
         tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogsError::Installed)?;
-        Ok(Logs { level: Level { handle: Some(handle) }, dropped, _writer: guard })
+        let looks = shared.clone();
+        shared.buffer.start(stderr, move || looks.tell_left_out(), &Lifecycle::new())?;
+        Ok(Logs { level: Level::of(handle), shared })
     }
 
     /// The handle that changes the level.
@@ -97,63 +137,70 @@ impl Logs {
         self.level.clone()
     }
 
-    /// Adds the count of dropped lines to a role's metrics.
+    /// Gives the process its `service.node.name` in JSON lines, where it has none yet: a worker may have its name only
+    /// once it runs.
+    pub fn set_node(&self, name: impl Into<String>) {
+        let _ = self.shared.node.set(name.into());
+    }
+
+    /// Adds the counts of lines to a role's metrics.
     pub fn register(&self, telemetry: &super::Telemetry) {
-        const NAME: &str = "weir_log_lines_dropped_total";
-        telemetry.register(|| metrics::describe_counter!(NAME, "Log lines dropped because the writer was behind."));
-        let dropped = self.dropped.clone();
-        telemetry.before_scrape(move || metrics::counter!(NAME).absolute(dropped.dropped_lines() as u64));
+        use metrics::{counter, describe_counter};
+        const LINES: &str = "weir_log_lines_total";
+        const LEFT_OUT: &str = "weir_log_lines_left_out_total";
+        const DROPPED: &str = "weir_log_lines_dropped_total";
+        telemetry.register(|| {
+            describe_counter!(LINES, "Log lines, by level.");
+            describe_counter!(LEFT_OUT, "Log lines left out because their like was said too often, by level.");
+            describe_counter!(
+                DROPPED,
+                "Log lines lost, by reason: behind, for the writer's buffer was full; failed, for they could not be written."
+            );
+        });
+        let shared = self.shared.clone();
+        telemetry.before_scrape(move || {
+            let counts = &shared.counts;
+            for ((_, level), (said, left_out)) in LEVELS.iter().zip(counts.said.iter().zip(&counts.left_out)) {
+                counter!(LINES, "level" => *level).absolute(said.load(Ordering::Relaxed));
+                counter!(LEFT_OUT, "level" => *level).absolute(left_out.load(Ordering::Relaxed));
+            }
+            for (reason, lost) in [("behind", &shared.buffer.behind), ("failed", &shared.buffer.failed)] {
+                counter!(DROPPED, "reason" => reason).absolute(lost.load(Ordering::Relaxed));
+            }
+        });
     }
 
-    /// Lines dropped so far because the writer was behind.
-    pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+    /// Lines lost so far: the writer was behind, or could not write them.
+    pub fn dropped_lines(&self) -> u64 {
+        let buffer = &self.shared.buffer;
+        buffer.behind.load(Ordering::Relaxed) + buffer.failed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until what was said is written, at most for a second: before the process ends without an ordered stop. Returns
+    /// whether it is: otherwise nobody reads.
+    pub fn flush(&self) -> bool {
+        self.shared.tell_rest();
+        self.shared.buffer.flush(END_WITHIN)
     }
 }
 
-impl Level {
-    /// For a program that set up its own logger: checks levels and changes nothing.
-    pub fn fixed() -> Self {
-        Level { handle: None }
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.shared.tell_rest();
+        self.shared.buffer.end(END_WITHIN);
     }
-
-    /// Applies a level or a filter from now on.
-    pub fn set(&self, level: &str) -> Result<(), LogsError> {
-        let filter = parse(level)?;
-        if let Some(handle) = &self.handle {
-            handle.reload(filter).map_err(|_| LogsError::Installed)?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether `level` is a level or a filter.
-pub fn check(level: &str) -> Result<(), LogsError> {
-    parse(level).map(drop)
-}
-
-fn parse(level: &str) -> Result<Targets, LogsError> {
-    let invalid = |reason: String| LogsError::Level { level: level.to_owned(), reason };
-    if level.trim().is_empty() {
-        return Err(invalid("it is empty".into()));
-    }
-    // A bare word would be read as a target of that name, which logs nothing at all.
-    for directive in level.split(',').map(str::trim).filter(|directive| !directive.contains('=')) {
-        directive.parse::<LevelFilter>().map_err(|_| invalid(format!("{directive:?} is no level")))?;
-    }
-    level.parse().map_err(|error: tracing_subscriber::filter::ParseError| invalid(error.to_string()))
 }
 
 /// For tests of what is logged.
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::io;
     use std::sync::Arc;
 
     use parking_lot::Mutex;
     use serde_json::Value;
     use tracing::subscriber::DefaultGuard;
-
-    use super::{fmt, io};
+    use tracing_subscriber::fmt;
 
     /// What this thread has logged since it began to be heard.
     pub(crate) struct Heard {
@@ -188,22 +235,6 @@ pub(crate) mod testing {
             let text = String::from_utf8(self.log.0.lock().clone()).expect("text");
             let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
             lines.filter(|line: &Value| line["message"].as_str().is_some_and(|said| said.contains(message))).collect()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels_and_filters_are_checked() {
-        for good in ["info", "off", "warn,weir::router=debug", "weir=trace"] {
-            check(good).expect(good);
-        }
-        for bad in ["", "loud", "info,verbose", "weir=loud", "weir[span]"] {
-            let error = check(bad).expect_err(bad).to_string();
-            assert!(error.contains("use a level such as"), "{error}");
         }
     }
 }

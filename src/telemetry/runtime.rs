@@ -1,5 +1,10 @@
 //! How the runtime of a process does, by its own numbers: how busy its threads are, and what waits for them.
 //!
+//! `weir_runtime_busy_seconds` only grows, and is a gauge all the same: the counters of the crate `metrics` are whole numbers
+//! (`CounterFn` takes `u64`), its Prometheus exporter writes them as they are, and has no option by which one is divided or
+//! a gauge is called a counter. Whole seconds would be too coarse for a ratio over a scrape's interval, and microseconds
+//! are no base unit. `rate()` works on a gauge that only grows, and falls to 0 with the process as a counter does.
+//!
 //! Its pool of blocking threads has no stable numbers; what weir itself runs there is bounded and counted apart
 //! (`weir_blocking_running` and `weir_blocking_waiting` of a worker).
 

@@ -73,7 +73,11 @@ impl Config {
         duration("window", self.window, second / 10, hour)?;
         duration("slow_after", self.slow_after, Duration::ZERO, hour)?;
         duration("open_for", self.open_for, second / 100, hour)?;
-        duration("max_open_for", self.max_open_for, self.open_for, hour)?;
+        duration("max_open_for", self.max_open_for, second / 100, hour)?;
+        if self.open_for > self.max_open_for {
+            let [open_for, most] = [self.open_for, self.max_open_for].map(humantime::format_duration);
+            return Err(format!("open_for: {open_for} is more than max_open_for, which is {most}"));
+        }
         share("failing", self.failing)?;
         share("slow", self.slow)?;
         match (self.min_tasks, self.probes) {

@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{adaptive, breaker, door};
-use crate::task::IntegrationName;
-
-/// The integrations that are named where one is unknown.
-const MOST_NAMES: usize = 10;
+use crate::task::{IntegrationName, UnknownIntegration};
 
 /// `[worker.upstream]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,9 +56,8 @@ impl Config {
     }
 
     /// The integrations that have rules of their own and are not among those that there are.
-    pub fn unknown(&self, known: &[&IntegrationName]) -> Vec<Unknown> {
-        let names = self.integrations.keys().filter(|name| !known.contains(name));
-        names.map(|name| Unknown { name: name.clone(), known: nearest(name, known) }).collect()
+    pub fn unknown(&self, known: &[&IntegrationName]) -> Vec<UnknownIntegration> {
+        UnknownIntegration::among(self.integrations.keys(), known)
     }
 
     /// Whether all values are ones that can be meant.
@@ -72,42 +68,12 @@ impl Config {
     }
 }
 
-/// Rules for an integration that there is not: nobody would ever be held to them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("integrations.{name}: there is no integration of this name{}", meant(.known))]
-pub struct Unknown {
-    /// What stands in the configuration.
-    pub name: IntegrationName,
-    /// The one that is nearest to it, or else all that there are.
-    known: Result<IntegrationName, Vec<IntegrationName>>,
-}
-
-fn meant(known: &Result<IntegrationName, Vec<IntegrationName>>) -> String {
-    match known {
-        Ok(near) => format!("; {:?} is near", near.as_str()),
-        Err(all) if all.is_empty() => String::new(),
-        Err(all) => {
-            let shown: Vec<_> = all.iter().take(MOST_NAMES).map(IntegrationName::as_str).collect();
-            let more = if all.len() > shown.len() { ", …" } else { "" };
-            format!("; there are {}{more}", shown.join(", "))
-        }
-    }
-}
-
 impl Rules {
     fn check(&self) -> Result<(), String> {
         self.breaker.check().map_err(|problem| format!("breaker.{problem}"))?;
         self.deadline.check().map_err(|problem| format!("deadline.{problem}"))?;
         self.adaptive.check().map_err(|problem| format!("adaptive.{problem}"))
     }
-}
-
-/// The name that is nearest by the changes of letters from one to the other: at most one in three.
-fn nearest(name: &IntegrationName, known: &[&IntegrationName]) -> Result<IntegrationName, Vec<IntegrationName>> {
-    let changes = |other: &IntegrationName| strsim::damerau_levenshtein(name.as_str(), other.as_str());
-    let near = known.iter().map(|other| (changes(other), *other)).min();
-    let near = near.filter(|(changes, _)| changes * 3 <= name.as_str().len());
-    near.map(|(_, other)| other.clone()).ok_or_else(|| known.iter().copied().cloned().collect())
 }
 
 fn lay_over(value: &mut Value, over: &Value) {
@@ -174,6 +140,7 @@ mod tests {
             ),
             (json!({"integrations": {"bank": {"breaker": {"failing": 2}}}}), "integrations.bank.breaker.failing: 2 is"),
             (json!({"integrations": {"bank": {"braker": {}}}}), "integrations.bank.braker: unknown field"),
+            (json!({"breaker": {"open_for": "2m"}}), "breaker.open_for: 2m is more than max_open_for, which is 1m"),
         ];
         for (value, expected) in cases {
             let error = config(value).check().expect_err(expected);
@@ -189,10 +156,10 @@ mod tests {
         assert_eq!(
             unknown(&names.each_ref()),
             [
-                "integrations.bnak: there is no integration of this name; \"bank\" is near",
-                "integrations.fund: there is no integration of this name; there are bank, broker",
+                "there is no integration of this name; \"bank\" is near",
+                "there is no integration of this name; there are bank, broker",
             ]
         );
-        assert_eq!(unknown(&[])[2], "integrations.fund: there is no integration of this name");
+        assert_eq!(unknown(&[])[2], "there is no integration of this name");
     }
 }

@@ -1,10 +1,12 @@
 //! What travels beside the messages, in gRPC metadata: the attempt and the expected incarnation towards a worker, the
-//! worker's load on each of its replies, and the standard `grpc-timeout`.
+//! worker's load on each of its replies, and the standard `grpc-timeout` and `traceparent`.
 
 use std::time::Duration;
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 use uuid::Uuid;
+
+use super::trace::TraceParent;
 
 const ATTEMPT: &str = "weir-attempt";
 const INCARNATION: &str = "weir-incarnation";
@@ -22,6 +24,8 @@ pub struct Call {
     pub incarnation: Option<Uuid>,
     /// How long the task has waited in the router; in microseconds on the wire.
     pub queued: Duration,
+    /// The trace that the caller's call belongs to, where it has said so.
+    pub trace: Option<TraceParent>,
 }
 
 impl Call {
@@ -32,6 +36,7 @@ impl Call {
             attempt: text(ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1),
             incarnation: text(INCARNATION).and_then(|text| text.parse().ok()),
             queued: Duration::from_micros(text(QUEUED).and_then(|text| text.parse().ok()).unwrap_or_default()),
+            trace: TraceParent::read(metadata),
         }
     }
 
@@ -43,6 +48,9 @@ impl Call {
             && let Ok(value) = incarnation.to_string().parse()
         {
             metadata.insert(INCARNATION, value);
+        }
+        if let Some(trace) = self.trace {
+            trace.write(metadata);
         }
     }
 }
@@ -159,8 +167,10 @@ mod tests {
     #[test]
     fn calls_and_loads_survive_the_wire() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(Call::read(&metadata), Call { attempt: 1, incarnation: None, queued: Duration::ZERO });
-        let call = Call { attempt: 3, incarnation: Some(Uuid::now_v7()), queued: Duration::from_millis(7) };
+        let direct = Call { attempt: 1, incarnation: None, queued: Duration::ZERO, trace: None };
+        assert_eq!(Call::read(&metadata), direct);
+        let (incarnation, queued) = (Some(Uuid::now_v7()), Duration::from_millis(7));
+        let call = Call { attempt: 3, incarnation, queued, trace: None };
         call.write(&mut metadata);
         assert_eq!(Call::read(&metadata), call);
         let (integration, tenant) = (Share { held: 3, most: Some(3) }, Share { held: 1, most: None });

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::callers::Callers;
 use super::profiles::{Parts, Profiles};
 use super::proto;
-use crate::task::{InvalidName, PoolName, TaskId};
+use crate::task::{InvalidName, TaskId};
 
 /// Running tasks in a description that was asked for without a number.
 const DEFAULT_TASKS: usize = 20;
@@ -70,10 +70,10 @@ impl Start {
     }
 
     /// The part of a description that does not depend on the role.
-    pub fn describe(&self, pool: &PoolName, remaining: Remaining) -> proto::Description {
+    pub fn describe(&self, pool: &str, remaining: Remaining) -> proto::Description {
         proto::Description {
             version: env!("CARGO_PKG_VERSION").into(),
-            pool: pool.to_string(),
+            pool: pool.to_owned(),
             listen: self.listen.to_string(),
             admin: self.admin.to_string(),
             started_at: format!("{:.0}", self.at),

@@ -17,7 +17,7 @@ use tonic_health::server::HealthReporter;
 use super::operations::{Operated, Operations};
 use super::proto::operations_server::OperationsServer;
 use super::proto::tasks_server::{Tasks, TasksServer};
-use super::{DESCRIPTORS, MAX_MESSAGE_BYTES};
+use super::{DESCRIPTORS, MAX_MESSAGE_BYTES, trace};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 use connection::{Connection, Metrics};
@@ -103,6 +103,7 @@ impl Port {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = Server::builder()
+            .trace_fn(|request| trace::span(request.headers()))
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))

@@ -2,12 +2,14 @@
 
 use futures_util::stream::{self, Stream, StreamExt};
 use tonic::{Code, Status, Streaming};
+use tracing::{Instrument, Span};
 
 use super::{TaskError, proto};
 
 /// Answers each task of a stream with what `submit` returns, at most `at_once` of them under way.
 ///
-/// A task that is refused is a reply; only a broken stream ends the stream.
+/// A task that is refused is a reply; only a broken stream ends the stream. Each task is handled in the span that this is
+/// called in: the call's, which has ended before its stream.
 pub fn reply_to_each<S, F>(
     tasks: Streaming<proto::Task>,
     at_once: usize,
@@ -17,10 +19,11 @@ where
     S: FnMut(proto::Task) -> F + Clone,
     F: Future<Output = Result<proto::Outcome, TaskError>>,
 {
+    let call = Span::current();
     until_broken(tasks)
         .map(move |task| {
             let mut submit = submit.clone();
-            async move {
+            let answer = async move {
                 let task = task?;
                 let task_id = task.id.clone();
                 let result = match submit(task).await {
@@ -28,7 +31,8 @@ where
                     Err(error) => proto::reply::Result::Error(rpc_status(&error)),
                 };
                 Ok(proto::Reply { task_id, result: Some(result) })
-            }
+            };
+            answer.instrument(call.clone())
         })
         .buffer_unordered(at_once)
 }

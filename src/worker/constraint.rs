@@ -2,7 +2,9 @@
 //!
 //! Of several that bind at the same time, the one is named that raising the others would not help against: a worker whose
 //! processors are busy gains nothing from a larger N, and one whose slots are all held gains nothing from a higher cap.
-//! That something binds does not say that anybody waits for it; the refusals and the router's queue say that.
+//! That something binds does not say that anybody waits for it; the refusals and the router's queue say that. But a limit of
+//! one integration that nothing runs up against limits nobody: it binds while tasks hold all of it, for a few seconds after
+//! it has refused one, or where no other integration has room either.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use crate::gate::{Gate, IntegrationLoad, Load, Standing, State, TenantLoad};
+use crate::integration::Environment;
+use crate::integration::environment::BlockingFull;
 use crate::overload::{Overload, Pressure, Signal};
 use crate::task::{IntegrationName, Tenant};
 use crate::telemetry::Telemetry;
@@ -25,6 +29,9 @@ const BUSY: f64 = 0.9;
 /// The processors' use is a mean over at least this long.
 const MEASURED_OVER: Duration = Duration::from_secs(1);
 
+/// So long after it has refused a task, a limit that nothing holds still counts as one that is felt.
+const FELT_FOR: Duration = Duration::from_secs(10);
+
 /// The one thing that limits a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Constraint {
@@ -34,6 +41,8 @@ pub(super) enum Constraint {
     Overload(Signal),
     /// Its processors are busy; the share of them that is used.
     Processor(f64),
+    /// All places for blocking work are taken, and closures wait for one.
+    BlockingPool(BlockingFull),
     /// All slots are held.
     Slots {
         /// So many.
@@ -56,7 +65,7 @@ pub(super) enum Constraint {
 }
 
 impl Constraint {
-    const LABELS: [&str; 14] = [
+    const LABELS: [&str; 15] = [
         "draining",
         "memory",
         "descriptors",
@@ -64,6 +73,7 @@ impl Constraint {
         "cpu_quota",
         "lag",
         "cpu",
+        "blocking_pool",
         "slots",
         "reserve",
         "integration_cap",
@@ -79,6 +89,7 @@ impl Constraint {
             Constraint::Draining => "draining",
             Constraint::Overload(signal) => signal.as_str(),
             Constraint::Processor(_) => "cpu",
+            Constraint::BlockingPool(_) => "blocking_pool",
             Constraint::Slots { .. } => "slots",
             Constraint::Reserve(_) => "reserve",
             Constraint::IntegrationCap(_) => "integration_cap",
@@ -96,6 +107,9 @@ impl fmt::Display for Constraint {
             Constraint::Draining => write!(f, "it is draining"),
             Constraint::Overload(signal) => write!(f, "it sheds load ({signal})"),
             Constraint::Processor(share) => write!(f, "cpu: {:.0}% of its processors are used", share * 100.0),
+            Constraint::BlockingPool(BlockingFull { running, waiting }) => {
+                write!(f, "blocking threads: all {running} places are taken, and {waiting} closures wait for one")
+            }
             Constraint::Slots { held, target } => write!(f, "slots: {held} of {target} are held"),
             Constraint::Reserve(slots) => write!(f, "reserve: the {slots} slots left are for interactive tasks"),
             Constraint::IntegrationCap(name) => write!(f, "integration_caps: {name} is at its cap"),
@@ -113,24 +127,31 @@ struct Seen {
     load: Load,
     pressure: Pressure,
     processor: f64,
+    blocking: Option<BlockingFull>,
     integrations: Vec<IntegrationLoad>,
     full_tenant: Option<TenantLoad>,
     broken: Option<IntegrationName>,
 }
 
 impl Seen {
-    fn constraint(self) -> Constraint {
+    fn constraint(self, now: Instant) -> Constraint {
         let Load { target, .. } = self.load;
-        match (self.standing.state, self.pressure) {
-            (State::Draining, _) => return Constraint::Draining,
-            (_, Pressure::Shedding(signal)) => return Constraint::Overload(signal),
+        match (self.standing.state, self.pressure, self.blocking) {
+            (State::Draining, _, _) => return Constraint::Draining,
+            (_, Pressure::Shedding(signal), _) => return Constraint::Overload(signal),
             _ if self.processor >= BUSY => return Constraint::Processor(self.processor),
-            (State::Full, _) => return Constraint::Slots { held: self.load.held(), target },
+            (_, _, Some(full)) => return Constraint::BlockingPool(full),
+            (State::Full, _, _) => return Constraint::Slots { held: self.load.held(), target },
             _ if !self.standing.takes_batch => return Constraint::Reserve(self.load.reserved()),
             _ => {}
         }
         let at_own_limit = |of: &&IntegrationLoad| of.most < target && of.most.saturating_sub(of.held) < of.weight;
-        if let Some(of) = self.integrations.iter().find(at_own_limit) {
+        let is_felt = |of: &IntegrationLoad| {
+            of.held > 0 || of.refused_at.is_some_and(|at| now.saturating_duration_since(at) < FELT_FOR)
+        };
+        let has_others = !self.integrations.iter().all(|of| at_own_limit(&of));
+        let binds = |of: &&IntegrationLoad| at_own_limit(of) && (is_felt(of) || !has_others);
+        if let Some(of) = self.integrations.iter().find(binds) {
             let is_cap = of.cap == Some(of.most);
             let name = of.integration.clone();
             return if is_cap { Constraint::IntegrationCap(name) } else { Constraint::AdaptiveLimit(name) };
@@ -148,12 +169,19 @@ pub(super) struct Look {
     gate: Gate,
     overload: Overload,
     upstreams: Upstreams,
+    environment: Arc<Environment>,
     processor: Mutex<Processor>,
 }
 
 impl Look {
     /// At each scrape, too.
-    pub(super) fn new(gate: Gate, overload: Overload, upstreams: Upstreams, telemetry: &Telemetry) -> Arc<Self> {
+    pub(super) fn new(
+        gate: Gate,
+        overload: Overload,
+        upstreams: Upstreams,
+        environment: Arc<Environment>,
+        telemetry: &Telemetry,
+    ) -> Arc<Self> {
         const NAME: &str = "weir_binding_constraint";
         telemetry.register(|| {
             metrics::describe_gauge!(
@@ -161,7 +189,8 @@ impl Look {
                 "What limits the worker now: 1 at one label, what would have to change first."
             );
         });
-        let look = Arc::new(Look { gate, overload, upstreams, processor: Mutex::new(Processor::now()) });
+        let processor = Mutex::new(Processor::now());
+        let look = Arc::new(Look { gate, overload, upstreams, environment, processor });
         let at_scrape = look.clone();
         telemetry.before_scrape(move || {
             let binding = at_scrape.now().label();
@@ -180,7 +209,9 @@ impl Look {
         let processor = self.processor.lock().share();
         let (standing, load) = (self.gate.stands(), self.gate.load());
         let (integrations, full_tenant) = (self.gate.by_integration(), self.gate.full_tenants(1).pop());
-        Seen { standing, load, pressure, processor, integrations, full_tenant, broken }.constraint()
+        let blocking = self.environment.blocking_full();
+        let seen = Seen { standing, load, pressure, processor, blocking, integrations, full_tenant, broken };
+        seen.constraint(Instant::now())
     }
 }
 
@@ -224,7 +255,8 @@ mod tests {
 
     fn integration(held: u32, cap: Option<u32>, limit: Option<u32>) -> IntegrationLoad {
         let most = [cap, limit].into_iter().flatten().fold(10, u32::min);
-        IntegrationLoad { integration: name("bank"), in_flight: held, held, most, cap, limit, weight: 1 }
+        let integration = name("bank");
+        IntegrationLoad { integration, in_flight: held, held, most, cap, limit, weight: 1, refused_at: None }
     }
 
     fn idle() -> Seen {
@@ -234,15 +266,34 @@ mod tests {
             load: Load { state, target: 10, reserve: 4, in_flight: 6, held_by_interactive: 0, held_by_batch: 6 },
             pressure: Pressure::Calm,
             processor: 0.2,
+            blocking: None,
             integrations: vec![integration(6, None, None)],
             full_tenant: None,
             broken: None,
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_cap_that_nothing_runs_up_against_limits_nobody() {
+        let label =
+            |integrations: Vec<IntegrationLoad>| Seen { integrations, ..idle() }.constraint(Instant::now()).label();
+        let (shut, other) = (integration(0, Some(0), None), integration(0, None, None));
+        assert_eq!(label(vec![shut.clone(), other.clone()]), "nothing");
+        assert_eq!(
+            label(vec![shut.clone(), integration(3, Some(3), None)]),
+            "integration_cap",
+            "nothing else is served"
+        );
+        let refused = IntegrationLoad { refused_at: Some(Instant::now()), ..shut };
+        assert_eq!(label(vec![refused.clone(), other.clone()]), "integration_cap", "it refused a task");
+        tokio::time::advance(FELT_FOR).await;
+        assert_eq!(label(vec![refused, other]), "nothing", "long ago");
+    }
+
     #[test]
     fn one_thing_is_named_for_each_state() {
         let tenant = || TenantLoad { tenant: "acme".parse().expect("a tenant"), held: 2, most: 2 };
+        let blocking = Some(BlockingFull { running: 4, waiting: 4 });
         let standing = |state, takes_batch| Standing { state, takes_batch, full: [].into() };
         for (seen, label) in [
             (idle(), "nothing"),
@@ -253,11 +304,12 @@ mod tests {
             (Seen { integrations: vec![integration(5, Some(6), None)], ..idle() }, "nothing"),
             (Seen { standing: standing(State::Open, false), ..idle() }, "reserve"),
             (Seen { standing: standing(State::Full, false), ..idle() }, "slots"),
-            (Seen { standing: standing(State::Full, false), processor: 0.95, ..idle() }, "cpu"),
+            (Seen { standing: standing(State::Full, false), blocking, ..idle() }, "blocking_pool"),
+            (Seen { standing: standing(State::Full, false), blocking, processor: 0.95, ..idle() }, "cpu"),
             (Seen { pressure: Pressure::Shedding(Signal::Memory), processor: 0.95, ..idle() }, "memory"),
-            (Seen { standing: standing(State::Draining, false), ..idle() }, "draining"),
+            (Seen { standing: standing(State::Draining, false), blocking, ..idle() }, "draining"),
         ] {
-            let constraint = seen.constraint();
+            let constraint = seen.constraint(Instant::now());
             assert_eq!(constraint.label(), label);
             assert!(Constraint::LABELS.contains(&label) && !constraint.to_string().is_empty());
         }

@@ -25,7 +25,7 @@ pub(crate) type Returned = Result<Result<Json, integration::Error>, Failure>;
 
 /// Runs the integration's code; a panic is its result, not the worker's end.
 pub(crate) async fn guarded(integration: Arc<dyn Integration>, context: Context) -> Returned {
-    let caught = AssertUnwindSafe(integration.run(&context)).catch_unwind().await;
+    let caught = AssertUnwindSafe(context.owner().future(integration.run(&context))).catch_unwind().await;
     caught.map_err(|panic| {
         let message = format!("the integration panicked: {}", panic_message(&*panic));
         Failure::new(FailureCode::Panic, message, Remedy::None)

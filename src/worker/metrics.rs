@@ -8,6 +8,7 @@ use metrics::{
 };
 use tokio::time::Instant;
 
+use super::outcomes;
 use crate::task::{FailureCode, IntegrationName, Outcome, PoolName};
 use crate::telemetry::{Counted, Telemetry};
 
@@ -47,7 +48,9 @@ impl Metrics {
         })
     }
 
+    /// Counts an outcome, and logs it.
     pub(super) fn ended(&self, integration: &IntegrationName, outcome: &Outcome, mean_in_flight: f64) {
+        outcomes::log(outcome);
         let Some(metrics) = self.by_integration.get(integration) else { return };
         metrics.durations[level(mean_in_flight)].record(outcome.timings.ran.as_secs_f64());
         match &outcome.result {

@@ -13,7 +13,7 @@ use super::roster::Entry;
 use super::run::Runner;
 use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
 use crate::overload::{Overload, Pressure, Readings};
-use crate::payload::{Ledger, Reason};
+use crate::payload::{Payloads, Reason};
 use crate::settings::{self, Settings};
 use crate::task::TaskId;
 use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
@@ -58,14 +58,14 @@ impl Operated for WorkerOperations {
             settings: Some(settings_out(&settings)),
             integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
-            payloads: payloads.as_ref().map(|payloads| payloads_out(&payloads.ledger())),
+            payloads: payloads.as_ref().map(payloads_out),
             overload: Some(overload_out(&self.overload)),
             limited_by: self.look.now().to_string(),
             overdue: overdue as u32,
             oldest_overdue_seconds: overdue_since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         };
         let role = Some(description::Role::Worker(worker));
-        Description { role, ..self.start.describe(&self.identity.pool, self.remaining()) }
+        Description { role, ..self.start.describe(self.identity.pool.as_str(), self.remaining()) }
     }
 
     fn explain(&self, task: &TaskId) -> Explanation {
@@ -184,7 +184,8 @@ fn overload_out(overload: &Overload) -> description::Overload {
 
 fn settings_out(settings: &Settings) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
-    description::Settings { version: settings.version.clone(), values: settings::TABLE.iter().map(value).collect() }
+    let own = settings::TABLE.iter().filter(|spec| !spec.is_of_routers());
+    description::Settings { version: settings.version.clone(), values: own.map(value).collect() }
 }
 
 fn run_out(entry: &Entry, now: Instant) -> description::Run {
@@ -203,7 +204,8 @@ fn run_out(entry: &Entry, now: Instant) -> description::Run {
     }
 }
 
-fn payloads_out(ledger: &Ledger) -> description::Payloads {
+fn payloads_out(payloads: &Payloads) -> description::Payloads {
+    let ledger = payloads.ledger();
     let dropped = |reason: Reason| (reason.as_str().to_owned(), ledger.dropped(reason));
     description::Payloads {
         offered: ledger.offered,
@@ -213,5 +215,6 @@ fn payloads_out(ledger: &Ledger) -> description::Payloads {
         pending: ledger.pending,
         pending_bytes: ledger.pending_bytes,
         dropped: Reason::ALL.into_iter().map(dropped).filter(|(_, count)| *count > 0).collect(),
+        degraded: payloads.degraded(),
     }
 }

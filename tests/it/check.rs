@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::process::Output;
 
 use serde_json::json;
+use weir::integration::{Context, Error, Integration, Integrations};
+use weir::task::Json;
+use weir::telemetry::Telemetry;
 
 use crate::cli::{assert_failed, assert_ok, run, stderr, stdout, weir};
 use crate::documents::path;
 use crate::support::house::House;
+use crate::support::lone;
 use crate::support::redis::RedisServer;
 use crate::support::s3::{ACCESS_KEY, SECRET_KEY};
 
@@ -105,6 +109,50 @@ async fn rules_for_an_integration_that_there_is_not_are_wrong_and_those_for_a_br
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let output = run(weir().arg("worker").args(ports).arg("--config").arg(file.path()), "").await;
     assert_failed(&output, &["worker.upstream.integrations.goood: there is no integration of this name"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_could_not_use_on_this_machine_is_found() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    let output = check(&UNUSABLE.replace("$file", &path), &["--role", "worker"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let unknown = "there is no integration of this name; \"good\" is near";
+    let hint = "; what a program brings of its own, only that program's check knows (PROGRAM check)";
+    let is_file = format!("{path} is a file: name a directory, which is made where it is missing");
+    let expected = [
+        format!("payloads.redaction.paths.goood: {unknown}{hint}"),
+        format!("worker.state_dir: {path}/state: {is_file}"),
+        format!("payloads.spool.path: {path}: {is_file}"),
+        format!("payloads.s3.ca_file: \"{path}\"; name a file of certificates in PEM"),
+    ];
+    assert_eq!(found(&output, "wrong"), expected);
+
+    // And so a worker does not start.
+    let configuration = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(configuration.path(), UNUSABLE.replace("$file", &path).replace("\"s3\"", "\"none\""))
+        .expect("written");
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let output = run(weir().arg("worker").args(ports).arg("--config").arg(configuration.path()), "").await;
+    assert_failed(&output, &[&format!("payloads.redaction.paths.goood: {unknown}")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_has_redaction_paths_for_integrations_of_its_own() {
+    let config = weir::config::from_text(OWN).expect("valid");
+    let own = Integrations::new().with("own".parse().expect("a name"), Nothing);
+    let (worker, _client) = lone::start(config, own, Telemetry::new().expect("a recorder")).await;
+    worker.drain().await;
+}
+
+/// An integration that is not configured.
+struct Nothing;
+
+#[async_trait::async_trait]
+impl Integration for Nothing {
+    async fn run(&self, _: &Context) -> Result<Json, Error> {
+        Ok(Json::null())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +273,27 @@ steps = [{ name = "a", path = "/x" }]
 kind = "synthetic"
 "#;
 
+const UNUSABLE: &str = r#"
+[worker]
+state_dir = "$file/state"
+[payloads]
+store = "s3"
+s3.bucket = "weir"
+s3.ca_file = "$file"
+spool.path = "$file"
+redaction.paths = { goood = ["$.a"], good = ["$.a"], "*" = ["$.a"] }
+[integrations.good]
+kind = "synthetic"
+"#;
+
+const OWN: &str = r#"
+[worker]
+listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+[payloads.redaction]
+paths = { own = ["$.a"] }
+"#;
+
 const UPSTREAM: &str = r#"
 [integrations.good]
 kind = "synthetic"
@@ -268,4 +337,28 @@ async fn a_weir_without_launchdarkly_says_so() {
     let output = check("[settings]\nsource = \"launchdarkly\"", &["--role", "worker"], &[]).await;
     let said = "settings.source: this weir was built without LaunchDarkly: build it with --features launchdarkly";
     assert!(found(&output, "wrong").iter().any(|line| line.starts_with(said)), "{}", stdout(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_of_a_section_is_shown_and_a_wrong_log_level_once() {
+    let text = "log.level = \"loud\"\n[settings]\nmax_jump = 0\nredis_key = \"x\"\n[registry]\nurl = \"http://x\"\n\
+                connect_timeout = \"1h\"\n[router]\nlisten = 7\ndefault_timeout = \"soon\"\nqueue.tasks = 0\n";
+    let output = check(text, &["--role", "router"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let found = found(&output, "wrong");
+    let expected = [
+        "log.level: ",
+        "settings.max_jump: ",
+        "settings.redis_key: ",
+        "registry.url: ",
+        "registry.connect_timeout: ",
+        "router.listen: ",
+        "router.default_timeout: ",
+        "router.queue.tasks: ",
+    ];
+    for part in expected {
+        let lines = found.iter().filter(|line| line.starts_with(part)).count();
+        assert_eq!(lines, 1, "{part:?} in {found:#?}");
+    }
+    assert!(!stdout(&output).contains("log_level"), "{}", stdout(&output));
 }

@@ -5,9 +5,10 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::support::house::{House, LONG, pull};
 
@@ -160,6 +161,56 @@ async fn flags_that_cannot_be_are_refused_in_the_words_of_the_flag() {
 }
 
 #[tokio::test]
+async fn a_payload_to_get_is_named_by_a_key_or_by_its_task() {
+    let output = run(weir().args(["payload", "get"]), "").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("<KEY|FILE|--task <ID>>"), "{}", stderr(&output));
+    let output = run(weir().args(["payload", "get", "x", "--task", "t"]), "").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("cannot be used with"), "{}", stderr(&output));
+}
+
+/// Runs a command whose stderr nobody reads.
+async fn run_unheard(command: &mut Command, stdin: &str) -> Output {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::from(writer));
+    let mut child = command.spawn().expect("the program starts");
+    // The command has a copy of its own.
+    command.stderr(Stdio::null());
+    let mut input = child.stdin.take().expect("piped");
+    let _ = input.write_all(stdin.as_bytes()).await;
+    drop(input);
+    tokio::time::timeout(LONG, child.wait_with_output()).await.expect("it ends in time").expect("it ran")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_hears_changes_neither_result_nor_exit_code() {
+    let house = House::start().await;
+    let flags = ["submit", "-", "--to", &house.router_url(), "--integration", "bank"];
+    let output = run_unheard(weir().args(flags), "{\"input\":{\"customer\":\"c1\"}}\n").await;
+    assert_eq!((output.status.code(), lines(&output).len()), (Some(0), 1));
+    let output = run_unheard(weir().args(["describe", "127.0.0.1:9"]), "").await;
+    assert_eq!(output.status.code(), Some(1));
+
+    house.until_payloads_ended(0, 1).await;
+    let bucket = house.bucket().display().to_string();
+    let payload = |arguments: &[&str]| {
+        let mut command = weir();
+        command.arg("payload").args(arguments);
+        command.env("WEIR_PAYLOADS__STORE", "directory").env("WEIR_PAYLOADS__DIRECTORY__PATH", &bucket);
+        command
+    };
+    let listed = run_unheard(&mut payload(&["list", "--json"]), "").await;
+    let task = lines(&listed)[0]["task"].as_str().expect("a task").to_owned();
+    for (arguments, has_result) in [(&["get", "--task", &task][..], true), (&["list", "--task", "none"], false)] {
+        let output = run_unheard(&mut payload(arguments), "").await;
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(0), !has_result), "{arguments:?}");
+    }
+    house.close().await;
+}
+
+#[tokio::test]
 async fn a_variable_that_names_the_configuration_makes_its_flag_no_part_of_the_usage() {
     let output = run(weir().args(["payload", "replay"]).env("WEIR_CONFIG", "/no/such.toml"), "").await;
     assert_eq!(output.status.code(), Some(2));
@@ -281,13 +332,11 @@ async fn a_wrong_configuration_is_refused_with_its_key() {
     assert!(stderr(&output).contains("/no/such/weir.toml"), "{}", stderr(&output));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_stops_in_order_at_the_first_signal() {
-    let mut router = weir();
-    router.args(["router", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).stderr(Stdio::piped());
-    // Nobody is there, which is no reason not to start, and none not to stop.
-    router.env("WEIR_REGISTRY__URL", "redis://127.0.0.1:9");
-    let mut child = router.spawn().expect("the program starts");
+/// A router that serves, with nobody in its registry: no reason not to start, and none not to stop.
+async fn serving_router(mut command: Command) -> (Child, Pid) {
+    command.args(["router", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).stderr(Stdio::piped());
+    command.env("WEIR_REGISTRY__URL", "redis://127.0.0.1:9");
+    let mut child = command.spawn().expect("the program starts");
     let mut log = tokio::io::BufReader::new(child.stderr.take().expect("piped"));
     let mut line = String::new();
     let serves = async {
@@ -298,8 +347,36 @@ async fn a_role_stops_in_order_at_the_first_signal() {
         }
     };
     tokio::time::timeout(LONG, serves).await.expect("it serves");
-    let pid = rustix::process::Pid::from_raw(child.id().expect("it runs") as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let pid = Pid::from_raw(child.id().expect("it runs") as i32).expect("a process");
+    (child, pid)
+}
+
+async fn ends_well(mut child: Child) {
     let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").expect("waited");
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_stops_in_order_at_the_first_signal() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let (child, pid) = serving_router(weir()).await;
+        kill_process(pid, signal).expect("it runs");
+        ends_well(child).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_to_outlive_its_terminal_does() {
+    // As nohup does: what the shell ignores, the program that takes its place ignores, too.
+    let mut shell = Command::new("/bin/sh");
+    let program = weir().as_std().get_program().to_owned();
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(program);
+    shell.env_clear().current_dir(std::env::temp_dir()).kill_on_drop(true).stdin(Stdio::null());
+    let (child, pid) = serving_router(shell).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).expect("it runs");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("the kernel says it").trim();
+    let ignored = u64::from_str_radix(ignored, 16).expect("a mask");
+    assert_eq!(ignored & 1, 1, "it ignores SIGHUP: {ignored:x}");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    ends_well(child).await;
 }

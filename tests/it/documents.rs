@@ -38,9 +38,14 @@ fn commented_key(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase() || first == '['))
 }
 
-fn uncommented(text: &str) -> String {
-    text.lines().map(|line| commented_key(line).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+/// With every key in use but those that begin so: a Redis has Sentinels or is a Cluster.
+fn uncommented(text: &str, without: &str) -> String {
+    let lines = text.lines().map(|line| commented_key(line).filter(|key| !key.starts_with(without)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
 }
+
+const SENTINEL: &str = "sentinel.";
+const CLUSTER: &str = "cluster.";
 
 fn keys_of_example() -> Vec<Key> {
     let (mut section, mut comment, mut keys) = (String::new(), String::new(), Vec::new());
@@ -80,7 +85,8 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
         ];
         let is_value = ends.iter().any(|end| path.ends_with(end))
             || path.starts_with("sandbox.behaviour.")
-            || ["sandbox.clients", "worker.upstream.integrations"].contains(&path.as_str());
+            || ["sandbox.clients", "settings.pools", "settings.pool_overflow", "worker.upstream.integrations"]
+                .contains(&path.as_str());
         match value {
             Value::Object(table) if !is_value => {
                 for (key, value) in table {
@@ -120,7 +126,7 @@ pub fn without_credentials(config: &mut Config) {
 #[test]
 fn the_example_configuration_is_valid_as_it_stands_and_with_every_key_in_use() {
     let example = read(EXAMPLE);
-    for text in [example.clone(), uncommented(&example)] {
+    for text in [example.clone(), uncommented(&example, SENTINEL), uncommented(&example, CLUSTER)] {
         let mut config = config::from_text(&text).unwrap_or_else(|error| panic!("{error}"));
         without_credentials(&mut config);
         let telemetry = Telemetry::new().expect("a recorder");
@@ -149,8 +155,10 @@ fn the_example_configuration_has_every_key() {
 
 #[test]
 fn the_example_configuration_states_the_defaults_of_the_code() {
-    let (defaults, all) = (values(&defaults()), config::from_text(&uncommented(&read(EXAMPLE))).expect("valid"));
-    let all = values(&all);
+    let defaults = values(&defaults());
+    let used = |without: &str| values(&config::from_text(&uncommented(&read(EXAMPLE), without)).expect("valid"));
+    let mut all = used(CLUSTER);
+    all.extend(used(SENTINEL).into_iter().filter(|(path, _)| path.starts_with("registry.cluster.")));
     let mut wrong = Vec::new();
     for Key { path, is_commented, comment } in keys_of_example() {
         let (default, stated) = (&defaults[&path], &all[&path]);

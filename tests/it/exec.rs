@@ -68,8 +68,7 @@ impl Setup {
 
     /// The processes that were ready, in that order.
     fn pids(&self) -> Vec<i32> {
-        let log = self.worker.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines = self.worker.lines_logged().into_iter();
         let ready = lines.filter(|line| line["message"] == "a process is ready");
         ready.map(|line| line["pid"].as_i64().and_then(|pid| pid.try_into().ok()).expect("a pid")).collect()
     }

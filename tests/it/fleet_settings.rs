@@ -189,6 +189,70 @@ fn a_worker_that_is_started_while_redis_is_away_has_its_last_good_settings() {
     worker.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_redis_lost_is_seen_to_be_lost_and_put_back() {
+    let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    std::fs::write(directory.path().join("weir.toml"), CONFIGURATION).expect("written");
+    let url = redis.url();
+    let mut worker =
+        Process::start("worker", directory.path(), &processes::weir(), &["worker"], &[("WEIR_REGISTRY__URL", &url)]);
+    worker.wait_for_log("the worker serves");
+    let says = async |arguments: &[&str]| {
+        let output = run(&mut command(&url, arguments), "").await;
+        assert_ok(&output);
+        stdout(&output)
+    };
+    says(&["set", "max_parallelism=7", "--why", "a test"]).await;
+    says(&["status", "--watch"]).await;
+    let kept = directory.path().join("state/settings-one.json");
+    eventually("the settings are kept", || kept.exists()).await;
+    let version = serde_json::from_slice::<Value>(&std::fs::read(&kept).expect("readable")).expect("JSON")["version"]
+        .as_str()
+        .expect("a text")
+        .to_owned();
+
+    redis.flush();
+    eventually("the worker is announced again", || redis.ask("ZCARD weir:{default}:members") == ":1\r\n").await;
+    let status = says(&["status"]).await;
+    let expected = format!(
+        "redis {} weir:{{settings}}: no document\npool default: nothing to apply on 1 (1 on {version}: one)\nthe document \
+         is gone, and workers go on",
+        url.replace("redis://", "")
+    );
+    assert!(status.starts_with(&expected) && status.contains("weir settings rollback"), "{status}");
+    let set = run(&mut command(&url, &["set", "payload_sampling=0.5", "--why", "unaware"]), "").await;
+    let gone = ["there is no document, and 1 worker of pool default runs one that is gone", "set --new"];
+    assert_failed(&set, &gone);
+    let raise = ["raise", "max_parallelism", "--to", "9", "--pool", "elsewhere", "--why", "unaware"];
+    assert_failed(&run(&mut command(&url, &raise), "").await, &gone);
+
+    let file = kept.to_str().expect("UTF-8");
+    let back = says(&["rollback", "--kept", file, "--why", "Redis came back empty"]).await;
+    assert_eq!(back, format!("v1: the document {version} of {file}\n"));
+    assert!(says(&["status", "--watch"]).await.ends_with("pool default: applied on 1 of 1\n"));
+    assert!(says(&["history"]).await.contains("Redis came back empty"));
+    says(&["set", "payload_sampling=0.5", "--why", "aware"]).await;
+    worker.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_registry_the_status_says_what_the_file_holds_and_what_is_not_known() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), flagd::document(&[("max_parallelism", json!(7))])).expect("written");
+    let status = async |url: Option<&str>| {
+        let mut command = weir();
+        command.args(["settings", "status"]).env("WEIR_SETTINGS__FILE", file.path());
+        command.envs(url.map(|url| ("WEIR_REGISTRY__URL", url)));
+        run(&mut command, "").await
+    };
+    let output = status(None).await;
+    assert_failed(&output, &["registry.url is not set: which document workers run they say in their registry"]);
+    assert!(stdout(&output).contains("set without weir"), "{}", stdout(&output));
+    let output = status(Some("redis://127.0.0.1:1")).await;
+    assert_failed(&output, &["which document workers run is not known", "127.0.0.1:1 cannot be reached"]);
+    assert!(stdout(&output).contains("set without weir"), "{}", stdout(&output));
+}
+
 const CONFIGURATION: &str = r#"
 log.format = "json"
 settings.source = "redis"

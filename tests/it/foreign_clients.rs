@@ -100,7 +100,7 @@ async fn one_task_each(client: &Client, example: &str) {
     }
 
     let refusal = client.example(example, &[&router, "nobody-has-this"]).await;
-    assert!(refusal.starts_with("no outcome: no worker of this pool runs"), "{refusal}");
+    assert!(refusal.starts_with("no outcome: no worker of pool \"default\" runs"), "{refusal}");
     assert!(refusal.ends_with("UNKNOWN_INTEGRATION started: no\n"), "{refusal}");
     house.close().await;
 
@@ -124,7 +124,7 @@ async fn many_tasks(client: &Client, example: &str) {
     let refusals = client.example(example, &[&router, "nobody-has-this", "3"]).await;
     assert_eq!(refusals.lines().count(), 3, "{refusals}");
     for refusal in refusals.lines() {
-        assert!(refusal.contains(" no outcome: no worker of this pool runs"), "{refusal}");
+        assert!(refusal.contains(" no outcome: no worker of pool \"default\" runs"), "{refusal}");
         assert!(refusal.ends_with("UNKNOWN_INTEGRATION started: no"), "{refusal}");
     }
     house.close().await;

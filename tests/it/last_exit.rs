@@ -19,11 +19,11 @@ fn start(directory: &Path) -> (Process, Value, String) {
     let flags = ["worker", "--id", "w1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let mut worker = Process::start("worker", directory, &weir(), &flags, &[("WEIR_LOG__FORMAT", "json")]);
     let admin = worker.wait_for_log("the worker serves")["admin"].as_str().expect("an address").to_owned();
-    let said = |log: &str| {
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.into_iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains("before this one")))
+    let said = || {
+        let mut lines = worker.lines_logged().into_iter();
+        lines.find(|line| line["message"].as_str().is_some_and(|text| text.contains("before this one")))
     };
-    let said = crate::support::processes::wait_for("what it says of the one before", LONG, || said(&worker.log()));
+    let said = crate::support::processes::wait_for("what it says of the one before", LONG, said);
     let metrics = get(admin.parse().expect("an address"), "/metrics");
     (worker, said, metrics)
 }
@@ -39,12 +39,12 @@ fn a_worker_says_how_the_one_before_it_ended() {
     std::fs::write(directory.path().join("weir.toml"), CONFIGURATION).expect("written");
 
     let (mut first, said, metrics) = start(directory.path());
-    assert_eq!((how(&metrics), said["level"].as_str()), (vec!["first"], Some("INFO")));
+    assert_eq!((how(&metrics), said["log.level"].as_str()), (vec!["first"], Some("info")));
     assert_eq!(metric(&metrics, "weir_last_exit", ""), 1.0, "one of them");
     first.stop();
 
     let (second, said, metrics) = start(directory.path());
-    assert_eq!((how(&metrics), said["level"].as_str()), (vec!["clean"], Some("INFO")));
+    assert_eq!((how(&metrics), said["log.level"].as_str()), (vec!["clean"], Some("info")));
     let process = second.id();
     second.signal(Signal::KILL);
     drop(second);
@@ -52,7 +52,7 @@ fn a_worker_says_how_the_one_before_it_ended() {
     let (mut third, said, metrics) = start(directory.path());
     // Elsewhere on this host somebody may have run out of memory meanwhile, and this process may have no group to count in.
     assert!(["killed", "out_of_memory"].contains(&how(&metrics)[0]), "{:?}", how(&metrics));
-    assert_eq!((said["level"].as_str(), said["process"].as_u64()), (Some("WARN"), Some(u64::from(process))));
+    assert_eq!((said["log.level"].as_str(), said["process"].as_u64()), (Some("warn"), Some(u64::from(process))));
     assert!(said["started"].as_str().is_some_and(|at| at.starts_with("20")), "{said}");
     third.signal(Signal::TERM);
     third.wait_for_log("draining");
@@ -67,7 +67,7 @@ fn a_worker_says_how_the_one_before_it_ended() {
     let note = directory.path().join("w1.json");
     std::fs::write(&note, "{").expect("written");
     let (mut fifth, said, metrics) = start(directory.path());
-    assert_eq!((how(&metrics), said["level"].as_str()), (vec!["unknown"], Some("WARN")));
+    assert_eq!((how(&metrics), said["log.level"].as_str()), (vec!["unknown"], Some("warn")));
     assert_eq!(said["message"], "the worker before this one: what it noted cannot be read, and is replaced");
     assert_eq!(said["note"].as_str(), note.to_str());
     assert!(said["process"].is_null() && said["started"].is_null(), "{said}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weir::settings::store::{self, ReadError};
-use weir::settings::{Config, Context};
+use weir::settings::{Config, Context, Role};
 
 use crate::cli::{assert_failed, assert_ok, run, stdout, weir};
 use crate::support::cable::Cable;
@@ -103,6 +103,25 @@ async fn rules_by_pool_worker_zone_and_integration_pick_the_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_is_known_by_its_role_and_zone_and_is_in_no_pool() {
+    let server = LaunchDarkly::start().await;
+    let by = |rules: Value| flag(&[json!(0.1), json!(0.2), json!(0.3)], json!({"variation": 0}), rules);
+    // The default's name is what a router would have, if it had one.
+    server.set("batch_share", by(json!([rule("pool", "key", "default", 1), rule("role", "key", "router", 2)])));
+    server.set("payload_sampling", by(json!([rule("role", "key", "worker", 1), rule("zone", "key", "eu-1", 2)])));
+    server.set("pools", always(json!({"single": 95, "parallel": 5})));
+    let router = Context { role: Role::Router, zone: Some("eu-1".into()), ..Context::default() };
+    for (context, shares) in [(router, (0.3, 0.3)), (context("worker-1", "default", Some("eu-1")), (0.2, 0.2))] {
+        let reader = follower(&server, context);
+        eventually("all of it is there", || reader.now().version != "start").await;
+        let now = reader.now();
+        assert_eq!(((now.batch_share, now.payload_sampling), now.pools.iter().count()), (shares, 2));
+        reader.stop().await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_the_workers_only_grows_and_segments_count() {
     let server = LaunchDarkly::start().await;
     let share = |percent: u32| {
@@ -192,6 +211,8 @@ async fn the_start_waits_for_nothing_and_goes_on_from_the_last_good_settings() {
     worker.becomes(40).await;
     let version = worker.now().version.clone();
     eventually("it is kept", || kept.exists()).await;
+    let note: Value = serde_json::from_slice(&std::fs::read(&kept).expect("readable")).expect("JSON");
+    assert_eq!((&note["version"], &note["document"]), (&json!(version), &Value::Null), "a listing is no document");
     worker.stop().await;
 
     // Absent.

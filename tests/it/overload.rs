@@ -69,6 +69,11 @@ impl Worker {
         metric(&get(self.admin, "/metrics"), name, label)
     }
 
+    /// Waits for a line of its log.
+    fn line(&self, what: &str, is_it: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        wait_for(what, LONG, || self.process.lines_logged().into_iter().find(&is_it))
+    }
+
     /// Waits until it takes tasks again.
     async fn recovers(&self) {
         let (mut client, started) = (self.client().await, Instant::now());
@@ -138,6 +143,51 @@ async fn a_blocking_integration_is_named_the_worker_sheds_while_it_lasts_and_oth
     assert!(worker.metric("weir_integration_blocked_seconds", r#"integration="blocker""#) >= 2.0);
     assert_eq!(worker.metric("weir_overload_sheds_total", "blocked_thread"), 1.0);
     assert_eq!(worker.metric("weir_blocked_threads", ""), 0.0);
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_block_and_each_panic_is_named_with_its_task() {
+    // The signal is another one, so that a block refuses nobody.
+    let mut worker = Worker::start("descriptors", "", 1024);
+    let client = worker.client().await;
+    let run = async |id: &str, what: serde_json::Value| {
+        submit(&client, id, "blocker", &what).await.expect("an outcome").into_inner()
+    };
+    for id in ["first", "second", "third"] {
+        run(id, json!({"do": "block", "ms": 400})).await;
+        let line = worker.line("its end is named", |line| line["message"] == SAYS && line["task"] == id);
+        assert_eq!(line["integration"], "blocker");
+        assert!(line["seconds"].as_f64() >= Some(0.3), "{line}");
+    }
+    let panicked = run("panics", json!({"do": "panic"})).await;
+    let says = "an integration panicked, and its task fails: a synthetic task was told to panic";
+    let line = worker.process.wait_for_log(says);
+    let whose = ["task", "run", "integration", "tenant", "log.level"].map(|field| line[field].as_str());
+    let expected = ["panics", &panicked.run_id, "blocker", "default", "error"];
+    assert_eq!(whose, expected.map(Some));
+    assert!(line["place"].as_str().is_some_and(|place| place.starts_with("src/integration/synthetic.rs:")), "{line}");
+    assert_eq!(worker.process.logged(&["ERROR"]).len(), 1, "{}", worker.process.log());
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_binds_is_a_cap_that_is_felt_or_the_blocking_pool_when_it_is_full() {
+    let mut worker = Worker::start("descriptors", "\n[worker.environment]\nblocking_threads = 1", 1024);
+    let client = worker.client().await;
+    let binds = |label: &str| worker.metric("weir_binding_constraint", &format!("constraint=\"{label}\"")) == 1.0;
+    assert!(binds("nothing"), "an integration is shut, and all others have room");
+    let refused = submit(&client, "refused", "shut", &json!({"do": "noop"})).await.expect_err("it is shut");
+    assert_eq!(typed(&refused).reason, Reason::IntegrationFull);
+    assert!(binds("integration_cap"), "it has just refused a task");
+    let task = |id: &str| submit(&client, id, "other", &json!({"do": "ignore_cancellation", "ms": 3_000}));
+    let callers = Lifecycle::new();
+    for call in ["runs", "waits"].map(task) {
+        callers.spawn("caller", call);
+    }
+    wait_for("one waits for the other's thread", LONG, || binds("blocking_pool").then_some(()));
+    callers.wait(LONG).await.expect("they end");
+    assert!(!binds("blocking_pool"));
     worker.process.stop();
 }
 
@@ -300,6 +350,7 @@ log.format = "json"
 
 [settings]
 max_parallelism = 60
+integration_caps = { shut = 0 }
 
 [worker]
 listen = "127.0.0.1:0"
@@ -309,6 +360,9 @@ admin.listen = "127.0.0.1:0"
 kind = "synthetic"
 
 [integrations.other]
+kind = "synthetic"
+
+[integrations.shut]
 kind = "synthetic"
 
 [overload]

@@ -67,7 +67,8 @@ impl Bucket {
 
     async fn put(&self, name: &str, body: Vec<u8>) {
         let body = Body::from(bytes::Bytes::from(body));
-        let metadata = vec![("sha256".to_owned(), body.sha256_hex())];
+        let metadata = [("sha256", body.sha256_hex()), ("stored-bytes", body.len().to_string())];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value)).into();
         let object = Object { key: name.into(), body, media_type: "text/plain".into(), metadata };
         self.store.put(&object).await.expect("stores");
     }
@@ -254,6 +255,11 @@ async fn what_cannot_be_listed_is_said() {
             assert!(output.status.code() == Some(2) && stderr(&output).contains(says), "{}", stderr(&output));
         }
     }
+    let [_, directory] = bucket.readers();
+    let output = directory.run(&["list", "--since", "2026-01-01T10:00:00Z", "--until", "2026-01-01T11:00:00Z"]).await;
+    assert!(output.status.success());
+    let says = "no such payload since 2026-01-01T10:00:00Z until 2026-01-01T11:00:00Z in ";
+    assert!(stderr(&output).contains(says), "{}", stderr(&output));
     let none = Reader(Vec::new());
     assert_failed(&none.run(&["list"]).await, &["no store is configured: set payloads.store"]);
     let nowhere = over_directory(&bucket.path().join("nowhere"));
@@ -349,9 +355,11 @@ async fn what_is_no_payload_is_named_for_what_it_is() {
             assert_eq!(stdout(&output), "");
         }
     }
-    let (large, damaged) = (name(100), name(101));
-    bucket.put(&large, good.clone()).await;
-    bucket.put(&damaged, good).await;
+    let (large, damaged, cut) = (name(100), name(101), name(102));
+    for key in [&large, &damaged, &cut] {
+        bucket.put(key, good.clone()).await;
+    }
+    fs::write(bucket.path().join(&cut), &good[..good.len() / 2]).expect("written");
     let file = fs::OpenOptions::new().write(true).open(bucket.path().join(&large)).expect("it is stored");
     file.set_len((256 << 20) + 1).expect("a sparse file");
     fs::write(bucket.path().join(&damaged), payload("t-2")).expect("written");
@@ -363,6 +371,8 @@ async fn what_is_no_payload_is_named_for_what_it_is() {
     assert_failed(&s3.run(&["get", &path]).await, &[&path, "more than the 268435456 bytes"]);
     // What the worker wrote beside the payload finds it.
     assert_failed(&s3.run(&["get", &damaged]).await, &[&damaged, "is damaged: its SHA-256 is ", " was stored"]);
+    let says = format!("is cut short: it has {} of {} bytes", good.len() / 2, good.len());
+    assert_failed(&s3.run(&["get", &cut]).await, &[&cut, &says]);
     bucket.server.stop().await;
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::processes::{LONG, get, metric, wait_for};
-use crate::support::site::{Site, files};
+use crate::support::processes::{LONG, get, metric, wait_for, weir};
+use crate::support::site::{Batch, Site, Worker, files};
 
 #[test]
 fn a_stop_while_the_store_is_away_loses_nothing_and_the_next_start_delivers() {
@@ -95,6 +95,39 @@ fn a_worker_that_is_killed_at_any_time_loses_only_what_was_in_memory() {
     s3.stop();
     let rest: Vec<_> = files(&site.spool).into_iter().filter(|path| !path.ends_with("lock")).collect();
     assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[test]
+fn what_is_lost_is_told_and_so_is_that_all_is_well_again() {
+    let mut site = Site::with_payloads("spool.max_bytes = 20000");
+    let describe = |worker: &Worker| {
+        let described = Command::new(weir()).args(["describe", &worker.listen]).output().expect("it runs");
+        String::from_utf8(described.stdout).expect("text")
+    };
+    let mut worker = site.worker();
+    let batch = Batch { count: 60, concurrency: 20, transcript_bytes: 1_000 };
+    assert_eq!(site.submit_batch(&worker, "t", batch).exit_code(LONG), Some(0), "tasks do not notice");
+    worker.until_settled();
+    let lost = worker.dropped("spool_full");
+    assert!(lost > 10, "{lost}");
+    let text = describe(&worker);
+    for line in
+        ["DEGRADED          the store has been away for ", "DEGRADED          the spool /", " bytes: the oldest"]
+    {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+
+    let mut s3 = site.s3();
+    worker.process.wait_for_log("the store is back: uploads are no longer held back");
+    worker.process.wait_for_log("the spool is empty again: nothing waits for the store in it");
+    let text = describe(&worker);
+    assert!(text.contains(&format!("dropped (spool_full {lost})")) && !text.contains("DEGRADED"), "{text}");
+    worker.process.stop();
+    let lines = worker.process.lines_logged().into_iter();
+    let told: Vec<_> = lines.filter(|line| line["reason"] == "spool_full").collect();
+    assert!(told.len() <= 3, "not one line for each: {told:?}");
+    assert_eq!(told.iter().filter_map(|line| line["lost"].as_u64()).sum::<u64>(), lost as u64, "{told:?}");
+    s3.stop();
 }
 
 /// A small file system of its own; none where the machine does not allow it.

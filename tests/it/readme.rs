@@ -39,7 +39,7 @@ fn the_settings_page_has_all_that_the_code_says_of_each() {
     table.push_str("|---|---|---|---|---|---|---|\n");
     for spec in settings::TABLE {
         let (key, unit, default) = (spec.key, spec.unit, spec.default());
-        let (kind, range, scope) = (spec.type_name(), spec.range(), spec.scope());
+        let (kind, range, scope) = (spec.type_name(), spec.range(), spec.scope);
         let row = format!("| `{key}` | {kind} | {unit} | {range} | `{default}` | {scope} | {} |\n", spec.affects);
         table.push_str(&row);
     }
@@ -116,13 +116,16 @@ const PAGES: &[(&str, &str)] = &[
     ("README.md", ""),
     ("deploy/README.md", "deploy/"),
     ("docs/admission.md", "docs/"),
+    ("docs/doctor.md", "docs/"),
     ("docs/exec.md", "docs/"),
     ("docs/http.md", "docs/"),
+    ("docs/logs.md", "docs/"),
     ("docs/metrics.md", "docs/"),
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
     ("docs/performance.md", "docs/"),
     ("docs/profiling.md", "docs/"),
+    ("docs/raise.md", "docs/"),
     ("docs/redis.md", "docs/"),
     ("docs/routing.md", "docs/"),
     ("docs/runbooks.md", "docs/"),

@@ -5,12 +5,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use weir::registry::redis::RedisRegistry;
-use weir::registry::{
-    CHANGES_WAIT, Change, Config, Cursor, HEARTBEAT, Incarnation, Presence, Registry, RegistryError, State, TTL,
-};
+use weir::registry::{CHANGES_WAIT, Change, Config, Cursor, HEARTBEAT, Presence, Registry, RegistryError, State, TTL};
 use weir::telemetry::Telemetry;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::{self, RedisServer};
 
 fn registry_at(url: &str) -> (RedisRegistry, Telemetry) {
     let config = Config { url: Some(url.into()), ..Config::default() };
@@ -24,21 +22,7 @@ fn registry(server: &RedisServer) -> RedisRegistry {
 }
 
 fn presence(worker: &str) -> Presence {
-    Presence {
-        worker: worker.parse().expect("a worker id"),
-        address: "http://127.0.0.1:7000".into(),
-        incarnation: Incarnation::mint(),
-        pool: "parallel".parse().expect("a pool"),
-        target: 30,
-        in_flight: 0,
-        reserved: 0,
-        state: State::Open,
-        integrations: vec!["bank".parse().expect("an integration")],
-        full: vec![],
-        broken: vec![],
-        half_open: vec![],
-        settings_version: "start".into(),
-    }
+    redis::presence(worker, "parallel")
 }
 
 fn present(presence: &Presence) -> Change {

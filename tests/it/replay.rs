@@ -246,7 +246,7 @@ async fn what_the_recording_does_not_have_is_said() {
     let text = asking("cut", &more);
     // The table of the worker is opened by the recorder's; the rest of it follows.
     let production = Production::start(&text, Integrations::new()).await;
-    for id in ["cut", "bare", "older"] {
+    for id in ["cut", "bare", "older", "withheld"] {
         production.run("cut", id, json!({ "customer": "c1" })).await.result.expect("an output");
     }
     let desk = production.end().await;
@@ -260,6 +260,16 @@ async fn what_the_recording_does_not_have_is_said() {
     let (code, out, errors) = desk.replay("bare", &[]).await;
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(errors.contains("there is nothing to replay: only metadata was kept: for a test"), "{errors}");
+
+    desk.edit("withheld", |document| {
+        let content = &mut document["transcript"]["log"]["entries"][0]["response"]["content"];
+        content["text"] = json!("");
+        content["comment"] = json!("left out: it is no JSON");
+    });
+    let (code, text, _) = desk.replay("withheld", &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the body of the answer is not in the recording: it is no JSON"), "{text}");
+    assert!(text.contains("now   integration_error"), "nothing goes on with an empty body: {text}");
 
     desk.edit("older", |document| {
         document["transcript"]["log"]["entries"] = json!([]);

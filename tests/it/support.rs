@@ -2,6 +2,7 @@
 
 pub mod cable;
 pub mod calls;
+pub mod cluster;
 pub mod desk;
 pub mod fleet;
 pub mod house;

@@ -209,7 +209,8 @@ async fn a_call_meant_for_an_earlier_life_of_a_worker_is_refused() {
     let house = House::start().await;
     let mut plain = plain_client(&house.worker_url(0)).await;
     let mut request = tonic::Request::new(message("late", "synthetic", r#"{"do":"noop"}"#));
-    Call { attempt: 1, incarnation: Some(uuid::Uuid::now_v7()), queued: Duration::ZERO }.write(request.metadata_mut());
+    Call { attempt: 1, incarnation: Some(uuid::Uuid::now_v7()), queued: Duration::ZERO, trace: None }
+        .write(request.metadata_mut());
     let status = plain.submit(request).await.expect_err("it is meant for another");
     let error = typed(&status);
     assert_eq!((error.reason, error.started, error.retry), (Reason::StaleIncarnation, Started::No, Retry::Elsewhere));

@@ -98,7 +98,8 @@ async fn a_router_says_whom_it_knows_and_who_waits() {
     let batch = &router["queues"][1];
     assert_eq!((&batch["priority"], &batch["waiting"], &batch["capacity"]), (&json!("batch"), &json!(1), &json!(1000)));
     assert_eq!((&batch["bytes"], &router["channels"]), (&json!(4), &json!(1)));
-    let tenant = json!({"name": "default", "priority": "batch", "waiting": 1, "running": 1, "at_cap": false});
+    let tenant = json!({"name": "default", "pool": "default", "priority": "batch", "waiting": 1, "running": 1,
+        "at_cap": false});
     assert_eq!(router["tenants"], json!([tenant]));
     let text = stdout(&describe(&address, &[]).await);
     for part in ["router in pool default", "2 tasks, 1 channel to workers", "1 of 1 held", "CAPACITY"] {
@@ -158,7 +159,7 @@ fn a_drained_worker_finishes_what_runs_and_ends_as_after_a_signal() {
     let worker = &mut fleet.workers[0].process;
     assert_eq!(worker.exit_code(processes::LONG), Some(0));
     worker.wait_for_log("asked to drain");
-    assert_eq!(worker.logged(&["WARN", "ERROR"]), Vec::<String>::new());
+    assert_eq!(worker.warned(), Vec::<String>::new());
     assert_eq!(fleet.redis.ask("ZCARD weir:{default}:members"), ":0\r\n");
     assert_eq!(fleet.stored().count(), 1, "the drain waits for the payloads");
 

@@ -17,7 +17,8 @@ use crate::integration::{Error, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Object};
 use crate::registry;
-use crate::settings;
+use crate::settings::store::{self, ReadError};
+use crate::settings::{self, Source};
 use crate::task::{IntegrationName, PoolName};
 use crate::telemetry::Telemetry;
 use crate::wire::proto::description;
@@ -40,7 +41,7 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     if role.is(Role::Worker) {
         descriptors(config, parts, report)?;
         integrations(&parts.integrations, report).await?;
-        store(config, report).await?;
+        payloads(config, report).await?;
         launchdarkly(config, report).await?;
     }
     if role.is(Role::Router) && !report.is_wrong("router") {
@@ -51,12 +52,13 @@ pub(super) async fn check(role: Role, config: &Config, parts: &Parts, report: &m
     }
     let mut pools: Vec<&PoolName> = Vec::new();
     pools.extend(role.is(Role::Worker).then_some(&worker.pool));
-    pools.extend(role.is(Role::Router).then_some(&router.pool));
+    pools.extend(role.is(Role::Router).then(|| parts.pools(config)).into_iter().flatten());
+    pools.sort_unstable();
     pools.dedup();
     for pool in pools {
         redis(config, pool, report).await?;
     }
-    Ok(())
+    if role.is(Role::Worker) { document(config, report).await } else { Ok(()) }
 }
 
 /// Of a worker or router. Where one runs already, its ports are not free, and that is no mistake.
@@ -122,7 +124,7 @@ async fn integrations(integrations: &Integrations, report: &mut Report) -> anyho
     Ok(())
 }
 
-async fn store(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+async fn payloads(config: &Config, report: &mut Report) -> anyhow::Result<()> {
     if report.is_wrong("payloads") {
         return Ok(());
     }
@@ -182,5 +184,26 @@ async fn redis(config: &Config, pool: &PoolName, report: &mut Report) -> anyhow:
         Ok(Ok(reached)) => report.fine("registry", reached),
         Ok(Err(error)) => report.wrong("registry", error),
         Err(_) => report.wrong("registry", "no answer within a minute"),
+    }
+}
+
+/// The document in Redis, which in a Cluster may be on another node than the pool.
+async fn document(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    const KEY: &str = "settings.source";
+    if config.settings.source != Source::Redis || report.is_wrong("settings") || report.is_wrong("registry") {
+        return Ok(());
+    }
+    let Some(store) = store::open(&config.settings, &Lifecycle::new())? else { return Ok(()) };
+    let name = store.name();
+    let (context, start) =
+        (config.worker.settings_context(None, config.integrations.keys().cloned().collect()), config.settings.start());
+    match timeout(WITHIN, store.read()).await {
+        Ok(Ok(document)) => match settings::examine(&document, &start, &context) {
+            Ok((settings, rejections)) => report.document(KEY, name, &settings, &rejections),
+            Err(reason) => report.wrong(KEY, format!("{name}: {reason}")),
+        },
+        Ok(Err(ReadError::Missing)) => report.note(KEY, format!("{name} has no document: the start values hold")),
+        Ok(Err(error)) => report.wrong(KEY, format!("{name}: {error}")),
+        Err(_) => report.wrong(KEY, format!("{name} did not answer within a minute")),
     }
 }

@@ -1,7 +1,6 @@
 //! Everything that the demo runs, put together as the separate programs would be.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,8 +10,8 @@ use crate::config::{self, Config};
 use crate::integration::Integrations;
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Ledger};
-use crate::registry::memory::MemoryRegistry;
-use crate::router::Router;
+use crate::registry::Registries;
+use crate::router::{self, Router};
 use crate::sandbox::Sandbox;
 use crate::settings::flagd;
 use crate::telemetry::logs::Logs;
@@ -44,22 +43,23 @@ impl House {
         let settings_file = directory.join("settings.json");
         write_setting(&settings_file, parallelism)?;
 
-        let registry = Arc::new(MemoryRegistry::new());
+        let registries = Registries::in_memory();
         let (worker_telemetry, router_telemetry) = (Telemetry::new()?, Telemetry::new()?);
         process::register(&worker_telemetry);
         logs.register(&worker_telemetry);
         config.settings.file = Some(settings_file.clone());
         let parts = Parts {
             integrations: Integrations::from_config(&config.integrations, &worker_telemetry)?,
-            registry: registry.clone(),
+            registry: registries.of(&config.worker.pool)?,
             store: payload::store::open(&config.payloads).await?,
             payloads: config.payloads,
             overload: config.overload,
-            settings: config.settings,
+            settings: config.settings.clone(),
             log_level: logs.level(),
         };
         let worker = Worker::start(config.worker, parts, worker_telemetry.clone()).await?;
-        let router = Router::start(config.router, registry, router_telemetry.clone()).await?;
+        let parts = router::Parts { registries, settings: config.settings, log_level: logs.level() };
+        let router = Router::start(config.router, parts, router_telemetry.clone()).await?;
         let client = Client::new(&format!("http://{}", router.address()))?;
         Ok(House { client, worker, router, upstream, worker_telemetry, router_telemetry, settings_file })
     }

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use clap::ArgGroup;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::block_on;
 use super::super::output::Output;
+use super::super::{block_on, remark};
 use super::moment::{Moment, shown};
 use super::{list, load, open};
 use crate::config::{Config, ConfigError};
@@ -21,6 +22,7 @@ use indent::indented;
 
 /// Flags of `weir payload get`.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("payload").required(true).args(["which", "task"]))]
 #[command(after_help = "Files appear whole or not at all, readable for you alone.
 
 Examples:
@@ -31,10 +33,10 @@ Examples:
 pub(super) struct Args {
     /// A file, as it was stored or as --output wrote it, - for standard input, or else a key in the configured store, or
     /// s3://BUCKET/KEY.
-    #[arg(value_name = "KEY|FILE", required_unless_present = "task")]
+    #[arg(value_name = "KEY|FILE")]
     which: Option<String>,
     /// The newest payload of this task.
-    #[arg(long, value_name = "ID", conflicts_with = "which")]
+    #[arg(long, value_name = "ID")]
     task: Option<TaskId>,
     /// How far back to look for it: so long ("2h"), or to that time (RFC 3339).
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = Moment::parse, requires = "task")]
@@ -95,7 +97,7 @@ fn newest(task: &TaskId, since: Moment, config: &Config) -> anyhow::Result<Strin
     })?;
     let none = || format!("no payload of task {task} since {}; --since reaches further back", shown(since));
     let found = results.payloads.into_iter().next().with_context(none)?;
-    eprintln!("weir: {}", found.name);
+    remark(format_args!("weir: {}", found.name));
     Ok(found.name)
 }
 

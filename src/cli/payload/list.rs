@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::table::{Table, counted, printable};
-use super::super::{block_on, print};
+use super::super::{block_on, print, remark};
 use super::moment::{Moment, shown};
 use super::open;
 use crate::config::Config;
@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     if !results.payloads.is_empty() {
         print(&text)?;
     }
-    say(&results, &query, &place);
+    say(&results, &query, args.until.is_some(), &place);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -186,20 +186,25 @@ fn as_table(payloads: &[Found]) -> String {
     table.lines().join("\n")
 }
 
-/// What programs need not read.
-fn say(results: &Results, query: &Query, place: &str) {
+/// What programs need not read. `is_bounded` says that somebody chose where the time ends.
+fn say(results: &Results, query: &Query, is_bounded: bool, place: &str) {
     if let Some(example) = &results.foreign_example {
         let (foreign, example) = (counted(results.foreign, "object"), printable(example));
         let one = if results.foreign == 1 { "" } else { "such as " };
-        eprintln!("weir: {foreign} met on the way, no payload and not listed: {one}{example}");
+        remark(format_args!("weir: {foreign} met on the way, no payload and not listed: {one}{example}"));
     }
     match results.payloads.last() {
-        Some(last) if results.may_have_more => eprintln!("weir: older ones follow with --after {}", last.name),
+        Some(last) if results.may_have_more => {
+            remark(format_args!("weir: older ones follow with --after {}", last.name))
+        }
         Some(_) => {}
         None => {
             let (since, place) = (shown(query.since), printable(place));
             let older = if query.after.is_some() { "older" } else { "such" };
-            eprintln!("weir: no {older} payload since {since} in {place}; --since reaches further back");
+            let until = if is_bounded { format!(" until {}", shown(query.until)) } else { String::new() };
+            remark(format_args!(
+                "weir: no {older} payload since {since}{until} in {place}; --since reaches further back"
+            ));
         }
     }
 }

@@ -95,7 +95,7 @@ fn replay(
     }
     let integration = integration(args, &config, own, &replay)?;
     // A panic's message and place are what one is looking for here: its hook stays the usual one.
-    let _logs = Logs::start(&config.log)?;
+    let _logs = Logs::start(&config.log, "replay")?;
     // One thread: a debugger's steps stay on it.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;

@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::super::table::printable;
 use super::super::{Signals, print};
 use super::document;
 use crate::config::Config;
 use crate::registry::{self, Change, Cursor, Presence, Registry, RegistryError};
+use crate::settings::START_VERSION;
 use crate::settings::store::{Revision, Store, version_of};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
@@ -26,12 +27,15 @@ const NAMED: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Workers are those of the registry. What a worker read and refused is in its log, and in \
+#[command(
+    after_help = "Workers are those of the registry. Routers are not in it: which version one has is in `weir describe` \
+of it, and as a number in its weir_settings_version. What a process read and refused is in its log, and in \
 weir_settings_rejected_total.
 
 Examples:
   weir settings status
-  weir settings status --pool parallel --watch")]
+  weir settings status --pool parallel --watch"
+)]
 pub(super) struct Args {
     /// The pool; without it, the one that [router] names.
     #[arg(long)]
@@ -42,24 +46,23 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> anyhow::Result<ExitCode> {
+    let mut said = Said::default();
+    // What the source says does not need the registry.
+    said.say([Document::read(&*store).await?.line(&*store)])?;
     if config.registry.url.is_none() {
         bail!(
-            "registry.url: name the Redis that the workers announce themselves in, such as \"redis://127.0.0.1:6379\""
+            "registry.url is not set: which document workers run they say in their registry; name its Redis, such as \
+             \"redis://127.0.0.1:6379\""
         );
     }
     let pool = args.pool.unwrap_or_else(|| config.router.pool.clone());
     let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
-    let mut fleet = Fleet::read(&*registry).await?;
-    let (mut said, mut signals) = (Vec::new(), Signals::listen()?);
+    let mut fleet = Fleet::read(&*registry).await.context("which document workers run is not known")?;
+    let mut signals = Signals::listen()?;
     loop {
         let document = Document::read(&*store).await?;
         let lines = [document.line(&*store), document.applied(&pool, &fleet.workers)];
-        for (index, line) in lines.iter().enumerate() {
-            if said.get(index) != Some(line) {
-                print(&printable(line))?;
-            }
-        }
-        said = lines.into();
+        said.say(lines.into_iter().chain(document.advice(&fleet.workers)))?;
         if !args.watch || document.is_everywhere(&fleet.workers) {
             return Ok(ExitCode::SUCCESS);
         }
@@ -67,6 +70,23 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
             () = signals.next() => return Ok(ExitCode::FAILURE),
             () = fleet.follow(&*registry) => {}
         }
+    }
+}
+
+/// The lines that were printed last; one that is as it was is not printed again.
+#[derive(Default)]
+struct Said(Vec<String>);
+
+impl Said {
+    fn say(&mut self, lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+        let lines: Vec<_> = lines.into_iter().collect();
+        for (index, line) in lines.iter().enumerate() {
+            if self.0.get(index) != Some(line) {
+                print(&printable(line))?;
+            }
+        }
+        self.0 = lines;
+        Ok(())
     }
 }
 
@@ -148,6 +168,18 @@ impl Document {
         }
     }
 
+    /// What to do where workers run a document that is gone.
+    fn advice(&self, workers: &BTreeMap<WorkerId, Presence>) -> Option<String> {
+        let runs_one = |worker: &Presence| worker.settings_version != START_VERSION;
+        let is_lost = self.version.is_none() && workers.values().any(runs_one);
+        is_lost.then(|| {
+            "the document is gone, and workers go on with what they have, after a new start, too: put it back with \
+             \"weir settings rollback\", or, if its history is gone as well, with --kept and the file that one of them keeps \
+             (settings-ID.json in its worker.state_dir)"
+                .to_owned()
+        })
+    }
+
     fn is_everywhere(&self, workers: &BTreeMap<WorkerId, Presence>) -> bool {
         !workers.is_empty() && workers.values().all(|worker| Some(&worker.settings_version) == self.version.as_ref())
     }
@@ -159,6 +191,7 @@ impl Document {
             others.entry(&presence.settings_version).or_default().push(&presence.worker);
         }
         let behind: usize = others.values().map(Vec::len).sum();
+        let all = workers.len();
         let named = others.iter().map(|(version, workers)| {
             let more = if workers.len() > NAMED { ", …" } else { "" };
             let ids: Vec<_> = workers.iter().take(NAMED).map(ToString::to_string).collect();
@@ -168,9 +201,10 @@ impl Document {
         });
         let named: Vec<_> = named.collect();
         let named = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-        match workers.len() {
-            0 => format!("pool {pool}: no workers"),
-            all => format!("pool {pool}: applied on {} of {all}{named}", all - behind),
+        match (all, &self.version) {
+            (0, _) => format!("pool {pool}: no workers"),
+            (_, Some(_)) => format!("pool {pool}: applied on {} of {all}{named}", all - behind),
+            (_, None) => format!("pool {pool}: nothing to apply on {all}{named}"),
         }
     }
 }
@@ -225,5 +259,19 @@ mod tests {
         );
         assert!(!document.is_everywhere(&workers) && !document.is_everywhere(&BTreeMap::new()));
         assert_eq!(document.applied(&pool, &BTreeMap::new()), "pool default: no workers");
+        assert_eq!(document.advice(&workers), None);
+    }
+
+    #[test]
+    fn a_document_that_is_gone_is_no_document_that_was_never_there() {
+        let gone = Document { version: None, revisions: Vec::new() };
+        let (pool, mut workers) = (PoolName::default(), BTreeMap::from([presence("young", "start")]));
+        assert_eq!(gone.applied(&pool, &workers), "pool default: nothing to apply on 1 (1 on start: young)");
+        assert_eq!(gone.advice(&workers), None);
+        workers.extend([presence("old", "3b1c")]);
+        let applied = gone.applied(&pool, &workers);
+        assert_eq!(applied, "pool default: nothing to apply on 2 (1 on 3b1c: old; 1 on start: young)");
+        let advice = gone.advice(&workers).expect("one runs what is gone");
+        assert!(advice.contains("weir settings rollback"), "{advice}");
     }
 }

@@ -287,7 +287,7 @@ fn default_directory() -> PathBuf {
 }
 
 /// The state directory, where it can be used and nobody else can have put something there.
-pub(super) fn private_directory(directory: Option<&Path>) -> Option<PathBuf> {
+pub(in crate::cli) fn private_directory(directory: Option<&Path>) -> Option<PathBuf> {
     let directory = directory.map_or_else(default_directory, Path::to_owned);
     make_private(&directory).ok().map(|()| directory)
 }

@@ -46,8 +46,10 @@ pub(super) struct State<T> {
     pub draining: bool,
     /// The encoders of the background take nothing more: others encode what is left.
     pub relieved: bool,
-    /// What has not been uploaded goes to the spool, now.
+    /// What is not being uploaded goes to the spool, now.
     pub hurried: bool,
+    /// The store is away: what waits for a slot may go to the spool.
+    pub is_store_away: bool,
     pub closed: bool,
 }
 
@@ -65,6 +67,7 @@ impl<T> State<T> {
             draining: false,
             relieved: false,
             hurried: false,
+            is_store_away: false,
             closed: false,
         }
     }

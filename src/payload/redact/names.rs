@@ -4,23 +4,40 @@
 /// after it do not matter: `password2`.
 const SENSITIVE_ENDINGS: &[&str] = &[
     "apikey",
+    "authcode",
     "authorization",
     "assertion",
+    "backupcode",
+    "backupcodes",
+    "connectionstring",
     "cookie",
     "cookies",
     "credential",
     "credentials",
+    "encryptionkey",
+    "kennwort",
+    "magiclink",
+    "mnemonic",
     "passphrase",
     "passwd",
     "password",
+    "passwordhash",
     "passwords",
+    "passwort",
     "privatekey",
     "pwd",
+    "recoverycode",
+    "recoverycodes",
     "secret",
+    "secretanswer",
     "secrets",
     "secretkey",
+    "seedphrase",
+    "sessid",
     "sessionid",
     "signature",
+    "signingkey",
+    "smscode",
     "token",
     "tokens",
     "accesskey",
@@ -47,13 +64,21 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "passwordconfirm",
     "passwordconfirmation",
     "tokenvalue",
+    "samlassertion",
     "samlresponse",
     "trackdata",
+    "chiptan",
+    "mtan",
+    "phototan",
+    "pushtan",
+    "smstan",
 ];
 
 /// Names that are credentials only when they stand alone. `cvv` and the like: PCI DSS forbids to keep them in any form.
-const SENSITIVE_WHOLE: &[&str] =
-    &["auth", "key", "pass", "pin", "otp", "totp", "tan", "csc", "sid", "sig", "bearer", "track1", "track2"];
+const SENSITIVE_WHOLE: &[&str] = &[
+    "auth", "key", "pass", "pin", "pw", "otp", "totp", "tan", "itan", "csc", "session", "sid", "sig", "saml", "bearer",
+    "xauth", "track1", "track2",
+];
 
 /// Headers whose values are kept. All others keep their name only.
 const KEPT_HEADERS: &[&str] = &[
@@ -191,6 +216,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documented_names_are_these() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/payloads.md"));
+        let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        for names in [SENSITIVE_ENDINGS, SENSITIVE_WHOLE] {
+            let (page, names) = (page.split_whitespace().collect::<Vec<_>>().join(" "), listed(names));
+            assert!(page.contains(&names), "docs/payloads.md does not list {names}");
+        }
+    }
+
+    #[test]
     fn credentials_are_known_by_name() {
         for name in [
             "token",
@@ -207,11 +242,27 @@ mod tests {
             "cvvCode",
             "securityCode",
             "track2",
+            "PHPSESSID",
+            "authCode",
+            "mTAN",
+            "backup_codes",
+            "X-Auth",
         ] {
             assert!(is_sensitive(name), "{name}");
         }
-        for name in ["token_type", "expires_in", "account", "shipping", "scope", "name", "", "tokens_used", "7", "code"]
-        {
+        for name in [
+            "token_type",
+            "expires_in",
+            "account",
+            "shipping",
+            "scope",
+            "name",
+            "",
+            "tokens_used",
+            "7",
+            "code",
+            "titan",
+        ] {
             assert!(!is_sensitive(name), "{name}");
         }
         assert!(is_kept_header("Content-Type"));

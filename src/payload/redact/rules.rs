@@ -9,7 +9,7 @@ use super::detect::{Detector, Detectors};
 use super::names::{is_kept_header, is_kept_query_key, is_sensitive};
 use super::path::Path;
 use crate::payload::ConfigError;
-use crate::task::IntegrationName;
+use crate::task::{IntegrationName, UnknownIntegration};
 
 /// The most names in a list, and the most paths of an integration.
 const MAX_NAMES: usize = 200;
@@ -54,6 +54,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The integrations that have paths of their own and are not among those that there are.
+    pub fn unknown(&self, known: &[&IntegrationName]) -> Vec<UnknownIntegration> {
+        let names: Vec<_> = self.paths.keys().filter_map(|name| name.parse().ok()).collect();
+        UnknownIntegration::among(&names, known)
+    }
+
     /// Whether the values can be right.
     pub(in super::super) fn check(&self) -> Result<(), ConfigError> {
         Rules::new(self).map(drop)

@@ -5,6 +5,8 @@
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::budget::{Budget, Stop};
@@ -17,6 +19,9 @@ const BEGINNING_BYTES: usize = 32;
 
 /// The shortest start of a secret that tells something about it.
 const MIN_CUT_BYTES: usize = 4;
+
+/// The shortest secret that is looked for in base64, where it stands alone: of a shorter one it is as short as a word.
+const MIN_PACKED_BYTES: usize = 5;
 
 /// What RFC 3986 lets stand.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -94,14 +99,33 @@ impl Secrets {
     }
 }
 
-/// A secret as it is, percent-encoded in the ways in use, and inside JSON strings down to the second level.
-fn forms(secret: &str) -> [String; 7] {
+/// A secret as it is, percent-encoded in the ways in use, inside JSON strings down to the second level, in JSON of ASCII
+/// alone, and in base64, where it has a length at which that is no word by chance.
+fn forms(secret: &str) -> Vec<String> {
     let upper = utf8_percent_encode(secret, ENCODED).to_string();
     let lower = percent_lowercase(&upper);
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let escaped = json_escaped(secret);
-    let slashes = escaped.replace('/', "\\/");
-    [secret.to_owned(), upper, lower, form, json_escaped(&escaped), escaped, slashes]
+    let (slashes, ascii) = (escaped.replace('/', "\\/"), ascii_escaped(&escaped));
+    let mut forms = vec![secret.to_owned(), upper, lower, form, json_escaped(&escaped), escaped, slashes, ascii];
+    if secret.len() >= MIN_PACKED_BYTES {
+        forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
+    }
+    forms
+}
+
+/// As many JSON libraries write it by default: `\u00e4` for `ä`.
+fn ascii_escaped(escaped: &str) -> String {
+    let mut units = [0; 2];
+    let mut ascii = String::with_capacity(escaped.len());
+    for letter in escaped.chars() {
+        if letter.is_ascii() {
+            ascii.push(letter);
+        } else {
+            ascii.extend(letter.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    ascii
 }
 
 fn json_escaped(text: &str) -> String {

@@ -62,6 +62,45 @@ fn redacted_body(config: &str, message: &crate::task::transcript::Message) -> Bo
 }
 
 #[test]
+fn equal_private_keys_have_one_placeholder_and_others_another() {
+    let key = |text: &str| format!("-----BEGIN RSA PRIVATE KEY-----\\n{text}\\n-----END RSA PRIVATE KEY-----");
+    let encrypted = key("Proc-Type: 4,ENCRYPTED\\nDEK-Info: AES-256-CBC,0F\\n\\nMIIE");
+    let body = format!(r#"{{"a":"{}","b":"{}","c":"{}","d":"{encrypted}"}}"#, key("MIIA"), key("MIIB"), key("MIIA"));
+    let redacted: Value = serde_json::from_str(&answer(&Redactor::default(), answered(&body))).expect("JSON");
+    let placeholder =
+        |number| format!("-----BEGIN RSA PRIVATE KEY-----[redacted-{number}]-----END RSA PRIVATE KEY-----");
+    let expected = [("a", 1), ("b", 2), ("c", 1), ("d", 3)];
+    for (key, number) in expected {
+        assert_eq!(redacted[key], placeholder(number), "{redacted}");
+    }
+}
+
+#[test]
+fn a_named_secret_is_found_in_base64_where_it_stands_alone_and_in_json_of_ascii() {
+    let mut record =
+        answered(r#"{"a":"U0VDUkVUbmFtZWQ1MQ==","b":"NTQ3MTE","c":"eyJuYW1lIjoicGFzcyBcdTAwZTQgb3J0In0="}"#);
+    record.transcript.secrets = ["SECRETnamed51", "54711", "pass ä ort"].map(str::to_owned).to_vec();
+    let redacted = answer(&Redactor::default(), record);
+    for left in ["U0VDUkVU", "NTQ3", "eyJu"] {
+        assert!(!redacted.contains(left), "{redacted}");
+    }
+}
+
+#[test]
+fn a_failures_own_reason_is_no_hole() {
+    let mut record = record("t-1");
+    let failure = |reason: &str| Failure {
+        reason: Some(reason.parse().expect("a name")),
+        ..Failure::new(FailureCode::Integration, "it failed", Remedy::None)
+    };
+    record.outcome.result = Err(failure("card-4111111111111111"));
+    assert!(!stored(record).contains("4111"));
+    let mut record = self::record("t-1");
+    record.outcome.result = Err(failure("consent_expired"));
+    assert!(stored(record).contains("consent_expired"));
+}
+
+#[test]
 fn what_is_no_secret_stays() {
     let mut record = answered(r#"{"balance": 42.10, "deep":"{\"n\":12345678901234567890.5}", "when": 1755666000250}"#);
     record.task.input = json(r#"{"account": 7,"list":[1.50e3]}"#);

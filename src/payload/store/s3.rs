@@ -27,7 +27,7 @@ pub use self::config::{Checksums, Config, Encryption};
 use self::sockets::Sockets;
 use super::super::ConfigError;
 use super::super::body::hex;
-use super::super::encoding::metadata::SHA256;
+use super::super::encoding::metadata::{SHA256, STORED_BYTES};
 use super::{Listed, Object, Page, Store, StoreError, Stored, check_key};
 use crate::causes::with_causes;
 
@@ -216,7 +216,9 @@ impl Store for S3 {
         if length.is_some_and(|length| length > limit_bytes) {
             return Err(too_large());
         }
-        let stored = object.metadata.and_then(|mut metadata| metadata.remove(SHA256));
+        let mut metadata = object.metadata.unwrap_or_default();
+        let stored = metadata.remove(SHA256);
+        let stored_bytes = metadata.remove(STORED_BYTES).and_then(|bytes| bytes.parse::<u64>().ok());
         let mut body = Vec::new();
         let mut stream = object.body;
         while let Some(chunk) = stream.next().await {
@@ -229,6 +231,10 @@ impl Store for S3 {
                 return Err(too_large());
             }
             body.extend_from_slice(&chunk);
+        }
+        let found_bytes = body.len() as u64;
+        if let Some(stored_bytes) = stored_bytes.filter(|stored_bytes| found_bytes < *stored_bytes) {
+            return Err(StoreError::CutShort { location: self.location(key), found_bytes, stored_bytes });
         }
         let found = hex(&Sha256::digest(&body));
         match stored.filter(|stored| *stored != found) {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn with_spool(directory: &std::path::Path) -> Config {
+pub(super) fn with_spool(directory: &std::path::Path) -> Config {
     let spool = spool::Config { path: Some(directory.into()), ..Default::default() };
     Config { spool, ..Config::default() }
 }
@@ -14,14 +14,15 @@ async fn what_a_store_that_is_away_does_not_take_arrives_when_it_is_back() {
     let (payloads, telemetry, lifecycle) = start(with_spool(directory.path()), store.clone());
     offer(&payloads, 0..100);
     eventually("all of it is in the spool", || payloads.ledger().spooled == 100).await;
-    assert!(telemetry.render().contains("weir_payload_store_away 1"));
+    assert!(shows(&telemetry, "weir_payload_store_away 1"));
+    assert!(payloads.degraded()[0].starts_with("the store has been away for "));
     assert!(telemetry.render().contains("weir_payloads_spooled 100"));
     store.becomes(|_| Deed::Keep);
     eventually("all of it is stored", || payloads.ledger().stored == 100).await;
     let ledger = payloads.flush(LONG).await;
     assert!(ledger.balanced() && ledger.dropped_in_all() == 0 && ledger.spooled == 0, "{ledger}");
     assert!(store.kept() == 100 && store.kept.lock().values().all(|(_, puts)| *puts == 1));
-    assert!(telemetry.render().contains("weir_payload_store_away 0"));
+    assert!(shows(&telemetry, "weir_payload_store_away 0"));
     lifecycle.stop(LONG).await.expect("all of it ends");
 }
 
@@ -131,7 +132,7 @@ async fn a_disk_that_does_not_take_payloads_is_a_counted_loss_and_a_state() {
     offer(&payloads, 0..10);
     eventually("it is settled", || payloads.ledger().pending == 0).await;
     assert_eq!(payloads.ledger().dropped(Reason::SpoolDisk), 10);
-    assert!(telemetry.render().contains("weir_payload_spool_writable 0"));
+    assert!(shows(&telemetry, "weir_payload_spool_writable 0"));
     lifecycle.stop(LONG).await.expect("all of it ends");
 }
 

@@ -1,198 +1,70 @@
-//! One connection to Redis' primary, made when it is needed and dropped at the first doubt.
-//!
-//! The client library keeps a connection whose answers time out, and one to a server that has become a replica, for as
-//! long as the socket lives. A link does the opposite: whatever is not an answer of a healthy primary drops the
-//! connection, and the next call makes a new one. There is no retry here; callers come again by themselves (heartbeats)
-//! or back off (followers). One request is in flight at a time, and a request that is dropped midway takes its
-//! connection with it, so that no answer can reach the wrong question.
+//! The link to Redis, with what it is asked counted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::redis::RedisResult;
+use ::redis::aio::MultiplexedConnection;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::super::{Config, RegistryError};
-use super::place::Place;
+use crate::redis::{self, Error, Place};
 use crate::telemetry::Telemetry;
 
-/// The oldest major version whose scripts and streams behave as the registry needs.
-const OLDEST_MAJOR: u32 = 7;
-
-/// A connection that comes and goes.
+/// A counted connection that comes and goes.
 pub struct Link {
-    place: Arc<Place>,
-    timeouts: AsyncConnectionConfig,
-    connect_timeout: Duration,
-    slot: Mutex<Slot>,
+    inner: redis::Link,
     metrics: Metrics,
-}
-
-#[derive(Default)]
-struct Slot {
-    connection: Option<MultiplexedConnection>,
-    /// Where the connection leads.
-    address: String,
-    connected_before: bool,
 }
 
 /// The right to make one request. Dropping it without [`Lease::settle`] drops the connection.
 pub struct Lease<'a> {
-    /// What to ask on.
-    pub connection: MultiplexedConnection,
-    link: &'a Link,
-    slot: MutexGuard<'a, Slot>,
+    inner: redis::Lease<'a>,
+    metrics: &'a Metrics,
     operation: Operation,
-    started: Instant,
 }
 
 impl Link {
     /// A link that is not connected yet. An answer may take the configured time and `patience` more.
     pub fn new(config: &Config, place: Arc<Place>, patience: Duration, metrics: Metrics) -> Self {
-        let timeouts = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.response_timeout + patience));
-        Link { place, timeouts, connect_timeout: config.connect_timeout, slot: Mutex::default(), metrics }
+        Link { inner: redis::Link::new(config, place, patience), metrics }
     }
 
     /// Waits for the request before, connects if need be, and hands out the connection.
     pub async fn lease(&self, operation: Operation) -> Result<Lease<'_>, RegistryError> {
-        let mut slot = self.slot.lock().await;
-        let started = Instant::now();
-        // When another link found the primary elsewhere, this one has no business where it is.
-        let is_moved = slot.address != self.place.current();
-        let connection = match slot.connection.take().filter(|_| !is_moved) {
-            Some(connection) => connection,
-            None => match self.connect().await {
-                Ok(connection) => {
-                    if std::mem::replace(&mut slot.connected_before, true) {
-                        self.metrics.reconnects.increment(1);
-                    }
-                    slot.address = self.place.current();
-                    connection
-                }
-                Err(error) => return Err(self.metrics.failed(operation, started, error)),
-            },
-        };
-        Ok(Lease { connection, link: self, slot, operation, started })
+        let (started, metrics) = (Instant::now(), &self.metrics);
+        let inner = self.inner.lease().await.map_err(|error| metrics.failed(operation, started, error))?;
+        if inner.is_reconnected {
+            metrics.reconnects.increment(1);
+        }
+        Ok(Lease { inner, metrics, operation })
     }
 
     /// Where the link leads, without user and password.
     pub fn address(&self) -> String {
-        self.place.current()
-    }
-
-    async fn connect(&self) -> Result<MultiplexedConnection, RegistryError> {
-        let client = self.place.find().await?;
-        let connecting = async {
-            let mut connection = client.get_multiplexed_async_connection_with_config(&self.timeouts).await?;
-            let hello: Value = redis::cmd("HELLO").query_async(&mut connection).await?;
-            Ok((connection, hello))
-        };
-        let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
-        let (connection, hello) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(self.explain("the login", &error)),
-            Err(_) => {
-                let limit = humantime::format_duration(self.connect_timeout);
-                let reason = format!("no connection within {limit}");
-                return Err(RegistryError::Unavailable { address: self.address(), reason });
-            }
-        };
-        if field(&hello, "role").is_some_and(|role| role != "master") {
-            let reason = "it is a replica; weir needs the primary".into();
-            return Err(RegistryError::Unavailable { address: self.address(), reason });
-        }
-        let version = version(&hello);
-        match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
-            Some(major) if major >= OLDEST_MAJOR => Ok(connection),
-            _ => Err(RegistryError::Version { address: self.address(), version }),
-        }
-    }
-
-    fn explain(&self, operation: &'static str, error: &RedisError) -> RegistryError {
-        let (address, reason) = (self.address(), error.to_string());
-        match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
-                RegistryError::Login { address, reason }
-            }
-            (ErrorKind::RESP3NotSupported, _) => RegistryError::Version { address, version: "5 or older".into() },
-            (_, Some("BUSY")) => {
-                let reason = format!("it is busy with somebody's script that runs for too long ({reason})");
-                RegistryError::Unavailable { address, reason }
-            }
-            _ if error.is_timeout() => RegistryError::Unavailable { address, reason: "no answer in time".into() },
-            _ if is_right_missing(error, &reason) => {
-                let reason = format!("{reason} (ACL LOG on the server names what the user lacks)");
-                RegistryError::Rejected { address, operation, reason }
-            }
-            _ if is_plain_reply(error) => RegistryError::Rejected { address, operation, reason },
-            _ => RegistryError::Unavailable { address, reason },
-        }
+        self.inner.address()
     }
 }
 
 impl Lease<'_> {
-    /// Ends the request: keeps the connection if the answer came from a healthy primary, and counts it.
-    pub fn settle<T>(mut self, reply: RedisResult<T>) -> Result<T, RegistryError> {
-        let metrics = &self.link.metrics;
-        match reply {
+    /// What to ask on.
+    pub fn connection(&mut self) -> &mut MultiplexedConnection {
+        &mut self.inner.connection
+    }
+
+    /// Ends the request: keeps the connection if it leads to a healthy primary, and counts it.
+    pub fn settle<T>(self, reply: RedisResult<T>) -> Result<T, RegistryError> {
+        let (metrics, operation, started) = (self.metrics, self.operation, self.inner.started);
+        match self.inner.settle(reply) {
             Ok(value) => {
-                self.slot.connection = Some(self.connection);
-                metrics.answered(self.operation, self.started);
+                metrics.answered(operation, started);
                 Ok(value)
             }
-            Err(error) => {
-                if is_plain_reply(&error) {
-                    self.slot.connection = Some(self.connection);
-                }
-                Err(metrics.failed(self.operation, self.started, self.link.explain(self.operation.as_str(), &error)))
-            }
+            Err(error) => Err(metrics.failed(operation, started, error)),
         }
-    }
-}
-
-/// Whether the error is a healthy primary's answer, such as a script's own error: the connection is good.
-fn is_plain_reply(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(kind) => !matches!(
-            kind,
-            ServerErrorKind::ReadOnly
-                | ServerErrorKind::BusyLoading
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown
-        ),
-        // An error code that the library does not know: `NOREPLICAS`, `OOM`, `WRONGTYPE` and the like.
-        ErrorKind::Extension => true,
-        _ => false,
-    }
-}
-
-/// Whether the user may not do what was asked. Inside a script, Redis 7.0 does not say what.
-fn is_right_missing(error: &RedisError, reason: &str) -> bool {
-    error.code() == Some("NOPERM") || reason.contains("user executing the script")
-}
-
-/// The server's version as `HELLO` reports it.
-pub fn version(hello: &Value) -> String {
-    field(hello, "version").unwrap_or("unknown").to_owned()
-}
-
-fn field<'a>(hello: &'a Value, name: &str) -> Option<&'a str> {
-    let mut fields = hello.as_map_iter()?;
-    fields.find_map(|(key, value)| (text(key) == Some(name)).then(|| text(value)).flatten())
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
     }
 }
 
@@ -281,7 +153,8 @@ impl Metrics {
         requests.duration.record(started.elapsed());
     }
 
-    fn failed(&self, operation: Operation, started: Instant, error: RegistryError) -> RegistryError {
+    fn failed(&self, operation: Operation, started: Instant, error: Error) -> RegistryError {
+        let error = RegistryError::of(operation.as_str(), error);
         let answers = matches!(error, RegistryError::Rejected { .. });
         self.connected.set(if answers { 1.0 } else { 0.0 });
         let requests = &self.requests[operation as usize];
@@ -312,20 +185,5 @@ impl Requests {
             RegistryError::Rejected { .. } => &self.rejected,
             _ => &self.unavailable,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_read_from_hello() {
-        let hello = Value::Map(vec![
-            (Value::BulkString(b"server".into()), Value::BulkString(b"redis".into())),
-            (Value::BulkString(b"version".into()), Value::BulkString(b"7.0.15".into())),
-        ]);
-        assert_eq!(version(&hello), "7.0.15");
-        assert_eq!(version(&Value::Nil), "unknown");
     }
 }

@@ -4,9 +4,10 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::registry::{Incarnation, Presence, State as WorkerState};
+use crate::settings;
 use crate::task::testing::task;
 use crate::wire::Reason;
-use crate::wire::metadata::{Share, Shares};
+use crate::wire::metadata::{LoadReport, Share, Shares};
 
 fn presence(worker: &str, target: u32) -> Presence {
     Presence {
@@ -26,9 +27,17 @@ fn presence(worker: &str, target: u32) -> Presence {
     }
 }
 
+fn pool() -> PoolName {
+    PoolName::default()
+}
+
+fn empty(config: queue::Config) -> Dispatcher {
+    Dispatcher::new(config, outlier::Config::default(), Split::new(&settings::Config::default().start(), &pool()), 1)
+}
+
 fn dispatcher(capacity: usize, workers: impl IntoIterator<Item = Presence>) -> Dispatcher {
-    let dispatcher = Dispatcher::new(queue::Config { tasks: capacity, ..queue::Config::default() }, 1);
-    dispatcher.apply(workers.into_iter().map(Change::Present).collect());
+    let dispatcher = empty(queue::Config { tasks: capacity, ..queue::Config::default() });
+    dispatcher.apply(&pool(), workers.into_iter().map(Change::Present).collect());
     dispatcher
 }
 
@@ -61,7 +70,7 @@ fn refused(reason: Reason, load: Option<LoadReport>) -> Ended {
 }
 
 fn waiting(dispatcher: &Dispatcher) -> usize {
-    dispatcher.numbers().classes.iter().map(|class| class.waiting).sum()
+    dispatcher.numbers()[0].classes.iter().map(|class| class.waiting).sum()
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +103,7 @@ async fn a_full_queue_turns_away_at_once_and_says_when_to_come_back() {
     tokio::task::yield_now().await;
     let Some(TurnedAway::Full(full)) = dispatcher.reserve(&second, false).await.err() else { panic!("it is full") };
     assert_eq!((full.bound, full.retry_after), (queue::Bound::Tasks, Duration::from_secs(1)));
-    dispatcher.apply(vec![Change::Present(presence("w2", 1))]);
+    dispatcher.apply(&pool(), vec![Change::Present(presence("w2", 1))]);
     assert!(waits.join_next().await.expect("served").expect("no panic"));
 }
 
@@ -112,7 +121,7 @@ async fn who_stops_waiting_leaves_the_queue_and_takes_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_patience() {
-    let empty = Dispatcher::new(queue::Config::default(), 1);
+    let empty = empty(queue::Config::default());
     let started = Instant::now();
     let wait = place(&empty, Priority::Batch, "bank");
     let ticking = async {
@@ -130,6 +139,60 @@ async fn an_unknown_integration_is_told_at_once_and_an_empty_pool_after_some_pat
     assert_eq!(reason(dispatcher.reserve(&unknown, false).await), Reason::UnknownIntegration);
 }
 
+/// What the one who waits is told.
+async fn told(dispatcher: &Dispatcher, integration: &str) -> TaskError {
+    let place = place(dispatcher, Priority::Batch, integration);
+    let ticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            dispatcher.tick();
+        }
+    };
+    let answer =
+        tokio::select! { answer = dispatcher.reserve(&place, false) => answer, () = ticking => unreachable!() };
+    match answer.err() {
+        Some(TurnedAway::Hopeless(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_view_says_whether_it_is_fresh_stale_or_was_never_heard() {
+    let made = || empty(queue::Config::default());
+    let (never, fresh, stale) = (made(), made(), made());
+    fresh.apply(&pool(), Vec::new());
+    stale.apply(&pool(), Vec::new());
+    stale.set_stale(&pool());
+    for (dispatcher, says) in
+        [(never, "has not heard yet"), (fresh, "and never knew one there"), (stale, "cannot reach the registry")]
+    {
+        let error = told(&dispatcher, "bank").await;
+        assert!(error.reason == Reason::NoWorkers && error.message.contains(says), "{says}: {error}");
+        assert_eq!(dispatcher.no_workers(&place(&dispatcher, Priority::Batch, "bank")), Some(error));
+    }
+    let dispatcher = dispatcher(10, [presence("w1", 1)]);
+    dispatcher.set_stale(&pool());
+    let error = told(&dispatcher, "nobody-known-has-it").await;
+    assert!(error.reason == Reason::NoWorkers && error.message.contains("cannot reach the registry"), "{error}");
+    assert_eq!(dispatcher.no_workers(&place(&dispatcher, Priority::Batch, "bank")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_is_neither_empty_nor_stale() {
+    let census = |dispatcher: &Dispatcher| {
+        let numbers = dispatcher.numbers().remove(0);
+        (numbers.census.workers, numbers.census.with_room, numbers.stale)
+    };
+    let full = dispatcher(10, [presence("w1", 0)]);
+    assert_eq!(census(&full), (1, 0, false));
+    full.set_stale(&pool());
+    assert_eq!(census(&full), (1, 0, true));
+    full.apply(&pool(), vec![Change::Present(presence("w2", 1))]);
+    assert_eq!(census(&full), (2, 1, false));
+    let _held = full.reserve(&place(&full, Priority::Batch, "bank"), false).await.expect("room");
+    assert_eq!(census(&full), (2, 0, false), "what is sent counts at once");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refused_task_is_served_before_those_who_came_later() {
     let dispatcher = dispatcher(10, [presence("w1", 1)]);
@@ -144,7 +207,7 @@ async fn a_refused_task_is_served_before_those_who_came_later() {
     let waiter = dispatcher.clone();
     waits.spawn(async move { ("early", waiter.reserve(&early, true).await) });
     tokio::task::yield_now().await;
-    dispatcher.apply(vec![Change::Present(presence("w2", 1))]);
+    dispatcher.apply(&pool(), vec![Change::Present(presence("w2", 1))]);
     assert_eq!(waits.join_next().await.expect("served").expect("no panic").0, "early");
 }
 
@@ -176,16 +239,16 @@ async fn a_storm_of_calls_and_cancellations_leaves_nothing_behind() {
         ended.expect("no panic");
     }
     assert_eq!(waiting(&dispatcher), 0);
-    assert_eq!(dispatcher.numbers().census.in_flight, 0);
+    assert_eq!(dispatcher.numbers()[0].census.in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_view_is_fresh_again_when_the_registry_answers_even_if_nothing_has_changed() {
     let dispatcher = dispatcher(10, [presence("w1", 1)]);
-    dispatcher.set_stale();
-    assert!(dispatcher.numbers().stale);
-    dispatcher.apply(Vec::new());
-    assert!(!dispatcher.numbers().stale);
+    dispatcher.set_stale(&pool());
+    assert!(dispatcher.numbers()[0].stale);
+    dispatcher.apply(&pool(), Vec::new());
+    assert!(!dispatcher.numbers()[0].stale);
 }
 
 /// A worker that takes five tasks of any tenant at a time and has room for many more.

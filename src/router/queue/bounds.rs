@@ -16,7 +16,7 @@ const RETRY_LEAST: Duration = Duration::from_millis(100);
 /// What it is told when nothing is known of how fast the queue drains.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(1);
 
-/// `[router.queue]`: the bounds hold for each class by itself, so that a backlog of batch work keeps no person out.
+/// `[router.queue]`: the bounds hold for each pool and class by itself, so that a backlog of batch work keeps no person out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -29,7 +29,7 @@ pub struct Config {
     /// The longest estimated wait.
     #[serde(with = "humantime_serde")]
     pub wait: Duration,
-    /// The share (0 to 1) of the slot-seconds started that batch has while it waits.
+    /// The share (0 to 1) of the slot-seconds started that batch has while it waits: the start value of the setting.
     pub batch_share: f64,
     /// Dropped early is what waits and has less time left than this quantile (0 to 0.95) of what an integration's
     /// successful runs took: at 0.5, what would more likely than not end too late. 0 drops nothing.

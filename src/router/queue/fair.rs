@@ -107,6 +107,11 @@ impl Calls {
         call
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.charges.is_empty()
+    }
+
     pub(super) fn end(&mut self, call: Call) -> Option<Charge> {
         let charge = self.charges.remove(&call)?;
         self.used_up.remove(&(charge.is_used_up_at(), call));

@@ -19,6 +19,7 @@ struct Bench {
     out: BTreeMap<Call, Place>,
     /// How often the fleet was asked for room.
     asked: usize,
+    tickets: u64,
 }
 
 struct Fleet {
@@ -55,7 +56,7 @@ impl Bench {
         let now = Instant::now();
         let mut queue = Queue::new(config, now);
         queue.set_slots(fleet.slots as u64, now);
-        Bench { queue, fleet, now, out: BTreeMap::new(), asked: 0 }
+        Bench { queue, fleet, now, out: BTreeMap::new(), asked: 0, tickets: 0 }
     }
 
     /// `batch bank acme`
@@ -68,7 +69,8 @@ impl Bench {
             deadline: self.now + deadline,
             ..task("t")
         };
-        self.queue.place(&task, self.now)
+        self.tickets += 1;
+        Place::new(&task, self.tickets, self.now)
     }
 
     fn push(&mut self, what: &str, waiter: u32) -> Place {
@@ -79,7 +81,7 @@ impl Bench {
 
     /// Serves those for whom there is room, and returns who they were.
     fn serve(&mut self) -> Vec<u32> {
-        let Bench { queue, fleet, now, out, asked } = self;
+        let Bench { queue, fleet, now, out, asked, .. } = self;
         let mut begun: Vec<Place> = out.values().cloned().collect();
         let served = queue.serve(*now, |place| {
             *asked += 1;
@@ -138,7 +140,8 @@ impl Bench {
     fn end(&mut self, call: Call) {
         let place = self.out.remove(&call).expect("it is out");
         let ran = Ran { ran: true, slots: None, succeeded_in: None };
-        self.queue.end(call, &place.integration, ran, self.now);
+        let took = self.queue.end(call, ran, self.now).expect("it was out");
+        self.queue.learn(&place.integration, took, ran, self.now);
     }
 
     fn end_all(&mut self) {
@@ -185,7 +188,7 @@ fn a_refused_task_keeps_its_old_place() {
     bench.push("batch a acme", 2);
     assert_eq!(bench.serve(), [1]);
     let (call, _) = bench.out.pop_first().expect("it is out");
-    bench.queue.end(call, &first.integration, Ran::default(), bench.now);
+    bench.queue.end(call, Ran::default(), bench.now);
     bench.queue.resume(first, 1, bench.now);
     assert_eq!(bench.serve(), [1]);
 }

@@ -25,6 +25,11 @@ impl Turns {
         Turns { share, owed: 0.0, largest: 0.0 }
     }
 
+    /// Batch has that share from now on; what it is owed stays.
+    pub(super) fn set_share(&mut self, share: f64) {
+        self.share = share;
+    }
+
     /// Whether a batch call that is charged with so much comes before interactive ones.
     pub(super) fn is_batch_first(&self, charge: Usage) -> bool {
         self.share > 0.0 && self.owed >= (1.0 - self.share) * charge as f64

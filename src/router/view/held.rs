@@ -11,6 +11,8 @@ pub(in crate::router) enum Hold {
     HasRoom,
     Draining,
     Unreachable,
+    /// It stood out by its failures.
+    Ejected,
     Overloaded,
     /// Its N is 0.
     Closed,
@@ -37,6 +39,7 @@ impl Hold {
             Hold::HasRoom => "none",
             Hold::Draining => "draining",
             Hold::Unreachable => "unreachable",
+            Hold::Ejected => "ejected",
             Hold::Overloaded => "overloaded",
             Hold::Closed | Hold::Full => "slots",
             Hold::AllReserved | Hold::Reserved => "interactive_reserve",
@@ -51,6 +54,7 @@ impl Hold {
             Hold::HasRoom => "expected to have room",
             Hold::Draining => "draining",
             Hold::Unreachable => "left alone because the last calls did not reach it",
+            Hold::Ejected => "ejected for a while: its tasks fail, and those of other workers do not",
             Hold::Overloaded => "overloaded",
             Hold::Closed => "taking nothing (max_parallelism is 0)",
             Hold::Full => "full: all of its slots are held (max_parallelism)",
@@ -75,6 +79,8 @@ pub(in crate::router) struct Held {
     workers: usize,
     /// Those that were looked at, by what keeps the task from them; the most first.
     by: Vec<(Hold, usize)>,
+    /// Whether that is the last word of a registry that cannot be reached.
+    is_stale: bool,
 }
 
 impl Held {
@@ -87,7 +93,11 @@ impl Held {
             }
         }
         by.sort_unstable_by_key(|(hold, workers)| (std::cmp::Reverse(*workers), *hold));
-        Held { integration, workers, by }
+        Held { integration, workers, by, is_stale: false }
+    }
+
+    pub(super) fn stale(self, is_stale: bool) -> Self {
+        Held { is_stale, ..self }
     }
 
     /// What keeps it from the most of them: the word for programs.
@@ -98,6 +108,13 @@ impl Held {
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_holds(f)?;
+        if self.is_stale { f.write_str(", by the last word of a registry that cannot be reached") } else { Ok(()) }
+    }
+}
+
+impl Held {
+    fn write_holds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let integration = self.integration.as_str();
         let looked_at: usize = self.by.iter().map(|(_, workers)| workers).sum();
         match self.by[..] {

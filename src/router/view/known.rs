@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::allowance::{Allowance, Word};
 use super::{Hold, Learned, Placement, REPORT_TRUSTED, Wanted};
 use crate::registry::{Presence, State};
+use crate::router::outlier::Conduct;
 use crate::task::{IntegrationName, Priority, Tenant};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
@@ -19,11 +20,14 @@ const STALE_REPORT_TRUSTED: Duration = Duration::from_secs(1);
 /// overload the registry may never have heard, and then nothing else would take the refusal back.
 pub(super) const SHEDS: Duration = Duration::from_secs(1);
 
-/// How long a worker that could not be reached is left alone at first; doubled with each failure in a row.
+/// How long a worker that could not be reached is left alone at first, at the most; doubled with each failure in a row. By
+/// "full jitter" (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>) it is any part of that, so
+/// that many routers do not come back to it as one.
 pub(super) const SUSPECTED: Duration = Duration::from_millis(500);
 
-/// The longest that a worker is left alone.
+/// The longest that a worker is left alone, and the shortest.
 const SUSPECTED_MAX: Duration = Duration::from_secs(8);
+const SUSPECTED_MIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Known {
@@ -37,8 +41,15 @@ pub(super) struct Known {
     tenants: HashMap<Tenant, Allowance>,
     reported_at: Instant,
     failures: u32,
-    pub(super) suspected_until: Option<Instant>,
+    suspected_until: Option<Instant>,
+    /// When the one call was taken that tries it again; others follow when its connection stands.
+    tried_at: Option<Instant>,
+    /// Whether a connection has stood since it last could not be reached.
+    is_connected: bool,
+    /// Whether a fresh presence has taken back the suspicion since the worker was last reached.
+    is_forgiven: bool,
     sheds_until: Option<Instant>,
+    pub(super) conduct: Conduct,
     pub(super) missing_since: Option<Instant>,
 }
 
@@ -54,17 +65,23 @@ impl Known {
             reported_at: now,
             failures: 0,
             suspected_until: None,
+            tried_at: None,
+            is_connected: false,
+            is_forgiven: false,
             sheds_until: None,
+            conduct: Conduct::default(),
             missing_since: None,
             presence,
         }
     }
 
-    pub(super) fn placement(&self) -> Placement {
+    pub(super) fn placement(&self, now: Instant) -> Placement {
         Placement {
             worker: self.presence.worker.clone(),
             incarnation: self.presence.incarnation,
             address: self.presence.address.clone(),
+            at: now,
+            tries: self.tried_at == Some(now),
         }
     }
 
@@ -78,20 +95,49 @@ impl Known {
         self.reported_at = now;
     }
 
-    /// The slots that tasks may wait for: its N, or 0 once it drains.
+    /// The slots that tasks may wait for: its N, or 0 once it drains or while it is ejected.
     pub(super) fn slots(&self) -> u64 {
-        if self.presence.state == State::Draining { 0 } else { u64::from(self.target) }
+        let is_out = self.presence.state == State::Draining || self.conduct.ejection().is_some();
+        if is_out { 0 } else { u64::from(self.target) }
+    }
+
+    /// Whether tasks for an integration may be left to it alone: it is in good standing, takes tasks, was reached by its
+    /// last call, and does not spare that integration.
+    pub(super) fn is_relied_on(&self, integration: &IntegrationName) -> bool {
+        let takes_tasks = self.presence.state != State::Draining && self.target > 0;
+        takes_tasks && self.failures == 0 && self.conduct.is_good() && !self.spares(integration)
     }
 
     /// A call goes out.
     pub(super) fn take(&mut self, wanted: &Wanted<'_>, now: Instant) {
         self.own += 1;
+        if self.failures > 0 && !self.is_connected {
+            self.tried_at = Some(now);
+        }
+        self.conduct.take(wanted.integration, now);
         allowance(&mut self.integrations, wanted.integration, now).take(now);
         allowance(&mut self.tenants, wanted.tenant, now).take(now);
     }
 
-    /// A call has ended.
-    pub(super) fn give_back(&mut self, wanted: &Wanted<'_>, learned: Learned, load: Option<LoadReport>, now: Instant) {
+    /// The call that tries it has a connection.
+    pub(super) fn connected(&mut self) {
+        (self.tried_at, self.is_connected) = (None, true);
+    }
+
+    /// The call that tries it has ended.
+    pub(super) fn is_tried(&mut self) {
+        self.tried_at = None;
+    }
+
+    /// A call has ended. `chance` is anything from 0 to 1.
+    pub(super) fn give_back(
+        &mut self,
+        wanted: &Wanted<'_>,
+        learned: Learned,
+        load: Option<LoadReport>,
+        chance: f64,
+        now: Instant,
+    ) {
         self.own = self.own.saturating_sub(1);
         let shares = load.and_then(|load| load.shares);
         let refused = |reason| match learned {
@@ -118,7 +164,24 @@ impl Known {
         if of_tenant.is_worthless(now) {
             self.tenants.remove(wanted.tenant);
         }
-        self.learn(learned, now);
+        self.learn(learned, chance, now);
+    }
+
+    /// The registry says something new of it: it lives. Once, until it was reached: a worker that lives and that this
+    /// router cannot reach all the same would else be tried with each of its changes.
+    pub(super) fn is_heard_of(&mut self) {
+        if self.suspected_until.is_some() && !std::mem::replace(&mut self.is_forgiven, true) {
+            self.suspected_until = None;
+        }
+    }
+
+    pub(super) fn is_suspected(&self, now: Instant) -> bool {
+        self.suspected_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is left alone, or tried by one call, because it could not be reached.
+    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
+        self.is_suspected(now) || self.tried_at.is_some()
     }
 
     /// It has other settings: its caps may be others.
@@ -157,7 +220,8 @@ impl Known {
         let reserved = wanted.priority == Priority::Batch && self.reserved > 0;
         match () {
             () if state.0 == State::Draining => Hold::Draining,
-            () if is_before(self.suspected_until) => Hold::Unreachable,
+            () if self.is_in_doubt(now) => Hold::Unreachable,
+            () if !self.conduct.admits() => Hold::Ejected,
             () if state == (State::Overloaded, false) || is_before(self.sheds_until) => Hold::Overloaded,
             () if self.target == 0 => Hold::Closed,
             // What would not change if a slot became free is told first.
@@ -186,19 +250,34 @@ impl Known {
             || self.integrations.get(integration).is_some_and(|allowance| !allowance.is_open(now))
     }
 
-    fn learn(&mut self, learned: Learned, now: Instant) {
+    fn learn(&mut self, learned: Learned, chance: f64, now: Instant) {
         match learned {
-            Learned::Answered => (self.failures, self.suspected_until) = (0, None),
+            Learned::Nothing | Learned::Silent => {}
+            // Another life of the worker answers at its address; the registry will say which.
+            Learned::Unreachable | Learned::Broke | Learned::Refused(Reason::StaleIncarnation) => {
+                self.suspect(chance, now);
+            }
+            Learned::Answered | Learned::Succeeded | Learned::Failed | Learned::Refused(_) => {
+                (self.failures, self.suspected_until, self.tried_at) = (0, None, None);
+                self.is_forgiven = false;
+            }
+        }
+        match learned {
             Learned::Refused(Reason::Draining) => self.presence.state = State::Draining,
             Learned::Refused(Reason::Overloaded) => self.sheds_until = Some(now + SHEDS),
-            // Another life of the worker answers at its address; the registry will say which.
-            Learned::Refused(Reason::StaleIncarnation) | Learned::Unreachable => {
-                let pause = SUSPECTED * 2u32.saturating_pow(self.failures.min(16));
-                self.failures += 1;
-                self.suspected_until = Some(now + pause.min(SUSPECTED_MAX));
-            }
-            Learned::Refused(_) | Learned::Nothing => {}
+            _ => {}
         }
+    }
+
+    /// Calls that were out together fail together: what comes while it is suspected is no further failure.
+    fn suspect(&mut self, chance: f64, now: Instant) {
+        if self.is_suspected(now) {
+            return;
+        }
+        let most = (SUSPECTED * 2u32.saturating_pow(self.failures.min(16))).min(SUSPECTED_MAX);
+        self.failures += 1;
+        self.suspected_until = Some(now + most.mul_f64(chance).max(SUSPECTED_MIN));
+        (self.tried_at, self.is_connected) = (None, false);
     }
 
     /// The share of places taken, or `None` when a call would be in vain.
@@ -209,7 +288,8 @@ impl Known {
             (State::Full | State::Overloaded, true) => Some(STALE_REPORT_TRUSTED),
             (State::Open, _) => Some(REPORT_TRUSTED),
         };
-        if [self.suspected_until, self.sheds_until].into_iter().flatten().any(|until| now < until) {
+        let sheds = self.sheds_until.is_some_and(|until| now < until);
+        if sheds || self.is_in_doubt(now) || !self.conduct.admits() {
             return None;
         }
         let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);

@@ -1,3 +1,5 @@
+mod ejection;
+
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -76,7 +78,7 @@ impl Bench {
 
     fn release_with(&mut self, placement: &Placement, learned: Learned, load: Option<LoadReport>) {
         let wanted = Wanted { integration: &self.bank, tenant: &self.acme, priority: Priority::Batch };
-        self.view.release(placement, &wanted, learned, load, self.now);
+        self.view.release(placement, &wanted, learned, load, 1.0, self.now);
     }
 }
 

@@ -8,6 +8,7 @@ use super::super::file::{POLL_INTERVAL, write_file};
 use super::super::flagd;
 use super::super::store::MAX_DOCUMENT_BYTES;
 use super::*;
+use crate::telemetry::logs::testing::Heard;
 
 struct Bench {
     directory: TempDir,
@@ -120,6 +121,22 @@ async fn a_broken_file_keeps_all_and_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_beside_a_broken_file_leaves_the_document_that_was_kept() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(7)).expect("written"));
+    for broken in [Some("{"), None] {
+        match broken {
+            Some(text) => write_file(&bench.file, text).expect("written"),
+            None => std::fs::remove_file(&bench.file).expect("removed"),
+        }
+        bench = bench.restart(|_| ()).await;
+        assert_eq!(bench.settings.borrow().max_parallelism, 7);
+        let last = super::super::kept::read(&bench.directory.path().join("state/kept.json")).expect("readable");
+        assert_eq!(last.document, Some(parallelism(7)));
+    }
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_document_without_a_good_value_is_not_applied() {
     let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
     let version = bench.settings.borrow_and_update().version.clone();
@@ -139,6 +156,23 @@ async fn a_document_without_a_good_value_is_not_applied() {
     assert_eq!(bench.settings.borrow().payload_sampling, 1.0);
     assert_ne!(bench.settings.borrow().version, version);
     assert!(bench.metric("weir_settings_applied_total 3"));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_value_is_logged_when_it_changes() {
+    let heard = Heard::listen();
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(2)).expect("written"));
+    for (bad, sampling) in [(-1, 0.1), (-1, 0.2), (-1, 0.3), (-2, 0.4), (5, 0.5), (-2, 0.6)] {
+        let values = [("max_parallelism", json!(bad)), ("payload_sampling", json!(sampling))];
+        write_file(&bench.file, &flagd::document(&values)).expect("written");
+        let changed = bench.settings.wait_for(|settings| settings.payload_sampling == sampling);
+        tokio::time::timeout(Duration::from_secs(1), changed).await.expect("in time").expect("watched");
+    }
+    let lines = heard.lines("setting rejected: max_parallelism: ");
+    let said: Vec<_> = lines.iter().map(|line| line["message"].as_str().expect("text").contains("-1")).collect();
+    assert_eq!(said, [true, false, false], "{lines:?}");
+    assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 5"), "each is counted");
     bench.stop().await;
 }
 

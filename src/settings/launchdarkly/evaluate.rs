@@ -1,7 +1,8 @@
-//! What the flags say to a worker: the contexts that LaunchDarkly's rules see, and its values as settings.
+//! What the flags say to a worker or a router: the contexts that LaunchDarkly's rules see, and its values as settings.
 //!
-//! A worker is a multi-kind context: the kinds `worker` (its id, with the attributes `pool` and `zone`), `pool` and `zone`,
-//! and, for settings that can differ by it, `integration`. They are what `var` names in flagd's rules.
+//! A worker is a multi-kind context: the kinds `role`, `worker` (its id, with the attributes `pool` and `zone`), `pool` and
+//! `zone`, and, for settings that can differ by it, `integration`. A router, which is in no pool, has `role` and `zone`. They
+//! are what `var` names in flagd's rules.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use super::ALLOW_JUMP;
 use super::items::Items;
 use crate::settings::by_integration;
 use crate::settings::flagd::{Evaluated, Flag};
-use crate::settings::{Context, TABLE};
+use crate::settings::{Context, Role, TABLE};
 
 /// A flag whose JSON has none of these says the same for all integrations.
 const PERHAPS_BY_INTEGRATION: [&str; 3] = ["\"integration\"", "segmentMatch", "\"prerequisites\":[{"];
@@ -71,13 +72,14 @@ fn json(value: FlagValue) -> Value {
 }
 
 fn contexts(context: &Context) -> Result<Contexts, String> {
-    let Context { pool, worker, zone, integration, .. } = context;
+    let Context { role, pool, worker, zone, integration, .. } = context;
     let kind = |kind: &str, key: &str| {
         let mut builder = ContextBuilder::new(key);
         builder.kind(kind);
         builder
     };
     let mut all = MultiContextBuilder::new();
+    all.add_context(kind("role", role.as_str()).build()?);
     if let Some(id) = worker {
         let mut worker = kind("worker", id.as_str());
         worker.set_string("pool", pool.as_str());
@@ -86,7 +88,9 @@ fn contexts(context: &Context) -> Result<Contexts, String> {
         }
         all.add_context(worker.build()?);
     }
-    all.add_context(kind("pool", pool.as_str()).build()?);
+    if *role == Role::Worker {
+        all.add_context(kind("pool", pool.as_str()).build()?);
+    }
     if let Some(zone) = zone.as_deref().filter(|zone| !zone.is_empty()) {
         all.add_context(kind("zone", zone).build()?);
     }

@@ -226,6 +226,10 @@ impl Store for LaunchDarkly {
         let _ = tokio::time::timeout_at(next, self.link.news()).await;
     }
 
+    fn has_document(&self) -> bool {
+        false
+    }
+
     fn evaluate(&self, _listing: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
         let ready = self.ready.lock().clone().ok_or("the connection has just ended")?;
         evaluate::evaluate(&ready.client, &ready.items, context)

@@ -17,7 +17,7 @@ use weir::lifecycle::Lifecycle;
 
 use crate::support::house::synthetic;
 use crate::support::processes::{LONG, wait_for};
-use crate::support::site::{Site, Worker, files};
+use crate::support::site::{Batch, Site, Worker, files};
 use crate::support::watch::{Numbers, Seen};
 
 /// How many tasks are in flight all the time.
@@ -27,6 +27,10 @@ const IN_FLIGHT: usize = 100;
 /// optimized and encodes about twenty times slower, of 4 KB.
 const TASK: Duration = Duration::from_secs(1);
 const TRANSCRIPT_BYTES: usize = if cfg!(debug_assertions) { 4_000 } else { 100_000 };
+
+/// How many tasks end while the store hangs, before a stop: half of what a machine with ten times too much to do encodes in
+/// the time of a flush. In half of that time it would not.
+const HUNG_TASKS: usize = if cfg!(debug_assertions) { 500 } else { 4_800 };
 
 const QUEUE_BYTES: usize = 64 << 20;
 
@@ -220,6 +224,31 @@ fn a_stop_in_the_middle_of_an_outage() {
         assert_eq!((site.spooled(), watch.end().unbalanced), (0, vec![]));
         site.stop_s3();
     }
+}
+
+/// The queue is less than half full, so nothing of it has been spooled yet, and the store hangs since a moment ago.
+#[test]
+#[ignore = "a long queue: the full lane, tests/run --full"]
+fn a_stop_with_a_long_queue_and_a_store_that_has_just_begun_to_hang() {
+    let mut site = Site::with_payloads("queue_bytes = 1073741824");
+    site.start_s3();
+    let mut worker = site.worker();
+    let watch = worker.watch();
+    site.signal_s3(Signal::STOP);
+    let batch = Batch { count: HUNG_TASKS, concurrency: IN_FLIGHT, transcript_bytes: TRANSCRIPT_BYTES.min(20_000) };
+    let mut submit = site.submit_batch(&worker, "t", batch);
+    assert_eq!(submit.exit_code(LONG), Some(0), "tasks do not notice: {}", submit.log());
+    let (pending, spooled) = (worker.count("weir_payloads_pending"), worker.count("weir_payloads_spooled"));
+    let asked = Instant::now();
+    worker.process.signal(Signal::TERM);
+    assert_eq!(worker.process.exit_code(LONG), Some(0), "{}", worker.process.log());
+    let (took, numbers) = (asked.elapsed(), Numbers::of_log(&worker.process.log()));
+    println!("a long queue: {pending} pending and {spooled} spooled at the signal; it took {took:?}; {numbers:?}");
+    assert_eq!((numbers.offered, numbers.dropped, numbers.pending), (HUNG_TASKS, 0, 0));
+    assert_eq!((site.spooled(), watch.end().unbalanced), (numbers.spooled, vec![]));
+    assert!(numbers.stored + numbers.spooled == HUNG_TASKS && numbers.spooled > HUNG_TASKS / 2, "{numbers:?}");
+    site.signal_s3(Signal::CONT);
+    site.stop_s3();
 }
 
 /// How a life of the worker goes before it is killed.

@@ -118,8 +118,11 @@ fn faults(observed: &mut Observed, load: &Load) {
     pause(8);
     put(observed.sandbox, "/behaviour/open", &json!({}));
     observed.redis.pause();
+    // Routers see the old N as long as nobody tells them of the new one: the gate has to refuse.
+    observed.pools[1].set_parallelism(&json!(5));
     pause(8);
     observed.redis.resume();
+    observed.pools[1].set_parallelism(&json!(30));
     pause(4);
     observed.pools[0].replace_worker();
     pause(12);

@@ -90,8 +90,16 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8], sender: Sender) -> Stri
     tokio::time::timeout(LONG, exchange).await.expect("the connection ends")
 }
 
-/// The value of a series, labels included, in a text of metrics; 0 where there is none.
+/// The sum of the series of this name that have the labels given with it, in a text of metrics; 0 where there is none.
 pub fn metric(text: &str, series: &str) -> f64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.map_or(0.0, |value| value.parse().expect("a number"))
+    let labels = |text: &str| text.trim_end_matches('}').split(',').map(str::to_owned).collect::<Vec<_>>();
+    let (name, wanted) = series.split_once('{').unwrap_or((series, ""));
+    let wanted = labels(wanted);
+    let value = |line: &str| -> Option<f64> {
+        let (of, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        let has = labels(of.strip_prefix('{').or(of.is_empty().then_some(""))?);
+        let is_wanted = wanted.iter().all(|label| label.is_empty() || has.contains(label));
+        is_wanted.then(|| value.parse().expect("a number"))
+    };
+    text.lines().filter_map(value).sum()
 }

@@ -4,7 +4,7 @@
 //! the test.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use weir::lifecycle::Lifecycle;
 use weir::overload;
 use weir::payload::store::s3::{Credentials, S3};
 use weir::payload::{Ledger, Store};
-use weir::registry;
-use weir::router::Router;
+use weir::registry::{self, Registries};
+use weir::router::{self, Router};
 use weir::sandbox::Sandbox;
 use weir::settings::{Source, file, flagd, launchdarkly};
 use weir::task::{Json, Outcome};
@@ -55,6 +55,8 @@ pub struct Plan {
     pub s3_secret: &'static str,
     /// The test's own integrations of each worker, by its index.
     pub own: Own,
+    /// How the router treats its workers.
+    pub outlier: weir::router::outlier::Config,
 }
 
 /// Makes integrations for the worker of that index.
@@ -75,6 +77,7 @@ impl Default for Plan {
             launchdarkly: launchdarkly::Config::default(),
             s3_secret: SECRET_KEY,
             own: Arc::new(|_| Integrations::new()),
+            outlier: weir::router::outlier::Config::default(),
         }
     }
 }
@@ -108,10 +111,17 @@ impl House {
 
     /// Starts one more worker; returns its index. The sandbox counts its requests under `worker-{index}`.
     pub async fn add_worker(&mut self) -> usize {
+        let pool = self.config.worker.pool.clone();
+        self.add_worker_to(pool.as_str()).await
+    }
+
+    /// The same, in a pool.
+    pub async fn add_worker_to(&mut self, pool: &str) -> usize {
         let index = self.workers.len();
         let telemetry = Telemetry::new().expect("a recorder");
         process::register(&telemetry);
         let mut config = self.config.clone();
+        config.worker.pool = pool.parse().expect("a pool");
         config.settings.file = Some(self.settings_file(index));
         let token = self.directory.path().join(format!("token-{index}"));
         std::fs::write(&token, format!("sandbox.worker-{index}")).expect("written");
@@ -181,8 +191,8 @@ impl House {
         (config.listen, config.admin.listen) = (router.address(), router.admin_address());
         assert_eq!(router.drain().await, 0, "the router left something behind");
         self.router_telemetry = Telemetry::new().expect("a recorder");
-        let registry = registry::open(&self.config.registry, &config.pool, &self.router_telemetry);
-        let router = Router::start(config, registry.expect("a registry"), self.router_telemetry.clone()).await;
+        let parts = router_parts(&self.config, self.directory.path(), &self.router_telemetry);
+        let router = Router::start(config, parts, self.router_telemetry.clone()).await;
         self.router = Some(router.expect("a router"));
     }
 
@@ -248,6 +258,19 @@ impl House {
         file::write_file(&self.settings_file(index), &flagd::document(flags)).expect("written");
     }
 
+    /// Where the router's settings are watched.
+    pub fn router_settings_file(&self) -> PathBuf {
+        router_settings_file(self.directory.path())
+    }
+
+    /// Changes the router's settings, and waits until it has them.
+    pub async fn set_router(&self, flags: &[(&str, serde_json::Value)]) {
+        let applied = || self.router_metric("weir_settings_applied_total");
+        let before = applied();
+        file::write_file(&self.router_settings_file(), &flagd::document(flags)).expect("written");
+        eventually("the router applies its settings", || applied() > before).await;
+    }
+
     /// Below it lie the stored payloads, by their keys.
     pub fn bucket(&self) -> PathBuf {
         self.directory.path().join("s3/weir")
@@ -292,6 +315,17 @@ impl House {
     }
 }
 
+fn router_settings_file(directory: &Path) -> PathBuf {
+    directory.join("settings-router.json")
+}
+
+fn router_parts(config: &Config, directory: &Path, telemetry: &Telemetry) -> router::Parts {
+    let mut settings = config.settings.clone();
+    settings.file = Some(router_settings_file(directory));
+    let registries = Registries::open(&config.registry, telemetry).expect("a registry");
+    router::Parts { registries, settings, log_level: Level::fixed() }
+}
+
 async fn stop(worker: Worker) -> Ledger {
     let ended = worker.drain().await;
     assert_eq!((ended.in_flight, ended.left_behind), (0, 0), "a worker left something behind");
@@ -329,9 +363,10 @@ impl Plan {
         config.payloads.s3.endpoint = Some(s3.endpoint());
         config.settings.max_parallelism = self.max_parallelism;
         config.router.queue.tasks = self.queue_tasks;
+        config.router.outlier = self.outlier;
         config.settings.source = self.settings;
         config.settings.launchdarkly = self.launchdarkly;
-        config.settings.redis_url.clone_from(&config.registry.url);
+        config.settings.redis.clone_from(&config.registry);
         config.overload = self.overload;
         config.worker.drain_within = self.drain_within;
         for integration in config.integrations.values_mut() {
@@ -342,8 +377,9 @@ impl Plan {
 
         let router_telemetry = Telemetry::new().expect("a recorder");
         process::register(&router_telemetry);
-        let registry = registry::open(&config.registry, &config.router.pool, &router_telemetry).expect("a registry");
-        let router = Router::start(config.router.clone(), registry, router_telemetry.clone()).await.expect("a router");
+        config.router.state_dir = Some(directory.path().join("router"));
+        let parts = router_parts(&config, directory.path(), &router_telemetry);
+        let router = Router::start(config.router.clone(), parts, router_telemetry.clone()).await.expect("a router");
         let client = Client::new(&format!("http://{}", router.address())).expect("an address");
         let mut house = House {
             redis,

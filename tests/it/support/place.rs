@@ -126,7 +126,8 @@ impl Place {
 
 /// The settings from a key of that server.
 pub fn redis_config(redis: &RedisServer) -> Config {
-    Config { source: Source::Redis, redis_url: Some(redis.url().into()), ..Config::default() }
+    let redis = weir::redis::Config { url: Some(redis.url().into()), ..Default::default() };
+    Config { source: Source::Redis, redis, ..Config::default() }
 }
 
 pub fn open(config: &Config) -> Arc<dyn Store> {

@@ -147,23 +147,46 @@ impl Process {
         std::fs::read_to_string(&self.log).expect("its log")
     }
 
-    /// Its log lines of a level.
+    /// Its log lines of a level, in JSON.
     pub fn logged(&self, levels: &[&str]) -> Vec<String> {
-        let of_level = |line: &&str| levels.iter().any(|level| line.contains(&format!(r#""level":"{level}""#)));
+        let levels: Vec<_> = levels.iter().map(|level| format!(r#""log.level":"{}""#, level.to_lowercase())).collect();
+        let of_level = |line: &&str| levels.iter().any(|level| line.contains(level));
         self.log().lines().filter(of_level).map(str::to_owned).collect()
     }
 
-    /// Waits for a log line with this message.
+    /// What it has warned of, but for what is true of the machine alone.
+    ///
+    /// Where others take the cores, a runtime lags, a poll lasts that only waits for a core, and requests take longer, so
+    /// that more of them want a socket at once. Those warnings are right, and say nothing of the program.
+    pub fn warned(&self) -> Vec<String> {
+        const LAGS: [&str; 2] = ["shedding load: lag", "an integration blocked an async thread: "];
+        const WAITS_FOR_SOCKETS: [&str; 2] = ["requests wait for a socket: ", "payloads wait to be uploaded: all "];
+        let of_the_machine = |line: &str| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let message = line["message"].as_str().unwrap_or_default();
+            let is_warning = line["log.level"] == "warn";
+            is_warning && LAGS.iter().chain(&WAITS_FOR_SOCKETS).any(|what| message.contains(what))
+        };
+        self.logged(&["WARN", "ERROR"]).into_iter().filter(|line| !of_the_machine(line)).collect()
+    }
+
+    /// Its log lines, in JSON. Of fields that are weir's own, the names have no prefix.
+    pub fn lines_logged(&self) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Map<_, _>>(line).ok());
+        let plain = |name: String| name.strip_prefix("weir.").map(str::to_owned).unwrap_or(name);
+        lines.map(|line| line.into_iter().map(|(name, value)| (plain(name), value)).collect()).collect()
+    }
+
+    /// Waits for a log line with this message, as [`Process::lines_logged`] has it.
     pub fn wait_for_log(&mut self, message: &str) -> Value {
         let started = Instant::now();
         loop {
-            let log = self.log();
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            if let Some(line) = lines.into_iter().find(|line| line["message"] == message) {
+            if let Some(line) = self.lines_logged().into_iter().find(|line| line["message"] == message) {
                 return line;
             }
             let ended = self.child.try_wait().expect("its state");
-            let name = &self.name;
+            let (name, log) = (&self.name, self.log());
             assert!(ended.is_none() && started.elapsed() < LONG, "{name} never said {message:?} ({ended:?}):\n{log}");
             std::thread::sleep(LOOK);
         }

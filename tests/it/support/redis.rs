@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use weir::registry::{Config, Sentinel};
+use weir::registry::{Config, Incarnation, Presence, Sentinel, State};
 
 use super::waiting::eventually;
 
@@ -16,6 +16,28 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ports that are tried; one may be taken between the choice and the start.
 const START_ATTEMPTS: usize = 5;
+
+/// Stands for one more free port in arguments.
+pub const FREE_PORT: &str = "(a free port)";
+
+/// A worker of a pool as it announces itself: open, with room for 30 tasks of "bank".
+pub fn presence(worker: &str, pool: &str) -> Presence {
+    Presence {
+        worker: worker.parse().expect("a worker id"),
+        address: "http://127.0.0.1:7000".into(),
+        incarnation: Incarnation::mint(),
+        pool: pool.parse().expect("a pool"),
+        target: 30,
+        in_flight: 0,
+        reserved: 0,
+        state: State::Open,
+        integrations: vec!["bank".parse().expect("an integration")],
+        full: vec![],
+        broken: vec![],
+        half_open: vec![],
+        settings_version: "start".into(),
+    }
+}
 
 /// A running server; dropping it ends it.
 pub struct RedisServer {
@@ -44,7 +66,10 @@ impl RedisServer {
     fn start_with(arguments: &[&str], password: Option<&'static str>) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..START_ATTEMPTS {
-            let (port, arguments) = (free_port(), arguments.clone());
+            let chosen = |argument: &String| {
+                if argument == FREE_PORT { free_port().to_string() } else { argument.clone() }
+            };
+            let (port, arguments) = (free_port(), arguments.iter().map(chosen).collect::<Vec<_>>());
             let mut server = RedisServer { child: spawn(port, &arguments), port, password, arguments };
             if server.answers() {
                 return server;
@@ -61,6 +86,12 @@ impl RedisServer {
     /// Where it is, without a password.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Where else it listens: the value of one of its arguments.
+    pub fn argument(&self, name: &str) -> &str {
+        let at = self.arguments.iter().position(|argument| argument == name).expect("the argument was given");
+        &self.arguments[at + 1]
     }
 
     /// Its process id.
@@ -108,7 +139,8 @@ impl RedisServer {
         stream
     }
 
-    fn try_ask(&self, command: &str) -> std::io::Result<String> {
+    /// As [`RedisServer::ask`], for one that may be dead.
+    pub fn try_ask(&self, command: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         if let Some(password) = self.password {
@@ -206,6 +238,8 @@ impl Watched {
     /// Waits until this server is the primary.
     pub async fn until_primary(&self, index: usize) {
         let server = &self.servers[index];
-        eventually("it is the primary", || server.ask("INFO replication").contains("role:master")).await;
+        // The Sentinel ends all connections of a server whose role it changes, this question's among them.
+        let is_primary = || server.try_ask("INFO replication").is_ok_and(|answer| answer.contains("role:master"));
+        eventually("it is the primary", is_primary).await;
     }
 }

@@ -13,9 +13,11 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let header = bytes[at..].strip_prefix(b"BEGIN ")?;
     let header = &header[..header.len().min(MAX_KIND_BYTES + END.len())];
     let start = at + b"BEGIN ".len() + memmem::find(header, END)? + END.len();
-    let ends = |byte: &u8| matches!(byte, b'-' | b'"' | b'<');
-    let end = bytes[start..].iter().position(ends).map_or(bytes.len(), |length| start + length);
-    (end > start).then_some(start..end)
+    let text = &bytes[start..];
+    // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`.
+    let end = memchr::memchr2(b'"', b'<', text).unwrap_or(text.len());
+    let end = memmem::find(&text[..end], b"-----").unwrap_or(end);
+    (end > 0).then_some(start..start + end)
 }
 
 #[cfg(test)]
@@ -29,6 +31,10 @@ mod tests {
         assert_eq!(found(r"BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END"), Some(r"\nMIIE\n"));
         assert_eq!(found("BEGIN ENCRYPTED PRIVATE KEY-----\nMII"), Some("\nMII"));
         assert_eq!(found(r#"BEGIN EC PRIVATE KEY-----\nMI", "n": 1"#), Some(r"\nMI"));
+        let encrypted =
+            "BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,0F\n\nMIIE\n-----END RSA";
+        assert_eq!(found(encrypted).map(|it| it.ends_with("MIIE\n")), Some(true));
+        assert_eq!(found("BEGIN PRIVATE KEY-----[redacted-1]-----END"), Some("[redacted-1]"));
         for other in ["BEGIN CERTIFICATE-----\nMIIE", "BEGIN PUBLIC KEY-----\nMIIE", "BEGIN", "BEGIN PRIVATE KEY-----"]
         {
             assert_eq!(found(other), None, "{other}");

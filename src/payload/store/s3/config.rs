@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::sockets::trust;
 use crate::payload::ConfigError;
 use crate::payload::store::UPLOAD_DEADLINE;
 
@@ -97,6 +98,11 @@ fn fail(key: &'static str, value: String, right: &str) -> Result<(), ConfigError
 }
 
 impl Config {
+    /// Whether the file of certificates is there and holds some, as the start will find out. Reads it.
+    pub fn check_certificates(&self) -> Result<(), ConfigError> {
+        trust(self).map(drop)
+    }
+
     pub(in crate::payload) fn check(&self) -> Result<(), ConfigError> {
         if self.bucket.is_empty() || self.bucket.contains('/') {
             return fail("s3.bucket", format!("{:?}", self.bucket), "name the bucket alone, such as \"weir-payloads\"");

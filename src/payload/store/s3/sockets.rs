@@ -50,7 +50,7 @@ pub(super) fn client(config: &Config, max_sockets: usize) -> Result<(SharedHttpC
 }
 
 /// The system's certificates, and those of the file that the settings name.
-fn trust(config: &Config) -> Result<TlsContext, ConfigError> {
+pub(super) fn trust(config: &Config) -> Result<TlsContext, ConfigError> {
     let mut trusted = TrustStore::default();
     if let Some(path) = &config.ca_file {
         let shown = format!("{:?}", path.display().to_string());

@@ -77,7 +77,7 @@ impl Model {
                     return self.bench.end(call);
                 }
                 let place = self.bench.out.remove(&call).expect("it is out");
-                self.bench.queue.end(call, &place.integration, Ran::default(), self.bench.now);
+                self.bench.queue.end(call, Ran::default(), self.bench.now);
                 self.next += 1;
                 self.bench.queue.resume(place.clone(), self.next, self.bench.now);
                 self.waiting.insert(self.next, place);

@@ -1,0 +1,122 @@
+//! One worker, watched for some seconds: its metrics again and again, and what it says of itself.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::time::{Instant, sleep_until};
+
+use super::judge::LEAST_READINGS;
+use super::observation::{Mean, Observation};
+use super::track::Track;
+use super::{Args, COMMAND, observe};
+use crate::cli::remark;
+use crate::cli::scrape::{Scraper, reachable};
+use crate::client::operations::{Operations, OperationsError};
+use crate::wire::proto::{Description, description};
+
+/// Between readings; a long time is read this many times.
+const INTERVAL: Duration = Duration::from_secs(1);
+const MOST_READINGS: u32 = 120;
+
+/// Running tasks that are asked for, to see for how long they have run.
+const MOST_TASKS: u32 = 1_000;
+
+/// Readings before the first one is given up: a worker whose threads are all blocked answers in between.
+const ATTEMPTS: u32 = 3;
+
+pub(super) async fn watch(address: &str, args: &Args) -> anyhow::Result<Observation> {
+    let (operations, scraper) = (Operations::new(address)?, Scraper::new(COMMAND)?);
+    let admin = match &args.admin {
+        Some(admin) => admin.clone(),
+        None => admin_of(&operations).await?,
+    };
+    let (mut track, seconds) = (Track::new(), Duration::from_secs(args.seconds.into()));
+    let interval = INTERVAL.max(seconds / MOST_READINGS);
+    let pool = first(&scraper, &admin, &mut track).await?;
+    if std::io::stderr().is_terminal() {
+        remark(format_args!("watching {admin} for {}", humantime::format_duration(seconds)));
+    }
+    let (started, mut unanswered) = (Instant::now(), 0);
+    let mut next = started + interval;
+    while next <= started + seconds {
+        sleep_until(next).await;
+        match scraper.metrics(&admin, observe::is_read).await {
+            Ok(samples) => track.add(samples, started.elapsed().as_secs_f64()),
+            Err(_) => unanswered += 1,
+        }
+        // One that took longer makes up for nothing: readings lie at least so far apart.
+        next = (next + interval).max(Instant::now());
+    }
+    let mut observation = Observation { unanswered, ..Observation::of(&track, &admin, &pool) };
+    if observation.readings < LEAST_READINGS {
+        bail!(
+            "the metrics at {admin} were read {} times in {}, and {unanswered} readings were not answered: its async threads may all be \
+             blocked (its log names the integration), or it has ended",
+            observation.readings,
+            humantime::format_duration(seconds)
+        );
+    }
+    // What it says of itself helps and is not needed.
+    if let Ok(description) = operations.describe(MOST_TASKS).await {
+        describe(&description, &mut observation);
+    }
+    Ok(observation)
+}
+
+/// Where its metrics are, as it says itself.
+async fn admin_of(operations: &Operations) -> anyhow::Result<String> {
+    let description = operations.describe(1).await.map_err(|error| match error {
+        OperationsError::Failed { .. } => anyhow::Error::from(error).context(
+            "the worker does not answer: its async threads may all be blocked, and then its log names the integration",
+        ),
+        other => other.into(),
+    })?;
+    let endpoint = operations.endpoint();
+    if let Some(description::Role::Router(_)) = description.role {
+        bail!(
+            "{endpoint} is a router, and the doctor looks at workers: weir fleet and weir describe {endpoint} tell of routers"
+        );
+    }
+    reachable(&description.admin, endpoint).context("name another way to its metrics with --admin HOST:PORT")
+}
+
+/// The first reading, which says whose metrics they are; returns the pool.
+async fn first(scraper: &Scraper, admin: &str, track: &mut Track) -> anyhow::Result<String> {
+    let mut attempt = 1;
+    let samples = loop {
+        match scraper.metrics(admin, observe::is_read).await {
+            Err(_) if attempt < ATTEMPTS => attempt += 1,
+            read => break read.context("the worker's metrics cannot be read")?,
+        }
+    };
+    let pool = match observe::role(&samples) {
+        Some(("worker", pool)) => pool.to_owned(),
+        Some((role, _)) => bail!("{admin} has the metrics of a {role}, and the doctor looks at workers"),
+        None => bail!(
+            "{admin} has no metrics of a worker of weir: give the address of its admin port (worker.admin.listen)"
+        ),
+    };
+    track.add(samples, 0.0);
+    Ok(pool)
+}
+
+/// Adds what only the worker itself says.
+fn describe(description: &Description, observation: &mut Observation) {
+    let Some(description::Role::Worker(worker)) = &description.role else { return };
+    let mut running: BTreeMap<&str, Mean> = BTreeMap::new();
+    for run in &worker.running {
+        let of = running.entry(&run.integration).or_default();
+        of.count += 1.0;
+        of.seconds += run.age_seconds;
+    }
+    for (name, of) in running {
+        if let Some(integration) = observation.integrations.get_mut(name) {
+            integration.running = of;
+        }
+    }
+    let level = worker.settings.as_ref().and_then(|settings| settings.values.get("log_level"));
+    observation.log_level = level.map(|level| level.trim_matches('"').to_owned());
+    observation.shedding = worker.overload.as_ref().and_then(|overload| overload.why.clone());
+}

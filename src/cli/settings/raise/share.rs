@@ -1,0 +1,87 @@
+//! Who tries a step first: a share of the workers that leaves some out.
+
+use anyhow::bail;
+
+use super::super::super::table::counted;
+use super::KEY;
+use crate::settings::edit::{Change, Scope, Share};
+use crate::settings::{Context, flagd};
+use crate::task::{PoolName, WorkerId};
+
+/// N for a pool, or for a share of it.
+pub(super) fn change(n: u32, pool: &PoolName, share: Option<Share>) -> Change {
+    let scope = Scope::Some { pool: Some(pool.clone()), share };
+    Change { key: KEY.into(), value: n.into(), scope, allow_jump: false }
+}
+
+/// Who is within a share, and who is not, is asked of flagd's own rule, as the workers will. The share is `wanted`, where
+/// somebody is within it and somebody is not; otherwise the nearest one of which that is so.
+pub(super) fn choose(
+    wanted: Share,
+    workers: &[WorkerId],
+    n: u32,
+    pool: &PoolName,
+    trial: impl Fn(Share) -> Result<String, String>,
+) -> anyhow::Result<(Share, Vec<WorkerId>)> {
+    let within = |share: Share| -> anyhow::Result<Vec<WorkerId>> {
+        let document = trial(share).map_err(anyhow::Error::msg)?;
+        let mut within = Vec::new();
+        for worker in workers {
+            let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
+            let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
+            let value = flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone());
+            if value == Some(n.into()) {
+                within.push(worker.clone());
+            }
+        }
+        Ok(within)
+    };
+    let canaries = within(wanted)?;
+    if (1..workers.len()).contains(&canaries.len()) {
+        return Ok((wanted, canaries));
+    }
+    // Who is within a share is within each larger one: the smallest share that has anybody is found by halving.
+    let (mut none, mut some) = (Share::LEAST, Share::MOST);
+    while let Some(middle) = Share::between(none, some) {
+        if within(middle)?.is_empty() { none = middle } else { some = middle }
+    }
+    for share in [none, some] {
+        let canaries = within(share)?;
+        if (1..workers.len()).contains(&canaries.len()) {
+            return Ok((share, canaries));
+        }
+    }
+    bail!(
+        "the {} of pool {pool} cannot be parted by a share: their ids are so close that flagd's hash puts all of them on one \
+         side; give one of them another id (worker.id), or start another worker",
+        counted(workers.len() as u64, "worker")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{self, edit};
+
+    fn workers(count: usize) -> Vec<WorkerId> {
+        (0..count).map(|number| format!("worker-{number}").parse().expect("an id")).collect()
+    }
+
+    fn chosen(share: &str, count: usize) -> anyhow::Result<(Share, Vec<WorkerId>)> {
+        let (pool, start) = (PoolName::default(), settings::Config::default().start());
+        let trial = |share: Share| edit::edit(None, &[change(31, &pool, Some(share))], &start, 10.0);
+        choose(share.parse().expect("a share"), &workers(count), 31, &pool, trial)
+    }
+
+    #[test]
+    fn a_share_grows_until_somebody_is_within_it_and_never_takes_all() {
+        let (share, canaries) = chosen("10%", 200).expect("many");
+        assert_eq!(share.to_string(), "10%");
+        assert!((8..40).contains(&canaries.len()), "{}", canaries.len());
+        for count in 2..12 {
+            let (share, canaries) = chosen("0.01%", count).expect("two or more");
+            assert!(!canaries.is_empty() && canaries.len() < count, "{share} of {count}: {canaries:?}");
+        }
+        assert!(chosen("10%", 1).expect_err("one").to_string().contains("cannot be parted"));
+    }
+}
