@@ -161,7 +161,7 @@ impl ProfilingMode {
             }
         };
         self.metrics.holds_lease.set(1.0);
-        tracing::info!(%wanted, lease = held.token, "profiling this worker");
+        tracing::info!(profiling = %wanted, lease = held.token, "profiling this worker");
         let (profile, why) = self.sample(wanted, &mut held, token).await;
         if let Some(profile) = profile.filter(|_| why != Why::LeaseLost) {
             self.keep(profile, &held).await;
