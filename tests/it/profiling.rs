@@ -58,7 +58,7 @@ impl Integration for Hot {
 fn a_deliberately_hot_function(mut state: u64) -> u64 {
     let mut round = 0_u32;
     while round < 2_000_000 {
-        state = (state >> 1) ^ (state & 1) * 0xD800_0000_0000_0000;
+        state = (state >> 1) ^ ((state & 1) * 0xD800_0000_0000_0000);
         round += 1;
     }
     std::hint::black_box(state)

@@ -12,7 +12,7 @@ use prost::Message;
 use super::Function;
 
 /// The code generated from `proto/pprof/profile.proto`.
-#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto file documents it")]
+#[expect(missing_docs, reason = "generated; the .proto file documents it")]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/perftools.profiles.rs"));
 }
