@@ -18,6 +18,7 @@ use super::{block_on, print};
 use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
 use crate::payload::store;
+use crate::registry;
 use crate::settings::{self, Rejection, Settings};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
@@ -157,6 +158,12 @@ fn check(
                  \"redis://127.0.0.1:6379\"",
             )?,
         }
+    }
+    if args.role != Role::Sandbox
+        && !report.is_wrong("registry")
+        && let Err(registry::RedisError::Config { key, reason }) = config.registry.check_certificates()
+    {
+        report.wrong(&format!("registry.{key}"), reason)?;
     }
     if args.role.is(Role::Sandbox) {
         report.fine("sandbox", format!("answers at {}", config.sandbox.listen))?;
