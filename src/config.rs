@@ -174,6 +174,7 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
     })?;
     config.settings.log_level.clone_from(&config.log.level);
     config.settings.batch_share = config.router.queue.batch_share;
+    config.settings.payload_slow_quantile = settings::Shares::of_all(config.payloads.slow_quantile);
     config.settings.redis.clone_from(&config.registry);
     Ok(config)
 }
@@ -204,8 +205,12 @@ impl Config {
         };
         check("log", self.log.check());
         check("router.queue", self.router.queue.check());
-        // Its log level is that of the log, which has been checked.
-        let settings = settings::Config { log_level: logs::Config::default().level, ..self.settings.clone() };
+        // What it has from other sections is checked there.
+        let settings = settings::Config {
+            payload_slow_quantile: settings::Config::default().payload_slow_quantile,
+            log_level: logs::Config::default().level,
+            ..self.settings.clone()
+        };
         check("settings", settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
