@@ -192,7 +192,8 @@ fn explain(source: &Source, key: &str, message: &str) -> String {
             .find(|(kind, _)| message.contains(kind))
             .map(|(_, form)| form.to_owned());
     let range = || key.strip_prefix("settings.").and_then(settings::spec).map(settings::Spec::expected);
-    let form = form.or_else(range).map(|form| format!("; use {form}")).unwrap_or_default();
+    let form = form.or_else(range).filter(|form| !message.contains(form.as_str()));
+    let form = form.map(|form| format!("; use {form}")).unwrap_or_default();
     format!("{found}{message}{form}")
 }
 
@@ -331,6 +332,9 @@ mod tests {
         }
         let error = load_text("", &[("WEIR_SETTINGS__MAX_PARALLELISM", "1.5")]).expect_err("no integer").to_string();
         assert!(error.contains("settings.max_parallelism") && error.contains("1.5"), "{error}");
+        let error = load_text("[settings]\npayload_sampling = 7", &[]).expect_err("more than all").to_string();
+        let right = r#"use a number from 0 to 1, or an object of them by integration, such as {"*": 0.1, "bank": 1}"#;
+        assert!(error.ends_with(&format!("settings.payload_sampling: \"7\": {right}")), "{error}");
         let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
         assert!(error.contains("lissten"), "{error}");
     }
