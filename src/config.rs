@@ -174,6 +174,7 @@ fn deserialize(source: &Source, tree: &Value) -> Result<Config, ConfigError> {
     })?;
     config.settings.log_level.clone_from(&config.log.level);
     config.settings.batch_share = config.router.queue.batch_share;
+    config.settings.payload_slow_quantile = settings::Shares::of_all(config.payloads.slow_quantile);
     config.settings.redis.clone_from(&config.registry);
     Ok(config)
 }
@@ -191,7 +192,8 @@ fn explain(source: &Source, key: &str, message: &str) -> String {
             .find(|(kind, _)| message.contains(kind))
             .map(|(_, form)| form.to_owned());
     let range = || key.strip_prefix("settings.").and_then(settings::spec).map(settings::Spec::expected);
-    let form = form.or_else(range).map(|form| format!("; use {form}")).unwrap_or_default();
+    let form = form.or_else(range).filter(|form| !message.contains(form.as_str()));
+    let form = form.map(|form| format!("; use {form}")).unwrap_or_default();
     format!("{found}{message}{form}")
 }
 
@@ -204,8 +206,12 @@ impl Config {
         };
         check("log", self.log.check());
         check("router.queue", self.router.queue.check());
-        // Its log level is that of the log, which has been checked.
-        let settings = settings::Config { log_level: logs::Config::default().level, ..self.settings.clone() };
+        // What it has from other sections is checked there.
+        let settings = settings::Config {
+            payload_slow_quantile: settings::Config::default().payload_slow_quantile,
+            log_level: logs::Config::default().level,
+            ..self.settings.clone()
+        };
         check("settings", settings.check().map_err(|error| error.to_string()));
         check("registry", self.registry.check().map_err(|error| error.to_string()));
         check("payloads", self.payloads.check().map_err(|error| error.to_string()));
@@ -326,6 +332,9 @@ mod tests {
         }
         let error = load_text("", &[("WEIR_SETTINGS__MAX_PARALLELISM", "1.5")]).expect_err("no integer").to_string();
         assert!(error.contains("settings.max_parallelism") && error.contains("1.5"), "{error}");
+        let error = load_text("[settings]\npayload_sampling = 7", &[]).expect_err("more than all").to_string();
+        let right = r#"use a number from 0 to 1, or an object of them by integration, such as {"*": 0.1, "bank": 1}"#;
+        assert!(error.ends_with(&format!("settings.payload_sampling: \"7\": {right}")), "{error}");
         let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
         assert!(error.contains("lissten"), "{error}");
     }

@@ -31,6 +31,7 @@ pub mod admin;
 // ── 0 ground: each imports only those listed above it
 pub mod task;
 pub mod causes;
+pub mod pem;
 pub mod quantile;
 pub mod limits;
 pub mod lifecycle;

@@ -18,7 +18,7 @@ use crate::task::{IntegrationName, InvalidName, Tenant};
 pub const MAX_SLOTS: u32 = 100_000;
 
 /// The entry that stands for all names that are not listed. It is no valid name itself.
-const OTHERS: &str = "*";
+pub const OTHERS: &str = "*";
 
 /// All limits of a gate, which change as one.
 #[derive(Debug, Clone, PartialEq)]

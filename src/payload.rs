@@ -99,7 +99,8 @@ pub struct Config {
     pub level: u32,
     /// Whether payloads are stored as base64 text.
     pub base64: bool,
-    /// Payloads of runs that took longer than this share of their integration's runs are kept whatever the sampling.
+    /// Payloads of runs that took longer than this share of their integration's runs are kept whatever the sampling: the
+    /// start value of the setting `payload_slow_quantile`.
     pub slow_quantile: f64,
     /// How long a stop may spend on storing what is pending.
     #[serde(with = "humantime_serde")]
@@ -259,7 +260,7 @@ impl Payloads {
             flush_threads: (cores * (1 + usize::from(uploader.spool.is_some()))).min(MAX_ENCODER_THREADS),
         });
         encoders.start(Crew::Background, lifecycle)?;
-        let (sampler, lifecycle) = (Sampler::new(config.slow_quantile), lifecycle.clone());
+        let (sampler, lifecycle) = (Sampler::default(), lifecycle.clone());
         Ok(Payloads { inner: Some(Arc::new(Inner { sampler, queue, uploader, encoders, lifecycle })) })
     }
 
@@ -268,9 +269,11 @@ impl Payloads {
         Payloads { inner: None }
     }
 
-    /// What the payload of a run is worth; learns from each run that it is told of.
-    pub fn value(&self, integration: &IntegrationName, outcome: &Outcome) -> Value {
-        self.inner.as_ref().map_or(Value::Ordinary, |inner| inner.sampler.value(integration, outcome))
+    /// What the payload of a run is worth, runs beyond that quantile of their integration's being slow; learns from each run
+    /// that it is told of.
+    pub fn value(&self, integration: &IntegrationName, outcome: &Outcome, slow_quantile: f64) -> Value {
+        let value = |inner: &Arc<Inner>| inner.sampler.value(integration, outcome, slow_quantile);
+        self.inner.as_ref().map_or(Value::Ordinary, value)
     }
 
     /// Hands a record over. Never waits; what does not fit is dropped and counted, the least wanted first.

@@ -112,6 +112,11 @@ impl Config {
         guide::Guide::new(self, &info, "").map(drop)
     }
 
+    /// Whether the certificates that are named can be read and used. Does not connect.
+    pub fn check_certificates(&self) -> Result<(), Error> {
+        self.url.as_ref().map_or(Ok(()), |_| place::Place::new(self, "").map(drop))
+    }
+
     /// Who names Sentinels or nodes means them to be asked, and not a registry in this process alone.
     fn check_without_url(&self) -> Result<(), Error> {
         let guides = [

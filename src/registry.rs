@@ -26,7 +26,7 @@ use crate::redis::Error;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
-pub use crate::redis::{Cluster, Config, Sentinel, Tls};
+pub use crate::redis::{Cluster, Config, Error as RedisError, Sentinel, Tls};
 
 /// How often a worker announces itself when nothing changes. With 4,000 workers that is 2,700 writes per second.
 pub const HEARTBEAT: Duration = Duration::from_millis(1500);
@@ -322,7 +322,10 @@ enum Of {
 impl Registries {
     /// Those in the Redis that the configuration names, or in this process without one. Each pool's own connects by itself.
     pub fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, RegistryError> {
-        config.check().map_err(|error| RegistryError::of("the configuration", error))?;
+        config
+            .check()
+            .and_then(|()| config.check_certificates())
+            .map_err(|error| RegistryError::of("the configuration", error))?;
         Ok(match &config.url {
             Some(_) => Registries { of: Of::Redis { config: Box::new(config.clone()), telemetry: telemetry.clone() } },
             None => Self::in_memory(),

@@ -21,6 +21,7 @@ pub mod pools;
 mod profiling;
 pub mod raise;
 pub mod redis;
+mod shares;
 pub mod store;
 mod table;
 mod targeting;
@@ -39,6 +40,7 @@ use crate::task::{IntegrationName, Tenant};
 pub use follow::watch;
 pub use pools::{Overflow, Sticky, Weights};
 pub use profiling::Profiling;
+pub use shares::Shares;
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
 pub use targeting::{Context, Role};
@@ -59,8 +61,11 @@ pub struct Settings {
     pub tenant_caps: ByName<Tenant, Cap>,
     /// The slots that a task of an integration holds.
     pub integration_weights: ByName<IntegrationName, Weight>,
-    /// The share of tasks whose payload is kept. Those of failures and the slowest are always kept, unless it is 0.
-    pub payload_sampling: f64,
+    /// The share of an integration's tasks whose payload is kept. Those of failures and the slowest are always kept, unless
+    /// it is 0.
+    pub payload_sampling: Shares,
+    /// The quantile of an integration's run times beyond which a run is one of the slowest.
+    pub payload_slow_quantile: Shares,
     /// The share of the slot-seconds started that batch has while it waits in a router behind interactive tasks.
     pub batch_share: f64,
     /// To which pools a router sends.
@@ -105,7 +110,10 @@ pub struct Config {
     /// The start value of the setting of this name.
     pub integration_weights: ByName<IntegrationName, Weight>,
     /// The start value of the setting of this name.
-    pub payload_sampling: f64,
+    pub payload_sampling: Shares,
+    /// The start value of the setting of this name: `payloads.slow_quantile`, which the configuration's root fills in.
+    #[serde(skip)]
+    pub payload_slow_quantile: Shares,
     /// The start value of the setting of this name: that of `[router.queue]`, which the configuration's root fills in.
     #[serde(skip)]
     pub batch_share: f64,
@@ -156,7 +164,8 @@ impl Default for Config {
             integration_caps: ByName::default(),
             tenant_caps: ByName::default(),
             integration_weights: ByName::default(),
-            payload_sampling: 1.0,
+            payload_sampling: Shares::of_all(1.0),
+            payload_slow_quantile: Shares::of_all(0.99),
             batch_share: 0.1,
             pools: Weights::default(),
             pool_sticky: Sticky::default(),
@@ -182,7 +191,8 @@ impl Config {
             integration_caps: self.integration_caps.clone(),
             tenant_caps: self.tenant_caps.clone(),
             integration_weights: self.integration_weights.clone(),
-            payload_sampling: self.payload_sampling,
+            payload_sampling: self.payload_sampling.clone(),
+            payload_slow_quantile: self.payload_slow_quantile.clone(),
             batch_share: self.batch_share,
             pools: self.pools.clone(),
             pool_sticky: self.pool_sticky,
@@ -338,12 +348,12 @@ mod tests {
 
     #[test]
     fn good_values_apply_and_absent_ones_go_back_to_the_start() {
-        let last = Settings { payload_sampling: 0.5, ..Config::default().start() };
+        let last = Settings { payload_sampling: Shares::of_all(0.5), ..Config::default().start() };
         let document = [("max_parallelism", json!(300.0)), ("log_level", json!("warn,weir=debug"))];
         let (settings, rejections) = settings_after(&document, &last);
         let expected = Settings {
             max_parallelism: 300,
-            payload_sampling: 1.0,
+            payload_sampling: Shares::of_all(1.0),
             log_level: "warn,weir=debug".into(),
             version: "v1".into(),
             ..Config::default().start()
@@ -357,7 +367,7 @@ mod tests {
         for bad in [json!(-1), json!(1.5), json!("30"), json!(100_001), json!(true), json!(1e300)] {
             let document = [("max_parallelism", bad.clone()), ("payload_sampling", json!(0.25))];
             let (settings, rejections) = settings_after(&document, &last);
-            assert_eq!((settings.max_parallelism, settings.payload_sampling), (7, 0.25));
+            assert_eq!((settings.max_parallelism, settings.payload_sampling.others()), (7, 0.25));
             let expected = format!("max_parallelism: {bad} is not valid, use an integer from 0 to 100000; keeping 7");
             assert_eq!(rejections, [expected]);
         }
@@ -450,9 +460,10 @@ mod tests {
     #[test]
     fn start_values_are_checked_and_those_by_default_are_good() {
         Config::default().check().expect("good");
-        let config = Config { payload_sampling: f64::NAN, ..Config::default() };
+        let config = Config { payload_sampling: Shares::of_all(f64::NAN), ..Config::default() };
         let error = config.check().expect_err("not a number").to_string();
-        assert_eq!(error, "settings.payload_sampling = null is not valid: use a number from 0 to 1");
+        let right = r#"use a number from 0 to 1, or an object of them by integration, such as {"*": 0.1, "bank": 1}"#;
+        assert_eq!(error, format!("settings.payload_sampling = null is not valid: {right}"));
         let config = Config { max_parallelism: 200_000, ..Config::default() };
         assert!(config.check().is_err());
     }

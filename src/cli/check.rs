@@ -18,6 +18,7 @@ use super::{block_on, print};
 use crate::config::{self, Config, ConfigError};
 use crate::integration::{Integrations, MAX_INTEGRATIONS};
 use crate::payload::store;
+use crate::registry;
 use crate::settings::{self, Rejection, Settings};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
@@ -158,6 +159,12 @@ fn check(
             )?,
         }
     }
+    if args.role != Role::Sandbox
+        && !report.is_wrong("registry")
+        && let Err(registry::RedisError::Config { key, reason }) = config.registry.check_certificates()
+    {
+        report.wrong(&format!("registry.{key}"), reason)?;
+    }
     if args.role.is(Role::Sandbox) {
         report.fine("sandbox", format!("answers at {}", config.sandbox.listen))?;
     }
@@ -201,12 +208,18 @@ fn check_settings(
     }
     if config.settings.source == settings::Source::LaunchDarkly {
         let from = &config.settings.launchdarkly;
-        return match from.sdk_key() {
-            Ok(_) => report.note("settings.source", format!("LaunchDarkly's flags, streamed from {}", from.stream_url)),
-            // Without LaunchDarkly in it, weir asks for no key.
-            Err(_) if report.is_wrong("settings.source") => Ok(()),
-            Err(error) => report.wrong_as_said(&error),
-        };
+        // Without LaunchDarkly in it, weir asks for nothing.
+        if report.is_wrong("settings.source") {
+            return Ok(());
+        }
+        let wrong: Vec<_> = [from.sdk_key().err(), from.authorities().err()].into_iter().flatten().collect();
+        for error in &wrong {
+            report.wrong_as_said(error)?;
+        }
+        if wrong.is_empty() {
+            report.note("settings.source", format!("LaunchDarkly's flags, streamed from {}", from.stream_url))?;
+        }
+        return Ok(());
     }
     let Some(file) = &config.settings.file else {
         return report.note("settings.file", "not set: the start values stay until the program is started again");

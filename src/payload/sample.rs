@@ -45,19 +45,15 @@ impl Value {
 }
 
 /// Tells what payloads are worth.
+#[derive(Default)]
 pub struct Sampler {
-    quantile: f64,
     by_integration: Mutex<HashMap<IntegrationName, Durations>>,
 }
 
 impl Sampler {
-    /// Calls those slow that take longer than `quantile` (0 to 1) of their integration's runs.
-    pub fn new(quantile: f64) -> Self {
-        Sampler { quantile, by_integration: Mutex::default() }
-    }
-
-    /// The value of a run's payload. Learns from each run that ends well: how long failures take says little.
-    pub fn value(&self, integration: &IntegrationName, outcome: &Outcome) -> Value {
+    /// The value of a run's payload, which is slow when the run took longer than that quantile (0 to 1) of its integration's.
+    /// Learns from each run that ends well: how long failures take says little.
+    pub fn value(&self, integration: &IntegrationName, outcome: &Outcome, slow_quantile: f64) -> Value {
         if outcome.result.is_err() {
             return Value::Failure;
         }
@@ -70,7 +66,7 @@ impl Sampler {
         }
         let Some(durations) = known.get_mut(integration) else { return Value::Ordinary };
         let ran = outcome.timings.ran;
-        let is_slow = durations.count() >= LEARNED_RUNS && durations.is_beyond(ran, self.quantile);
+        let is_slow = durations.count() >= LEARNED_RUNS && durations.is_beyond(ran, slow_quantile);
         durations.add(ran);
         if is_slow { Value::Slow } else { Value::Ordinary }
     }
@@ -96,44 +92,57 @@ mod tests {
         "bank".parse().expect("a name")
     }
 
+    fn with(slow_quantile: f64) -> impl Fn(&IntegrationName, &Outcome) -> Value {
+        let sampler = Sampler::default();
+        move |integration, outcome| sampler.value(integration, outcome, slow_quantile)
+    }
+
     #[test]
     fn the_slowest_of_each_integration_are_told_from_the_rest() {
-        let sampler = Sampler::new(0.99);
+        let value = with(0.99);
         for n in 0..5_000 {
-            sampler.value(&bank(), &ran(1_000 + n % 100));
-            sampler.value(&"fast".parse().expect("a name"), &ran(10));
+            value(&bank(), &ran(1_000 + n % 100));
+            value(&"fast".parse().expect("a name"), &ran(10));
         }
-        assert_eq!(sampler.value(&bank(), &ran(1_000)), Value::Ordinary);
-        assert_eq!(sampler.value(&bank(), &ran(1_500)), Value::Slow);
-        assert_eq!(sampler.value(&"fast".parse().expect("a name"), &ran(500)), Value::Slow);
-        assert_eq!(sampler.value(&"new".parse().expect("a name"), &ran(60_000)), Value::Ordinary, "nothing is known");
+        assert_eq!(value(&bank(), &ran(1_000)), Value::Ordinary);
+        assert_eq!(value(&bank(), &ran(1_500)), Value::Slow);
+        assert_eq!(value(&"fast".parse().expect("a name"), &ran(500)), Value::Slow);
+        assert_eq!(value(&"new".parse().expect("a name"), &ran(60_000)), Value::Ordinary, "nothing is known");
+    }
+
+    #[test]
+    fn another_quantile_counts_at_once_for_what_was_learned() {
+        let sampler = Sampler::default();
+        (1..=1_000).for_each(|n| _ = sampler.value(&bank(), &ran(n), 0.99));
+        assert_eq!(sampler.value(&bank(), &ran(800), 0.99), Value::Ordinary);
+        assert_eq!(sampler.value(&bank(), &ran(800), 0.5), Value::Slow);
     }
 
     #[test]
     fn runs_that_all_take_as_long_are_all_ordinary() {
-        let sampler = Sampler::new(0.5);
-        let values = (0..500).map(|_| sampler.value(&bank(), &ran(1_000)));
+        let value = with(0.5);
+        let values = (0..500).map(|_| value(&bank(), &ran(1_000)));
         assert!(values.collect::<Vec<_>>().into_iter().all(Value::is_ordinary));
     }
 
     #[test]
     fn the_quantile_follows_an_integration_that_becomes_slower() {
-        let sampler = Sampler::new(0.9);
-        (0..3_000).for_each(|_| _ = sampler.value(&bank(), &ran(100)));
-        assert_eq!(sampler.value(&bank(), &ran(1_000)), Value::Slow);
-        let slow = (0..3_000).filter(|_| sampler.value(&bank(), &ran(1_000)) == Value::Slow).count();
+        let value = with(0.9);
+        (0..3_000).for_each(|_| _ = value(&bank(), &ran(100)));
+        assert_eq!(value(&bank(), &ran(1_000)), Value::Slow);
+        let slow = (0..3_000).filter(|_| value(&bank(), &ran(1_000)) == Value::Slow).count();
         assert!(slow < 400, "{slow}");
-        assert_eq!(sampler.value(&bank(), &ran(1_000)), Value::Ordinary);
+        assert_eq!(value(&bank(), &ran(1_000)), Value::Ordinary);
     }
 
     #[test]
     fn a_failure_is_a_failure_and_does_not_change_the_quantile() {
-        let sampler = Sampler::new(0.9);
+        let value = with(0.9);
         let mut failed = ran(60_000);
         failed.result = Err(Failure::new(FailureCode::Deadline, "late", Remedy::Retry));
-        (0..200).for_each(|_| assert_eq!(sampler.value(&bank(), &failed), Value::Failure));
-        (0..200).for_each(|_| _ = sampler.value(&bank(), &ran(100)));
-        assert_eq!(sampler.value(&bank(), &ran(200)), Value::Slow);
+        (0..200).for_each(|_| assert_eq!(value(&bank(), &failed), Value::Failure));
+        (0..200).for_each(|_| _ = value(&bank(), &ran(100)));
+        assert_eq!(value(&bank(), &ran(200)), Value::Slow);
     }
 
     #[test]
@@ -148,8 +157,8 @@ mod tests {
         fn about_the_set_share_is_slow_whatever_the_durations(
             durations in proptest::collection::vec(1u64..10_000_000, 1_000..2_000), quantile in 0.5f64..0.99,
         ) {
-            let sampler = Sampler::new(quantile);
-            let slow = durations.iter().filter(|ran_for| sampler.value(&bank(), &ran(**ran_for)) == Value::Slow).count();
+            let value = with(quantile);
+            let slow = durations.iter().filter(|ran_for| value(&bank(), &ran(**ran_for)) == Value::Slow).count();
             let share = slow as f64 / durations.len() as f64;
             prop_assert!(share <= 1.0 - quantile + 0.05, "{share} of quantile {quantile}");
         }

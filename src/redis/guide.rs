@@ -8,6 +8,8 @@ use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, RedisError, TlsCertificates,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::ExposeSecret;
 
 use super::cluster::Node;
@@ -208,8 +210,20 @@ pub(super) fn certificates(config: &Tls, info: &ConnectionInfo) -> Result<Option
         (Some(_), None) => return wrong("tls.client_key", "it is missing beside tls.client_certificate".into()),
         (None, Some(_)) => return wrong("tls.client_certificate", "it is missing beside tls.client_key".into()),
     };
-    let root_cert = config.ca.as_deref().map(|ca| read("tls.ca", ca)).transpose()?;
+    let root_cert = config.ca.as_deref().map(authorities).transpose()?;
     Ok(Some(TlsCertificates { client_tls, root_cert }))
+}
+
+/// With none, the client would trust nobody, and say so of each connection alone.
+fn authorities(file: &Path) -> Result<Vec<u8>, Error> {
+    let pem = read("tls.ca", file)?;
+    match CertificateDer::pem_slice_iter(&pem).next() {
+        Some(Ok(_)) => Ok(pem),
+        _ => {
+            let reason = format!("{} holds no certificate; name a file of certificates in PEM", file.display());
+            Err(Error::Config { key: "tls.ca", reason })
+        }
+    }
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {

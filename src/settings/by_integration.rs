@@ -1,29 +1,38 @@
 //! Settings that a rule can make different by integration, without a rule being evaluated while tasks run.
 //!
 //! The integrations of a worker are a closed list. So when settings are read, the flags of those that have entries by
-//! integration ([`nothing_said`]) are evaluated for the worker as a whole and then once for each of its integrations, and
-//! what differs becomes an entry by name: the snapshot has a table, and the gate looks names up as ever.
+//! integration ([`Form`]) are evaluated for the worker as a whole and then once for each of its integrations, and
+//! what differs becomes an entry by name: the snapshot has a table, and whoever asks it looks a name up.
 //!
 //! Other settings are one value for the whole worker. Tenants are not known before their tasks come, so what holds for one
 //! is said in `tenant_caps`; and what priorities differ by is `interactive_reserve`.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::flagd::{Evaluated, Flag};
 use super::targeting::Context;
 use super::{TABLE, brief};
 
-/// What an entry of such a setting says where nothing is to hold for an integration; none for other settings.
-fn nothing_said(key: &str) -> Option<Value> {
+/// How a setting says what holds for an integration.
+enum Form {
+    /// In an object of entries, of which this is as good as none.
+    Entries { nothing: Value },
+    /// As a number for all, or in an object of numbers.
+    Number,
+}
+
+/// None for a setting that cannot differ by it.
+fn form(key: &str) -> Option<Form> {
     match key {
-        "integration_caps" => Some("100%".into()),
-        "integration_weights" => Some(1.into()),
+        "integration_caps" => Some(Form::Entries { nothing: "100%".into() }),
+        "integration_weights" => Some(Form::Entries { nothing: 1.into() }),
+        "payload_sampling" | "payload_slow_quantile" => Some(Form::Number),
         _ => None,
     }
 }
 
 /// Holds for the names that an object does not list.
-const OTHERS: &str = "*";
+const OTHERS: &str = crate::limits::OTHERS;
 
 /// What a flag says to a worker, `evaluate` being what it says in one context. `mentions` is whether the flag may look at
 /// the integration at all.
@@ -34,7 +43,7 @@ pub(super) fn evaluate(
     evaluate: impl Fn(&Context) -> Evaluated,
 ) -> Evaluated {
     let whole = evaluate(context)?;
-    let Some(nothing) = nothing_said(key).filter(|_| mentions) else { return Ok(whole) };
+    let Some(form) = form(key).filter(|_| mentions) else { return Ok(whole) };
     let mut merged = whole.clone();
     for integration in &context.integrations {
         let one = evaluate(&Context { integration: Some(integration.clone()), ..context.clone() })
@@ -43,37 +52,71 @@ pub(super) fn evaluate(
             continue;
         }
         let name = integration.as_str();
-        let said = match &one {
-            Some(Flag { value: Value::Object(entries), .. }) => entry(entries, name),
-            Some(Flag { value, .. }) => {
-                return Err(format!("for the integration {name} it is {}, use an object", brief(value)));
-            }
-            None => None,
-        };
-        let Some(Flag { value: Value::Object(entries), .. }) = &mut merged else {
+        let said = form.said(one, name).map_err(|why| format!("for the integration {name} it {why}"))?;
+        let Some(entries) = merged.as_mut().and_then(|flag| form.entries(&mut flag.value)) else {
             return Err(format!(
-                "its targeting picks out the integration {name}, but there is no object that holds for all others: give it a \
-                 default"
+                "its targeting picks out the integration {name}, but there is no {} that holds for all others: give it a \
+                 default",
+                form.name()
             ));
         };
-        if entry(entries, name) != said {
-            entries.insert(name.to_owned(), said.cloned().unwrap_or_else(|| nothing.clone()));
+        if entry(entries, name) != said.as_ref() {
+            entries.insert(name.to_owned(), said.unwrap_or_else(|| form.nothing()));
         }
     }
     Ok(merged)
 }
 
-fn entry<'a>(entries: &'a serde_json::Map<String, Value>, name: &str) -> Option<&'a Value> {
+impl Form {
+    fn name(&self) -> &'static str {
+        match self {
+            Form::Entries { .. } => "object",
+            Form::Number => "number",
+        }
+    }
+
+    /// What a value says of an integration; or what is wrong with it.
+    fn said(&self, flag: Option<Flag>, integration: &str) -> Result<Option<Value>, String> {
+        let said = match (self, flag.map(|flag| flag.value)) {
+            (_, Some(Value::Object(entries))) => entry(&entries, integration).cloned(),
+            (Form::Number, value) => value,
+            (Form::Entries { .. }, Some(value)) => return Err(format!("is {}, use an object", brief(&value))),
+            (Form::Entries { .. }, None) => None,
+        };
+        match (self, said) {
+            (Form::Number, None) => Err("has no value: give it a default".into()),
+            (_, said) => Ok(said),
+        }
+    }
+
+    /// A value as the entries that it stands for; none where it cannot be such.
+    fn entries<'a>(&self, value: &'a mut Value) -> Option<&'a mut Map<String, Value>> {
+        if matches!(self, Form::Number) && !value.is_object() {
+            *value = json!({OTHERS: value.take()});
+        }
+        value.as_object_mut()
+    }
+
+    /// The entry that is as good as none.
+    fn nothing(&self) -> Value {
+        match self {
+            Form::Entries { nothing } => nothing.clone(),
+            Form::Number => Value::Null,
+        }
+    }
+}
+
+fn entry<'a>(entries: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     entries.get(name).or_else(|| entries.get(OTHERS))
 }
 
 /// Why a flag's rule may not ask for a property of tasks; none where it may.
 pub(super) fn why_not(key: &str, property: &str) -> Option<String> {
     match property {
-        "integration" if nothing_said(key).is_none() => {
-            let can: Vec<_> = TABLE.iter().map(|spec| spec.key).filter(|key| nothing_said(key).is_some()).collect();
-            let can = can.join(" and ");
-            Some(format!("{key} is one value for the whole worker; {can} can differ by it"))
+        "integration" if form(key).is_none() => {
+            let can: Vec<_> = TABLE.iter().map(|spec| spec.key).filter(|key| form(key).is_some()).collect();
+            let can = can.join(", ");
+            Some(format!("{key} is one value for the whole worker; what can differ by it is {can}"))
         }
         "tenant" => Some(
             "tenants are not known before their tasks come: name them in tenant_caps, where \"*\" is for all others"
@@ -137,6 +180,25 @@ mod tests {
     }
 
     #[test]
+    fn a_number_by_integration_becomes_an_entry_beside_the_one_for_all_others() {
+        let scrapers = json!({"if": [{"starts_with": [{"var": "integration"}, "scraper-"]}, "few", null]});
+        let names = ["bank", "scraper-a", "scraper-b"];
+        let sampled = flag(json!({"most": 0.9, "few": 0.01}), json!("most"), scrapers.clone());
+        let few = json!({"*": 0.9, "scraper-a": 0.01, "scraper-b": 0.01});
+        assert_eq!(said("payload_sampling", sampled.clone(), &names), Ok(few));
+        assert_eq!(said("payload_sampling", sampled.clone(), &["bank"]), Ok(json!(0.9)));
+        assert_eq!(said("payload_sampling", sampled, &[]), Ok(json!(0.9)), "a router serves none");
+        let by_name = json!({"most": {"*": 0.9, "bank": 1}, "few": {"*": 0.01, "scraper-b": 0}});
+        let sampled = flag(by_name, json!("most"), scrapers.clone());
+        let few = json!({"*": 0.9, "bank": 1, "scraper-a": 0.01, "scraper-b": 0});
+        assert_eq!(said("payload_sampling", sampled, &names), Ok(few));
+        let slow = flag(json!({"usual": 0.99, "half": 0.5}), json!("usual"), {
+            json!({"if": [{"===": [{"var": "integration"}, "bank"]}, "half", null]})
+        });
+        assert_eq!(said("payload_slow_quantile", slow, &names), Ok(json!({"*": 0.99, "bank": 0.5})));
+    }
+
+    #[test]
     fn half_of_the_integrations_stay_the_same_half() {
         let rule = json!({"fractional": [{"var": "integration"}, ["tight", 50], ["none", 50]]});
         let caps = flag(json!({"none": {}, "tight": {"*": 1}}), json!("none"), rule);
@@ -156,9 +218,10 @@ mod tests {
         let numbers = json!({"a": 0.5, "b": 1});
         for (key, property, why) in [
             (
-                "payload_sampling",
+                "interactive_reserve",
                 "integration",
-                "payload_sampling is one value for the whole worker; integration_caps and",
+                "interactive_reserve is one value for the whole worker; what can differ by it is integration_caps, \
+                 integration_weights, payload_sampling, payload_slow_quantile",
             ),
             ("payload_sampling", "priority", "what priorities differ by is interactive_reserve"),
             ("payload_sampling", "tenant", "name them in tenant_caps, where \"*\" is for all others"),
@@ -172,6 +235,15 @@ mod tests {
         let caps = flag(json!({"a": {"*": 1}}), json!(null), by("integration"));
         let reason = said("integration_caps", caps, &["x"]).expect_err("no default");
         assert!(reason.contains("give it a default"), "{reason}");
+        let sampled = flag(json!({"a": 0.5}), json!(null), by("integration"));
+        let reason = said("payload_sampling", sampled, &["x"]).expect_err("no default");
+        assert!(reason.contains("there is no number that holds for all others: give it a default"), "{reason}");
+        let rule = json!({"if": [{"===": [{"var": "integration"}, "x"]}, null, "a"]});
+        let reason = said("payload_sampling", flag(json!({"a": 0.5}), json!(null), rule), &["x"]).expect_err("nothing");
+        assert!(reason.contains("for the integration x it has no value: give it a default"), "{reason}");
+        let sampled = flag(json!({"a": 1.5, "b": 1}), json!("b"), by("integration"));
+        let reason = said("payload_sampling", sampled, &["x"]).expect_err("out of range");
+        assert!(reason.contains("its entry \"x\" is 1.5: use a number from 0 to 1"), "{reason}");
         let caps = flag(json!({"a": {"*": -1}, "b": {}}), json!("b"), by("integration"));
         let reason = said("integration_caps", caps, &["x"]).expect_err("out of range");
         assert!(reason.contains("its entry \"x\" is -1"), "{reason}");

@@ -168,7 +168,7 @@ impl Follower {
             tracing::info!(
                 version = next.version,
                 max_parallelism = next.max_parallelism,
-                payload_sampling = next.payload_sampling,
+                payload_sampling = next.payload_sampling.others(),
                 log_level = next.log_level,
                 rejected = rejections.len(),
                 "settings applied{changes}",
@@ -297,7 +297,7 @@ impl Metrics {
         self.version.set(u64::from_str_radix(&settings.version, 16).unwrap_or_default() as f64);
         if let Some(OfWorker { max_parallelism, payload_sampling }) = &self.of_worker {
             max_parallelism.set(settings.max_parallelism);
-            payload_sampling.set(settings.payload_sampling);
+            payload_sampling.set(settings.payload_sampling.others());
         }
     }
 
@@ -317,7 +317,10 @@ impl Metrics {
 impl OfWorker {
     fn new() -> Self {
         describe_gauge!("weir_settings_max_parallelism", "The setting max_parallelism, in slots.");
-        describe_gauge!("weir_settings_payload_sampling_ratio", "The setting payload_sampling, from 0 to 1.");
+        describe_gauge!(
+            "weir_settings_payload_sampling_ratio",
+            "The setting payload_sampling, from 0 to 1, for the integrations that it does not name."
+        );
         OfWorker {
             max_parallelism: gauge!("weir_settings_max_parallelism"),
             payload_sampling: gauge!("weir_settings_payload_sampling_ratio"),

@@ -11,10 +11,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::SettingsError;
+use crate::pem;
 
 #[cfg(feature = "launchdarkly")]
 mod evaluate;
@@ -48,6 +50,8 @@ pub struct Config {
     pub sdk_key: Option<SecretString>,
     /// A file that holds it alone. It is read again when the key was refused.
     pub sdk_key_file: Option<PathBuf>,
+    /// A PEM file of authorities that may sign the certificates of the URLs' hosts, beside the system's: for a Relay Proxy.
+    pub ca_file: Option<PathBuf>,
     /// Where changes are streamed from: LaunchDarkly, or a Relay Proxy.
     pub stream_url: String,
     /// Where evaluations are reported to: LaunchDarkly, or a Relay Proxy.
@@ -64,6 +68,7 @@ impl Default for Config {
         Config {
             sdk_key: None,
             sdk_key_file: None,
+            ca_file: None,
             stream_url: "https://stream.launchdarkly.com".into(),
             events_url: "https://events.launchdarkly.com".into(),
             events: false,
@@ -89,6 +94,11 @@ impl Config {
             if !is_base {
                 return wrong(key, format!("{given:?} is no base URL: use a form such as \"https://relay:8030\""));
             }
+        }
+        let is_plain = |url: &String| url.starts_with("http:");
+        if self.ca_file.is_some() && is_plain(&self.stream_url) && is_plain(&self.events_url) {
+            let how = "it counts only for a stream_url or an events_url that begins with https://";
+            return wrong("launchdarkly.ca_file", how.into());
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.retry_refused_after) {
             let given = humantime::format_duration(self.retry_refused_after);
@@ -120,6 +130,16 @@ impl Config {
             return wrong("launchdarkly.sdk_key", "it is empty, or has characters that no SDK key has".into());
         }
         Ok(key)
+    }
+}
+
+impl Config {
+    /// The authorities of [`Config::ca_file`], read now; none without one.
+    pub fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+        let Some(path) = &self.ca_file else { return Ok(Vec::new()) };
+        // Each must be one that can be trusted, and not only a certificate.
+        let read = pem::roots(path).and_then(|_| pem::certificates(path));
+        read.or_else(|error| wrong("launchdarkly.ca_file", error.to_string()))
     }
 }
 
@@ -173,6 +193,31 @@ mod tests {
         assert!(!shown.contains("S3CRET"), "{shown}");
     }
 
+    #[test]
+    fn authorities_are_those_of_a_file_that_can_be_trusted() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        let certificate = params.self_signed(&key).expect("signed").pem();
+        let of = |text: &str| {
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            std::fs::write(file.path(), text).expect("written");
+            let config = Config { ca_file: Some(file.path().into()), ..Config::default() };
+            config.authorities().map(|authorities| authorities.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(Config::default().authorities().expect("none is wanted").len(), 0);
+        assert_eq!((of(&certificate), of(&certificate.repeat(2))), (Ok(1), Ok(2)));
+        let cut = &certificate[..certificate.len() / 2];
+        for (error, why) in [
+            (of(""), "it holds none"),
+            (of(&key.serialize_pem()), "is no PEM file with a CERTIFICATE: it holds none; use one with -----BEGIN"),
+            (of(cut), "is no PEM file with a CERTIFICATE: it is broken"),
+            (of(&(certificate.clone() + cut)), "it is broken"),
+        ] {
+            let error = error.expect_err(why);
+            assert!(error.starts_with("settings.launchdarkly.ca_file: \"/") && error.contains(why), "{error}");
+        }
+    }
+
     #[cfg(feature = "launchdarkly")]
     #[test]
     fn what_cannot_be_a_source_is_named() {
@@ -189,6 +234,13 @@ mod tests {
                 "settings.launchdarkly.stream_url: \"relay:8030\" is no",
             ),
             (with(|config| config.events_url = "https://u:p@relay".into()), "settings.launchdarkly.events_url: "),
+            (
+                with(|config| {
+                    config.ca_file = Some("/ca.pem".into());
+                    (config.stream_url, config.events_url) = ("http://relay:8030".into(), "http://relay:8030".into());
+                }),
+                "settings.launchdarkly.ca_file: it counts only for a stream_url or an events_url that begins with https://",
+            ),
             (
                 with(|config| config.retry_refused_after = Duration::ZERO),
                 "settings.launchdarkly.retry_refused_after: 0s is",

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::flagd::ALLOW_JUMP;
 use super::pools::{MAX_POOLS, MAX_WEIGHT};
-use super::{Config, Overflow, Profiling, Settings, Sticky, Weights, brief};
+use super::shares::Range;
+use super::{Config, Overflow, Profiling, Settings, Shares, Sticky, Weights, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
 use crate::telemetry::logs;
@@ -33,6 +34,7 @@ enum Kind {
     IntegrationCaps(fn(&mut Settings) -> &mut ByName<IntegrationName, Cap>),
     TenantCaps(fn(&mut Settings) -> &mut ByName<Tenant, Cap>),
     IntegrationWeights(fn(&mut Settings) -> &mut ByName<IntegrationName, Weight>),
+    Shares(Range, fn(&mut Settings) -> &mut Shares),
     Weights(fn(&mut Settings) -> &mut Weights),
     Sticky(fn(&mut Settings) -> &mut Sticky),
     Overflow(fn(&mut Settings) -> &mut Overflow),
@@ -80,9 +82,16 @@ pub const TABLE: &[Spec] = &[
     Spec {
         key: "payload_sampling",
         unit: "share of tasks",
-        scope: "worker",
+        scope: "worker, integration",
         affects: "which tasks' payloads are kept; failures and the slowest are always kept, unless it is 0",
-        kind: Kind::Number(0.0..=1.0, |settings| &mut settings.payload_sampling),
+        kind: Kind::Shares(Range::Closed, |settings| &mut settings.payload_sampling),
+    },
+    Spec {
+        key: "payload_slow_quantile",
+        unit: "quantile of run times",
+        scope: "worker, integration",
+        affects: "beyond which of an integration's run times a run is one of the slowest, whose payloads are kept",
+        kind: Kind::Shares(Range::Open, |settings| &mut settings.payload_slow_quantile),
     },
     Spec {
         key: "batch_share",
@@ -145,6 +154,7 @@ impl Spec {
             Kind::IntegrationWeights(_) => {
                 format!("an object of integers from 1 to {MAX_SLOTS}, such as {{\"scraper\": 5}}")
             }
+            Kind::Shares(range, _) => range.expected(),
             Kind::Weights(_) => Weights::expected(),
             Kind::Sticky(_) => Sticky::EXPECTED.into(),
             Kind::Overflow(_) => Overflow::expected(),
@@ -153,11 +163,12 @@ impl Spec {
         }
     }
 
-    /// What it is in JSON: `integer`, `number`, `object` or `text`.
+    /// What it is in JSON: `integer`, `number`, `object`, `text`, or `number or object`.
     pub fn type_name(&self) -> &'static str {
         match &self.kind {
             Kind::Integer(..) => "integer",
             Kind::Number(..) => "number",
+            Kind::Shares(..) => "number or object",
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) | Kind::IntegrationWeights(_) => "object",
             Kind::Weights(_) | Kind::Overflow(_) => "object",
             Kind::Sticky(_) | Kind::LogFilter(_) | Kind::Profiling(_) => "text",
@@ -171,6 +182,7 @@ impl Spec {
             Kind::Number(range, _) => format!("{} to {}", range.start(), range.end()),
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) => format!("0 to {MAX_SLOTS}, or above 0% to 100% of N"),
             Kind::IntegrationWeights(_) => format!("1 to {MAX_SLOTS}"),
+            Kind::Shares(range, _) => range.words().into(),
             Kind::Weights(_) => format!("0 to {MAX_WEIGHT}, one above 0; {MAX_POOLS} pools"),
             Kind::Sticky(_) => Sticky::EXPECTED.into(),
             Kind::Overflow(_) => format!("another pool; {MAX_POOLS} pools"),
@@ -231,6 +243,7 @@ impl Spec {
             Kind::IntegrationCaps(at) => at(settings).write().into(),
             Kind::TenantCaps(at) => at(settings).write().into(),
             Kind::IntegrationWeights(at) => at(settings).write().into(),
+            Kind::Shares(_, at) => at(settings).clone().into(),
             Kind::Weights(at) => at(settings).clone().into(),
             Kind::Sticky(at) => (*at(settings)).into(),
             Kind::Overflow(at) => at(settings).clone().into(),
@@ -252,6 +265,7 @@ impl Spec {
             Kind::IntegrationCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
             Kind::TenantCaps(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
             Kind::IntegrationWeights(at) => *at(settings) = entries(value).ok_or_else(wrong)??,
+            Kind::Shares(range, at) => *at(settings) = Shares::read(value, *range)?,
             Kind::Weights(at) => *at(settings) = value.clone().try_into()?,
             Kind::Sticky(at) => *at(settings) = value.clone().try_into()?,
             Kind::Overflow(at) => *at(settings) = value.clone().try_into()?,

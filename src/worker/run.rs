@@ -139,9 +139,10 @@ impl Runner {
     /// Hands the run's payload on, after the answer has been given.
     fn keep(&self, task: Task, outcome: Outcome, transcript: Transcript) {
         let Some(payloads) = &self.payloads else { return };
-        let share = self.settings.borrow().payload_sampling;
-        let value = payloads.value(&task.integration, &outcome);
-        if value.is_kept(share, rand::random()) {
+        let settings = self.settings.borrow().clone();
+        let (share, slow) = (&settings.payload_sampling, &settings.payload_slow_quantile);
+        let value = payloads.value(&task.integration, &outcome, slow.of(&task.integration));
+        if value.is_kept(share.of(&task.integration), rand::random()) {
             payloads.offer(Record { task, outcome, transcript, pool: self.pool.clone() }, value);
         }
     }

@@ -1,5 +1,5 @@
 //! The loop that carries settings to what they tune: the gate's limits and the log level. (Payload sampling is read
-//! from the snapshot by each run.)
+//! from the snapshot by each run, for its integration.)
 
 use std::sync::Arc;
 

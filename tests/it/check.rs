@@ -115,7 +115,8 @@ async fn rules_for_an_integration_that_there_is_not_are_wrong_and_those_for_a_br
 async fn what_a_worker_could_not_use_on_this_machine_is_found() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().display().to_string();
-    let output = check(&UNUSABLE.replace("$file", &path), &["--role", "worker"], &[]).await;
+    let unusable = format!("{UNUSABLE}{REGISTRY_WITHOUT_CERTIFICATES}").replace("$file", &path);
+    let output = check(&unusable, &["--role", "worker"], &[]).await;
     assert_eq!(output.status.code(), Some(1));
     let unknown = "there is no integration of this name; \"good\" is near";
     let hint = "; what a program brings of its own, only that program's check knows (PROGRAM check)";
@@ -125,6 +126,7 @@ async fn what_a_worker_could_not_use_on_this_machine_is_found() {
         format!("worker.state_dir: {path}/state: {is_file}"),
         format!("payloads.spool.path: {path}: {is_file}"),
         format!("payloads.s3.ca_file: \"{path}\"; name a file of certificates in PEM"),
+        format!("registry.tls.ca: {path} holds no certificate; name a file of certificates in PEM"),
     ];
     assert_eq!(found(&output, "wrong"), expected);
 
@@ -284,6 +286,12 @@ spool.path = "$file"
 redaction.paths = { goood = ["$.a"], good = ["$.a"], "*" = ["$.a"] }
 [integrations.good]
 kind = "synthetic"
+"#;
+
+const REGISTRY_WITHOUT_CERTIFICATES: &str = r#"
+[registry]
+url = "rediss://127.0.0.1:1"
+tls.ca = "$file"
 "#;
 
 const OWN: &str = r#"

@@ -8,6 +8,7 @@ use weir::settings::store::{self, ReadError};
 use weir::settings::{Config, Context, Role};
 
 use crate::cli::{assert_failed, assert_ok, run, stdout, weir};
+use crate::support::authority;
 use crate::support::cable::Cable;
 use crate::support::house::{Plan, eventually};
 use crate::support::launchdarkly::{Answer, LaunchDarkly, SDK_KEY, always, config, flag, rule};
@@ -87,12 +88,11 @@ async fn rules_by_pool_worker_zone_and_integration_pick_the_value() {
         worker.becomes(value).await;
         eventually("all of it is there", || worker.now().version != "start").await;
         let now = worker.now();
-        assert_eq!(
-            (now.payload_sampling, now.integration_caps.write().len()),
-            (sampling, 1),
-            "{:?}",
-            now.integration_caps
-        );
+        assert_eq!(now.integration_caps.write().len(), 1, "{:?}", now.integration_caps);
+        let share = |integration: &str| now.payload_sampling.of(&integration.parse().expect("a name"));
+        // Whose pool counts first has one share for all.
+        let of_bank = if sampling == 0.5 { 0.5 } else { 0.1 };
+        assert_eq!([share("bank"), share("scraper-a"), now.payload_sampling.others()], [of_bank, sampling, sampling]);
         assert!(now.integration_caps.get(&"scraper-a".parse().expect("a name")).is_some());
         versions.push(now.version.clone());
         worker.stop().await;
@@ -115,7 +115,7 @@ async fn a_router_is_known_by_its_role_and_zone_and_is_in_no_pool() {
         let reader = follower(&server, context);
         eventually("all of it is there", || reader.now().version != "start").await;
         let now = reader.now();
-        assert_eq!(((now.batch_share, now.payload_sampling), now.pools.iter().count()), (shares, 2));
+        assert_eq!(((now.batch_share, now.payload_sampling.others()), now.pools.iter().count()), (shares, 2));
         reader.stop().await;
     }
     server.stop().await;
@@ -179,7 +179,7 @@ async fn a_flag_whose_rules_are_broken_and_a_jump_are_refused_with_the_reason() 
     worker.becomes(40).await;
     server.set("payload_sampling", flag(&[json!(0.1)], json!({"variation": 7}), json!([])));
     eventually("it is refused", || worker.rejected("payload_sampling") == 1.0).await;
-    assert_eq!(worker.now().payload_sampling, 0.5);
+    assert_eq!(worker.now().payload_sampling.others(), 0.5);
     server.set("max_parallelism", always(401));
     eventually("the jump is refused", || worker.rejected("max_parallelism") == 1.0).await;
     server.set("allow_jump", always(true));
@@ -315,6 +315,76 @@ async fn evaluations_are_reported_where_that_is_wanted_and_never_hold_up_a_stop(
     worker.stop().await;
     println!("stopped in {:?} while reports hang", began.elapsed());
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_with_a_private_authority_needs_its_certificate() {
+    let (tls, authority) = authority::private();
+    let server = LaunchDarkly::start_tls(tls).await;
+    server.set("max_parallelism", always(40));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut config = config(&server.url());
+    config.launchdarkly.events = true;
+    // Nobody knows it; and one of the same name has another key.
+    let (_, stranger) = authority::private();
+    std::fs::write(file.path(), stranger).expect("written");
+    for ca_file in [None, Some(file.path().to_owned())] {
+        config.launchdarkly.ca_file = ca_file;
+        let Err(ReadError::Failed(why)) = read(&config).await else { panic!("it is not to be trusted") };
+        let place = server.address.to_string();
+        assert!(why.starts_with(&place) && why.contains("invalid peer certificate"), "{why}");
+        let what_to_do = "; name the authority that signed it in settings.launchdarkly.ca_file";
+        assert!(why.ends_with(what_to_do), "{why}");
+    }
+    assert_eq!((server.asked(), server.reports().len()), (0, 0), "nothing was sent to whom nobody trusts");
+
+    std::fs::write(file.path(), &authority).expect("written");
+    let mut worker = Follower::start_as(&config, context("worker-1", "default", None), None);
+    worker.becomes(40).await;
+    server.set("max_parallelism", always(41));
+    worker.becomes(41).await;
+    assert!(worker.has("weir_settings_source_up 1"));
+    worker.stop().await;
+    let reports = server.reports();
+    let mut events = reports.iter().filter_map(Value::as_array).flatten();
+    assert!(events.any(|event| event["kind"] == "summary"), "reports go there, too: {reports:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_cannot_be_used_is_said_at_the_start_and_by_check() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        std::fs::write(directory.path().join(name), text).expect("written");
+        directory.path().join(name)
+    };
+    let broken = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n";
+    for (path, why) in [
+        ("/nowhere/ca.pem".into(), "cannot be read: No such file or directory (os error 2); name a PEM file"),
+        (directory.path().to_owned(), "cannot be read: Is a directory (os error 21); name a PEM file"),
+        (
+            file("text", "S3CRET"),
+            "is no PEM file with a CERTIFICATE: it holds none; use one with -----BEGIN CERTIFICATE",
+        ),
+        (file("broken.pem", broken), "cannot be trusted"),
+    ] {
+        let mut config = config("https://127.0.0.1:1");
+        config.launchdarkly.ca_file = Some(path.clone());
+        let error = store::open(&config, &Lifecycle::new()).err().expect("refused").to_string();
+        let expected = format!("settings.launchdarkly.ca_file: {path:?} ");
+        assert!(error.starts_with(&expected) && error.contains(why) && !error.contains("S3CRET"), "{error}");
+
+        let mut check = weir();
+        check.args(["check", "--role", "worker"]).env("WEIR_INTEGRATIONS__A__KIND", "synthetic");
+        check.env("WEIR_PAYLOADS__STORE", "none").env("WEIR_SETTINGS__SOURCE", "launchdarkly");
+        check.env("WEIR_SETTINGS__LAUNCHDARKLY__CA_FILE", &path);
+        let output = run(&mut check, "").await;
+        let said = stdout(&output);
+        for problem in [format!("wrong  {expected}"), "wrong  settings.launchdarkly.sdk_key: there is none".into()] {
+            assert!(said.contains(&problem), "{problem:?} is not in {said}");
+        }
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

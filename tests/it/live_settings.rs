@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use weir::settings::file;
 use weir::task::Priority;
 use weir::wire::{Reason, Retry, Started};
 
 use crate::support::calls::{message, plain_client, refusal, typed};
-use crate::support::house::{House, Plan, answer, eventually, held, synthetic};
+use crate::support::house::{House, Plan, answer, eventually, held, submit_all, synthetic};
 
 /// A change applies within a second; a busy machine gets five.
 const APPLIES_WITHIN: Duration = Duration::from_secs(5);
@@ -152,6 +153,77 @@ async fn failures_are_kept_whatever_is_sampled() {
     }
     let ledgers = house.close().await;
     assert_eq!(ledgers[0].offered, 10);
+}
+
+/// The payload sampling of such a document: all of one integration, none of the others.
+fn all_of(integration: &str) -> serde_json::Value {
+    let rule = json!({"if": [{"===": [{"var": "integration"}, integration]}, "all", null]});
+    let sampling =
+        json!({"state": "ENABLED", "variants": {"all": 1, "none": 0}, "defaultVariant": "none", "targeting": rule});
+    json!({"flags": {"payload_sampling": sampling}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn integrations_are_sampled_apart_by_one_document_and_a_change_counts_for_what_runs() {
+    let house = House::start().await;
+    let apply = async |document: serde_json::Value| {
+        let before = house.worker_metric(0, "weir_settings_applied_total");
+        file::write_file(&house.settings_file(0), &document.to_string()).expect("written");
+        eventually("it applies", || house.worker_metric(0, "weir_settings_applied_total") > before).await;
+    };
+    let stored = |integration: &str| {
+        let part = format!("/{integration}/");
+        house.stored_keys().iter().filter(|key| key.contains(&part)).count()
+    };
+    let mut expected = [0, 0];
+    apply(all_of("held")).await;
+    for (round, kept) in ["synthetic", "held", "synthetic"].into_iter().enumerate() {
+        // They begin while the document says the contrary.
+        let callers: Vec<_> = (0..2).map(|n| house.submit(held(&format!("held-{round}-{n}")))).collect();
+        house.until_in_flight(0, 2).await;
+        apply(all_of(kept)).await;
+        for n in 0..5 {
+            let what = if n == 0 { "fail" } else { "noop" };
+            house.client.submit(&synthetic(&format!("s-{round}-{n}"), json!({"do": what}))).await.expect("an outcome");
+        }
+        house.valve.release(2);
+        for caller in callers {
+            answer(caller).await.expect("an outcome");
+        }
+        expected[usize::from(kept == "held")] += if kept == "held" { 2 } else { 5 };
+        eventually("what is to be kept is stored", || [stored("synthetic"), stored("held")] == expected).await;
+    }
+    let ledgers = house.close().await;
+    assert_eq!(ledgers[0].offered as usize, expected.iter().sum::<usize>(), "and nothing else was offered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_runs_are_slow_is_a_live_setting_of_each_integration() {
+    const SLEEPS: u64 = 20;
+    let house = House::start().await;
+    let sampled = |slow: serde_json::Value| {
+        house.set(0, &[("payload_sampling", json!(1e-9)), ("payload_slow_quantile", slow)]);
+    };
+    let applied = || house.worker_metric(0, "weir_settings_applied_total");
+    sampled(json!({"*": 0.5, "synthetic": 0.99}));
+    eventually("it applies", || applied() == 1.0).await;
+    for n in 0..120 {
+        house.client.submit(&synthetic(&format!("t-{n}"), json!({"do": "noop"}))).await.expect("an outcome");
+    }
+    let sleep = async |round: &str| {
+        let sleeps = (0..SLEEPS).map(|n| synthetic(&format!("{round}-{n}"), json!({"do": "sleep", "ms": 200})));
+        for outcome in submit_all(&house.client, sleeps.collect()).await {
+            outcome.expect("an outcome");
+        }
+    };
+    sleep("usual").await;
+    let usual = house.ledger(0).offered;
+    assert!(usual < SLEEPS, "{usual}: the slowest hundredth are less than all that take as long");
+    sampled(json!({"*": 0.99, "synthetic": 0.5}));
+    eventually("it applies", || applied() == 2.0).await;
+    sleep("half").await;
+    eventually("all are kept", || house.ledger(0).offered >= usual + SLEEPS).await;
+    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
 use weir::lifecycle::Lifecycle;
 use weir::payload::store::s3::{Checksums, Encryption, S3};
 use weir::payload::{
@@ -13,6 +11,7 @@ use weir::payload::{
 use weir::task::{Json, Outcome, Priority, RunId, Task, Timings, Transcript};
 use weir::telemetry::Telemetry;
 
+use crate::support::authority;
 use crate::support::s3::{ACCESS_KEY, S3Server, SECRET_KEY};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -277,21 +276,10 @@ async fn certificates_that_cannot_be_used_are_named() {
     }
 }
 
-/// A server whose certificate for 127.0.0.1 comes from an authority of its own, and that authority's certificate in PEM.
+/// A server whose certificate comes from an authority of its own, and that authority's certificate in PEM.
 async fn private(root: &std::path::Path) -> (S3Server, String) {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
-    let certificate = params.signed_by(&key, &authority).expect("signed");
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .expect("they belong together");
-    (S3Server::start_tls(root, tls).await, authority.pem())
+    let (tls, authority) = authority::private();
+    (S3Server::start_tls(root, tls).await, authority)
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers, a whole weir on them, and the means to speak to it past its own client.
 
+pub mod authority;
 pub mod cable;
 pub mod calls;
 pub mod cluster;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The floors from the ground up; on the ground, each module may import only those before it.
-const GROUND: &[&str] = &["task", "causes", "quantile", "limits", "lifecycle", "telemetry", "redis", "wire"];
+const GROUND: &[&str] = &["task", "causes", "pem", "quantile", "limits", "lifecycle", "telemetry", "redis", "wire"];
 const ORGANS: &[&str] = &["gate", "overload", "upstream", "integration", "payload", "registry", "settings", "admin"];
 const ROLES: &[&str] = &["worker", "router", "sandbox"];
 const ENTRY: &[&str] = &["cli", "client", "replay", "config"];

@@ -2,19 +2,20 @@
 //!
 //! Files are read at boot, and what is wrong with them is said then, with its key. Nothing of a key's file is ever shown.
 
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::Error::NoItemsFound;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
 use super::config::TlsConfig;
 use crate::integration::Invalid;
+use crate::pem;
 
 /// What handshakes are made with.
 pub(super) fn client(config: &TlsConfig) -> Result<ClientConfig, Invalid> {
@@ -64,45 +65,26 @@ fn system(provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, Invalid> {
 }
 
 fn roots(path: &Path) -> Result<Arc<RootCertStore>, Invalid> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("ca", path)? {
-        let problem = |error| format!("{path:?} holds a certificate that cannot be trusted: {error}; name a CA's");
-        roots.add(certificate).map_err(|error| Invalid::new("ca", problem(error)))?;
-    }
-    Ok(Arc::new(roots))
+    pem::roots(path).map(Arc::new).map_err(|error| Invalid::new("ca", error.to_string()))
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Invalid> {
-    let text = read(key, path)?;
-    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) | Err(pem::Error::NoItemsFound) => Err(not_pem(key, path, "CERTIFICATE", "it holds none")),
-        Err(_) => Err(not_pem(key, path, "CERTIFICATE", "it is broken")),
-    }
+    pem::certificates(path).map_err(|error| Invalid::new(key, error.to_string()))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Invalid> {
-    let text = read("client_key", path)?;
+    let wrong = |error: pem::Error| Invalid::new("client_key", error.to_string());
+    let text = pem::read(path).map_err(wrong)?;
     warn_of_readers(path);
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let is_encrypted = text.windows(9).any(|part| part == b"ENCRYPTED");
         let why = match error {
             _ if is_encrypted => "it is encrypted, and there is no way to give a passphrase",
-            pem::Error::NoItemsFound => "it holds none",
+            NoItemsFound => "it holds none",
             _ => "it is broken",
         };
-        not_pem("client_key", path, "PRIVATE KEY", why)
+        wrong(pem::Error::without(path, "PRIVATE KEY", why))
     })
-}
-
-fn read(key: &str, path: &Path) -> Result<Vec<u8>, Invalid> {
-    let unreadable = |error: io::Error| Invalid::new(key, format!("{path:?} cannot be read: {error}; name a PEM file"));
-    std::fs::read(path).map_err(unreadable)
-}
-
-fn not_pem(key: &str, path: &Path, label: &str, why: &str) -> Invalid {
-    Invalid::new(key, format!("{path:?} is no PEM file with a {label}: {why}; use one with -----BEGIN {label}-----"))
 }
 
 /// Whoever can read the key can be the client.

@@ -114,7 +114,7 @@ async fn a_broken_file_keeps_all_and_is_counted_once() {
     let bad = flagd::document(&[("max_parallelism", json!(-1)), ("payload_sampling", json!(0.5)), ("x", json!(1))]);
     write_file(&bench.file, &bad).expect("written");
     bench.stays(2).await;
-    assert_eq!(bench.settings.borrow().payload_sampling, 0.5);
+    assert_eq!(bench.settings.borrow().payload_sampling.others(), 0.5);
     assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
     assert!(bench.metric("weir_settings_rejected_total{key=\"unknown\"} 1"));
     bench.stop().await;
@@ -153,7 +153,7 @@ async fn a_document_without_a_good_value_is_not_applied() {
     bench.stays(2).await;
     write_file(&bench.file, &flagd::document(&[("max_parallelism", json!(-1))])).expect("written");
     bench.stays(2).await;
-    assert_eq!(bench.settings.borrow().payload_sampling, 1.0);
+    assert_eq!(bench.settings.borrow().payload_sampling.others(), 1.0);
     assert_ne!(bench.settings.borrow().version, version);
     assert!(bench.metric("weir_settings_applied_total 3"));
     bench.stop().await;
@@ -166,7 +166,7 @@ async fn a_rejected_value_is_logged_when_it_changes() {
     for (bad, sampling) in [(-1, 0.1), (-1, 0.2), (-1, 0.3), (-2, 0.4), (5, 0.5), (-2, 0.6)] {
         let values = [("max_parallelism", json!(bad)), ("payload_sampling", json!(sampling))];
         write_file(&bench.file, &flagd::document(&values)).expect("written");
-        let changed = bench.settings.wait_for(|settings| settings.payload_sampling == sampling);
+        let changed = bench.settings.wait_for(|settings| settings.payload_sampling.others() == sampling);
         tokio::time::timeout(Duration::from_secs(1), changed).await.expect("in time").expect("watched");
     }
     let lines = heard.lines("setting rejected: max_parallelism: ");
@@ -259,7 +259,7 @@ async fn the_last_good_settings_hold_after_a_restart_until_the_source_is_back() 
 
     let mut bench = bench.restart(|_| ()).await;
     let kept = bench.settings.borrow().clone();
-    assert_eq!((kept.max_parallelism, kept.payload_sampling, &kept.version), (1, 0.5, &version));
+    assert_eq!((kept.max_parallelism, kept.payload_sampling.others(), &kept.version), (1, 0.5, &version));
     assert!(bench.metric("weir_settings_max_parallelism 1") && bench.metric("weir_settings_source_up 0"));
     write_file(&bench.file, &parallelism(301)).expect("written");
     bench.stays(1).await;

@@ -16,7 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use launchdarkly_sdk_transport::{ByteStream, HttpTransport, HyperTransport, Request, ResponseFuture, TransportError};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::pki_types::CertificateDer;
+use rustls_platform_verifier::Verifier;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -38,6 +39,10 @@ const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Streams end now and then, and the SDK connects again within a second: that is no outage.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+/// Words of the TLS library, the second for an authority that has the name of one that is trusted, and what to do.
+const UNTRUSTED: [&str; 2] = ["UnknownIssuer", "BadSignature"];
+const TRUST_IT: &str = "; name the authority that signed it in settings.launchdarkly.ca_file";
 
 /// The state of the connection, and who waits for news.
 pub(super) struct Link {
@@ -148,7 +153,9 @@ impl<T: HttpTransport> HttpTransport for Watched<T> {
             let answer = match answered.await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    link.down(format!("{place}: {}", with_causes(&error)));
+                    let why = with_causes(&error);
+                    let is_untrusted = UNTRUSTED.iter().any(|word| why.contains(word));
+                    link.down(format!("{place}: {why}{}", if is_untrusted { TRUST_IT } else { "" }));
                     return Err(error);
                 }
             };
@@ -238,13 +245,17 @@ fn timed_out() -> TransportError {
     TransportError::new(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
 
-/// An HTTP client as the SDK's own, with the TLS of the rest of weir. It honours HTTPS_PROXY and NO_PROXY.
-pub(super) fn transport() -> Result<impl HttpTransport, String> {
+/// An HTTP client as the SDK's own, with the TLS of the rest of weir, which trusts the system's authorities and these. It
+/// honours HTTPS_PROXY and NO_PROXY.
+pub(super) fn transport(authorities: Vec<CertificateDer<'static>>) -> Result<impl HttpTransport + use<>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Verifier::new_with_extra_roots(authorities, provider.clone())
+        .map_err(|error| format!("the system's certificates cannot be used: {error}"))?;
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(|error| format!("the system's certificates cannot be used: {error}"))?
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     let mut http = HttpConnector::new();
     http.enforce_http(false);

@@ -76,6 +76,7 @@ struct Sessions {
 /// Starts the SDK's thread on `lifecycle`. That LaunchDarkly is away is no error.
 pub(in crate::settings) fn open(config: &Config, lifecycle: &Lifecycle) -> Result<Arc<dyn Store>, SettingsError> {
     config.sdk_key()?;
+    config.authorities()?;
     let (link, ready) = (Arc::<Link>::default(), Arc::default());
     let sessions = Sessions { config: config.clone(), link: Arc::clone(&link), ready: Arc::clone(&ready) };
     let started = lifecycle.thread("launchdarkly", move |token| sessions.run(&token));
@@ -160,13 +161,14 @@ impl Sessions {
         closing: watch::Receiver<Option<Instant>>,
     ) -> Result<Client, String> {
         let key = self.config.sdk_key().map_err(|error| error.to_string())?;
+        let authorities = self.config.authorities().map_err(|error| error.to_string())?;
         let mut endpoints = ServiceEndpointsBuilder::new();
         endpoints.streaming_base_url(&self.config.stream_url).events_base_url(&self.config.events_url);
         // Nothing is polled, but the SDK takes all of them or none.
         endpoints.polling_base_url(&self.config.stream_url);
         let mut source = StreamingDataSourceBuilder::new();
         source.initial_reconnect_delay(RECONNECT_AFTER);
-        source.transport(Watched::new(transport()?, Arc::clone(&self.link), refused));
+        source.transport(Watched::new(transport(authorities.clone())?, Arc::clone(&self.link), refused));
         let mut store = PersistentDataStoreBuilder::new(Arc::new(items.clone()));
         store.no_caching();
         let mut application = ApplicationInfo::new();
@@ -178,7 +180,7 @@ impl Sessions {
             .application_info(application);
         let config = if self.config.events {
             let mut reports = EventProcessorBuilder::new();
-            reports.transport(Reports::new(transport()?, closing));
+            reports.transport(Reports::new(transport(authorities)?, closing));
             config.event_processor(&reports)
         } else {
             config.event_processor(&NullEventProcessorBuilder::new())

@@ -68,7 +68,7 @@ pub const FIELDS: &[(&str, &str, &str)] = &[
     ("weir.max_parallelism", "long", "N"),
     ("weir.note", "keyword", "the file with the note of a worker's end"),
     ("weir.path", "keyword", "a path"),
-    ("weir.payload_sampling", "float", "the setting"),
+    ("weir.payload_sampling", "float", "the setting, for the integrations that it does not name"),
     ("weir.pid", "long", "a process of an `exec` integration"),
     ("weir.place", "keyword", "where in the code a panic was"),
     ("weir.places", "long", "tasks that processes can have at a time"),

@@ -23,6 +23,7 @@ const PARTS: [&str; 23] = [
     "limits",
     "overload",
     "payload",
+    "pem",
     "quantile",
     "redis",
     "registry",

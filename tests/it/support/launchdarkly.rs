@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,11 +12,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use futures_util::stream;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use weir::lifecycle::Lifecycle;
 use weir::settings::{Config, Source, launchdarkly};
 
@@ -26,6 +31,7 @@ pub const SDK_KEY: &str = "sdk-00000000-0000-4000-8000-000000000000";
 /// It must be stopped before the test ends.
 pub struct LaunchDarkly {
     pub address: SocketAddr,
+    scheme: &'static str,
     held: Arc<Mutex<Held>>,
     serving: Lifecycle,
 }
@@ -57,17 +63,28 @@ impl LaunchDarkly {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
+        Self::with("http", address, listener)
+    }
+
+    /// The same over TLS, as a Relay Proxy may be.
+    pub async fn start_tls(tls: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        Self::with("https", address, TlsListener { listener, acceptor: Arc::new(tls).into() })
+    }
+
+    fn with<L: Listener<Addr: Debug>>(scheme: &'static str, address: SocketAddr, listener: L) -> Self {
         let (held, serving) = (Arc::<Mutex<Held>>::default(), Lifecycle::new());
         let routes = axum::Router::new().route("/all", get(all)).route("/bulk", post(bulk)).with_state(held.clone());
         let token = serving.token();
         serving.spawn("launchdarkly", async move {
             token.run_until_cancelled(async { axum::serve(listener, routes).await }).await;
         });
-        LaunchDarkly { address, held, serving }
+        LaunchDarkly { address, scheme, held, serving }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub fn answer(&self, answer: Answer) {
@@ -128,6 +145,30 @@ impl LaunchDarkly {
     pub async fn stop(self) {
         self.hang_up();
         self.serving.stop(LONG).await.expect("the server ends");
+    }
+}
+
+/// Shakes hands with one client after the other; whom the client does not trust gets no further.
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (socket, address) = Listener::accept(&mut self.listener).await;
+            if let Ok(socket) = self.acceptor.accept(socket).await {
+                return (socket, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
