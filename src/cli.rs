@@ -148,7 +148,12 @@ fn raise_descriptor_limit() {
 
 /// Prints a command's result. A reader that has gone, such as `head`, has what it wanted.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// The same, of a result that is no text: as it is.
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the result"),
         _ => Ok(ExitCode::SUCCESS),
     }

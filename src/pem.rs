@@ -54,19 +54,23 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// The certificates in a file, at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    certificates_in(path, &read(path)?)
+}
+
+/// The certificates in what was read from a file, at least one.
+pub fn certificates_in(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     const LABEL: &str = "CERTIFICATE";
-    let text = read(path)?;
-    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
+    match CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) | Err(pem::Error::NoItemsFound) => Err(Error::without(path, LABEL, "it holds none")),
         Err(_) => Err(Error::without(path, LABEL, "it is broken")),
     }
 }
 
-/// The authorities in a file, at least one, as those that are trusted.
-pub fn roots(path: &Path) -> Result<RootCertStore, Error> {
+/// Those certificates of a file as authorities that are trusted. Each must be one that can be.
+pub fn roots(path: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates {
         let added = roots.add(certificate);
         added.map_err(|error| Error::Untrustable { path: path.to_owned(), error })?;
     }

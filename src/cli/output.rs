@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use tempfile::NamedTempFile;
 
-use super::print;
+use super::print_bytes;
 
 /// Names standard input, or standard output.
 pub(super) const STANDARD_STREAM: &str = "-";
@@ -58,21 +58,13 @@ impl Output {
 
     /// Writes a text and a line break. A file that exists is only replaced by `force`.
     pub(super) fn write(&self, text: &str, force: bool) -> anyhow::Result<()> {
-        match self {
-            Output::Standard => print(text).map(drop),
-            Output::File(path) => write_file(path, format!("{text}\n").as_bytes(), force),
-        }
+        self.write_bytes(format!("{text}\n").as_bytes(), force)
     }
 
     /// Writes bytes as they are.
     pub(super) fn write_bytes(&self, bytes: &[u8], force: bool) -> anyhow::Result<()> {
         match self {
-            Output::Standard => match io::stdout().lock().write_all(bytes) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    Err(error).context("cannot write the result")
-                }
-                _ => Ok(()),
-            },
+            Output::Standard => print_bytes(bytes).map(drop),
             Output::File(path) => write_file(path, bytes, force),
         }
     }

@@ -8,12 +8,11 @@ use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, RedisError, TlsCertificates,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use secrecy::ExposeSecret;
 
 use super::cluster::Node;
 use super::{Cluster, Config, Error, Sentinel, Tls};
+use crate::pem;
 
 /// An idle connection is probed after this time, so that one through a dead firewall entry is found out.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -210,25 +209,19 @@ pub(super) fn certificates(config: &Tls, info: &ConnectionInfo) -> Result<Option
         (Some(_), None) => return wrong("tls.client_key", "it is missing beside tls.client_certificate".into()),
         (None, Some(_)) => return wrong("tls.client_certificate", "it is missing beside tls.client_key".into()),
     };
+    let authorities = |file: &Path| {
+        let text = read("tls.ca", file)?;
+        // With none, the client would trust nobody, and say so of each connection alone.
+        let found = pem::certificates_in(file, &text).map(drop);
+        found.map_err(|error| Error::Config { key: "tls.ca", reason: error.to_string() })?;
+        Ok(text)
+    };
     let root_cert = config.ca.as_deref().map(authorities).transpose()?;
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-/// With none, the client would trust nobody, and say so of each connection alone.
-fn authorities(file: &Path) -> Result<Vec<u8>, Error> {
-    let pem = read("tls.ca", file)?;
-    match CertificateDer::pem_slice_iter(&pem).next() {
-        Some(Ok(_)) => Ok(pem),
-        _ => {
-            let reason = format!("{} holds no certificate; name a file of certificates in PEM", file.display());
-            Err(Error::Config { key: "tls.ca", reason })
-        }
-    }
-}
-
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path)
-        .map_err(|error| Error::Config { key, reason: format!("{} cannot be read: {error}", path.display()) })
+    pem::read(path).map_err(|error| Error::Config { key, reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -275,7 +268,7 @@ mod tests {
             (json!({"url": "unix:///r", "cluster": {"addresses": ["a"]}}), "registry.url is not valid: a socket"),
             (json!({"sentinel": {"master": "m", "addresses": ["a"]}, "cluster": {"addresses": ["a"]}}), "no Sentinels"),
             (json!({"tls": {"ca": "/ca.pem"}}), "begins with rediss://"),
-            (json!({"url": "rediss://a", "tls": {"ca": "/none/ca.pem"}}), "/none/ca.pem cannot be read"),
+            (json!({"url": "rediss://a", "tls": {"ca": "/none/ca.pem"}}), "\"/none/ca.pem\" cannot be read"),
             (json!({"url": "rediss://a", "tls": {"client_key": "/k"}}), "registry.tls.client_certificate"),
         ] {
             let mut config: Config = serde_json::from_value(config).expect("parses");

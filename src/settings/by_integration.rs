@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::flagd::{Evaluated, Flag};
 use super::targeting::Context;
 use super::{TABLE, brief};
+use crate::limits::OTHERS;
 
 /// How a setting says what holds for an integration.
 enum Form {
@@ -30,9 +31,6 @@ fn form(key: &str) -> Option<Form> {
         _ => None,
     }
 }
-
-/// Holds for the names that an object does not list.
-const OTHERS: &str = crate::limits::OTHERS;
 
 /// What a flag says to a worker, `evaluate` being what it says in one context. `mentions` is whether the flag may look at
 /// the integration at all.

@@ -137,9 +137,12 @@ impl Config {
     /// The authorities of [`Config::ca_file`], read now; none without one.
     pub fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
         let Some(path) = &self.ca_file else { return Ok(Vec::new()) };
-        // Each must be one that can be trusted, and not only a certificate.
-        let read = pem::roots(path).and_then(|_| pem::certificates(path));
-        read.or_else(|error| wrong("launchdarkly.ca_file", error.to_string()))
+        let read = || {
+            let certificates = pem::certificates(path)?;
+            pem::roots(path, certificates.clone())?;
+            Ok(certificates)
+        };
+        read().or_else(|error: pem::Error| wrong("launchdarkly.ca_file", error.to_string()))
     }
 }
 

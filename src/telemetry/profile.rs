@@ -12,6 +12,7 @@ mod flame;
 pub mod heap;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
@@ -192,13 +193,16 @@ impl Profiler {
             let built = ProfilerGuardBuilder::default().frequency(hz as i32).build();
             built.map(|guard| Running { guard, _slot: slot, _counted: counted })
         });
-        let started = match starting.await {
-            Ok(Ok(running)) => Ok(running),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let running = started.map_err(|error| self.failed(error))?;
+        let running = self.came_to(starting.await)?;
         Ok(Sampling { running: Some(running), hz, profiler: self.clone() })
+    }
+
+    /// What work on a thread for blocking work came to; the outer error is that thread's.
+    fn came_to<T>(&self, done: Result<Result<T, impl Display>, impl Display>) -> Result<T, ProfileError> {
+        match done {
+            Ok(done) => done.map_err(|error| self.failed(error.to_string())),
+            Err(error) => Err(self.failed(error.to_string())),
+        }
     }
 
     fn failed(&self, reason: String) -> ProfileError {
@@ -254,12 +258,7 @@ impl Sampling {
             drop(running);
             report.map(|report| CpuProfile::of(report, hz))
         });
-        let profile = match finishing.await {
-            Ok(Ok(profile)) => Ok(profile),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let profile = profile.map_err(|error| profiler.failed(error))?;
+        let profile = profiler.came_to(finishing.await)?;
         profiler.metrics.taken.increment(1);
         Ok(profile)
     }

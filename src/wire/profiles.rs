@@ -38,7 +38,9 @@ impl Profiles {
 
     /// Whether that caller may ask for one; who may, if not.
     pub fn check(&self, caller: Option<SocketAddr>, here: Option<SocketAddr>) -> Result<(), String> {
-        self.callers.check(caller, here, "profile", "", self.key)
+        self.callers.check(caller, here, "profile", "", self.key).inspect_err(|_| {
+            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to profile");
+        })
     }
 
     /// Takes one, while somebody waits for the parts.

@@ -163,8 +163,10 @@ impl ProfilingMode {
         self.metrics.holds_lease.set(1.0);
         tracing::info!(profiling = %wanted, lease = held.token, "profiling this worker");
         let (profile, why) = self.sample(wanted, &mut held, token).await;
-        if let Some(profile) = profile.filter(|_| why != Why::LeaseLost) {
-            self.keep(profile, &held).await;
+        match profile {
+            _ if why == Why::LeaseLost => self.lost(&held),
+            Some(profile) => self.keep(profile, &held).await,
+            None => {}
         }
         if let Err(error) = self.registry.release(LEASE, held.token).await {
             tracing::warn!("the lease to profile ends by itself: {error}");
@@ -190,7 +192,6 @@ impl ProfilingMode {
                 Ok(sampling) => {
                     let why = self.until(wanted, end, Some(Instant::now() + PART), held, token).await;
                     if why == Why::LeaseLost {
-                        self.lost(held);
                         return (None, why);
                     }
                     match sampling.finish().await {
@@ -227,10 +228,6 @@ impl ProfilingMode {
             }
             match self.until(wanted, end, Some(Instant::now() + LOOK_INTERVAL), held, token).await {
                 Why::PartIsOver => {}
-                Why::LeaseLost => {
-                    self.lost(held);
-                    return Err(Why::LeaseLost);
-                }
                 why => return Err(why),
             }
         }
@@ -300,7 +297,7 @@ impl ProfilingMode {
     async fn keep(&self, profile: CpuProfile, held: &Held) {
         let Some(store) = &self.store else { return };
         let (samples, seconds) = (profile.samples(), profile.took().as_secs_f64());
-        let mut now_held = Held { ..*held };
+        let (mut now_held, mut refusal) = (Held { ..*held }, String::new());
         let kept = async {
             if !self.renew(&mut now_held).await {
                 self.lost(held);
@@ -308,10 +305,9 @@ impl ProfilingMode {
             }
             let bytes = self.profiler.write(profile, Form::Pprof, String::new()).await?;
             let object = self.object(held.token, bytes.into());
-            let mut last = store.put(&object).await;
-            while last.is_err() {
+            while let Err(error) = store.put(&object).await {
+                refusal = format!(": {error}");
                 tokio::time::sleep(STORE_PAUSE).await;
-                last = store.put(&object).await;
             }
             self.metrics.stored.increment(1);
             let location = store.location(&object.key);
@@ -321,7 +317,7 @@ impl ProfilingMode {
         let reason = match tokio::time::timeout(STORE_WITHIN, kept).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the store did not take it within {} s", STORE_WITHIN.as_secs()),
+            Err(_) => format!("the store did not take it within {} s{refusal}", STORE_WITHIN.as_secs()),
         };
         self.metrics.failed.increment(1);
         tracing::error!(samples, seconds, "the profile of this worker is not stored: {reason}");

@@ -126,7 +126,10 @@ async fn what_a_worker_could_not_use_on_this_machine_is_found() {
         format!("worker.state_dir: {path}/state: {is_file}"),
         format!("payloads.spool.path: {path}: {is_file}"),
         format!("payloads.s3.ca_file: \"{path}\"; name a file of certificates in PEM"),
-        format!("registry.tls.ca: {path} holds no certificate; name a file of certificates in PEM"),
+        format!(
+            "registry.tls.ca: {path:?} is no PEM file with a CERTIFICATE: it holds none; use one with -----BEGIN \
+             CERTIFICATE-----"
+        ),
     ];
     assert_eq!(found(&output, "wrong"), expected);
 

@@ -65,7 +65,8 @@ fn system(provider: Arc<CryptoProvider>) -> Result<Arc<Verifier>, Invalid> {
 }
 
 fn roots(path: &Path) -> Result<Arc<RootCertStore>, Invalid> {
-    pem::roots(path).map(Arc::new).map_err(|error| Invalid::new("ca", error.to_string()))
+    let roots = pem::roots(path, certificates("ca", path)?);
+    roots.map(Arc::new).map_err(|error| Invalid::new("ca", error.to_string()))
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Invalid> {
