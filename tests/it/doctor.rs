@@ -309,7 +309,8 @@ cases! {
         ..CASE
     };
     logging_that_nobody_reads_as_fast: Case {
-        configuration: "log.level = \"trace\"\n",
+        // Without a limit of repeats, what nobody reads is full in a moment.
+        configuration: "log.level = \"trace\"\nlog.repeats = 0\n",
         loads: &[Load { input: r#"{"do": "noop"}"#, callers: 2, ..LOAD }],
         log_is_read: false,
         until: ("weir_log_lines_dropped_total", 1.0),
