@@ -33,7 +33,7 @@ use crate::lifecycle::Lifecycle;
 use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
-use crate::settings;
+use crate::settings::{self, Followed};
 use crate::task::{IntegrationName, PoolName, UnknownIntegration, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
@@ -194,7 +194,7 @@ impl Worker {
 
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let context = config.settings_context(Some(id.clone()), integrations.clone());
-        let settings =
+        let Followed { settings, arrival } =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
@@ -221,7 +221,7 @@ impl Worker {
             pool: config.pool.clone(),
             environment,
             payloads: payloads.clone(),
-            settings: settings.clone(),
+            settings,
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
             roster,
             polls: overload.polls().clone(),
@@ -253,12 +253,13 @@ impl Worker {
             overload: overload.clone(),
             upstreams,
             look,
+            arrival: arrival.clone(),
             runner,
         };
         let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
-        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, settings };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, arrival };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
             config,
