@@ -100,10 +100,10 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         false => Ok(Vec::new()),
     };
     if may_jump {
-        let workers = asked.as_deref().unwrap_or_default();
+        let (workers, version) = (asked.as_deref().unwrap_or_default(), current.as_deref().map(version_of));
         refuse_jump(current.as_deref(), &document, workers, config)?;
         // Of those who have not read the document, and of those whom nobody can ask, it is all that there is to go by.
-        if workers.is_empty() || workers.iter().any(|worker| is_behind(worker, current.as_deref())) {
+        if workers.is_empty() || workers.iter().any(|worker| is_behind(worker, version.as_deref())) {
             edited(&changes, config.settings.max_jump).map_err(anyhow::Error::msg)?;
         }
     }
@@ -162,8 +162,8 @@ async fn ask(pools: &BTreeSet<PoolName>, config: &Config) -> Result<Vec<Presence
 }
 
 /// Whether a worker has not read the document that is there, so that what it says is of one before.
-fn is_behind(worker: &Presence, document: Option<&[u8]>) -> bool {
-    let Some(version) = document.map(version_of) else { return false };
+fn is_behind(worker: &Presence, version: Option<&str>) -> bool {
+    let Some(version) = version else { return false };
     let rejects = worker.settings_rejected.as_ref().is_some_and(|rejected| rejected.version == version);
     worker.settings_version != version && !rejects
 }
@@ -264,12 +264,11 @@ mod tests {
 
     #[test]
     fn who_has_not_read_the_document_is_behind() {
-        let document = flagd::document(&[(jump::KEY, json!(3))]);
-        let version = version_of(document.as_bytes());
-        let behind = presence("w", 3, "another");
-        let rejects = Presence { settings_rejected: Some(Rejected::new(&version, ["x"], 0)), ..behind.clone() };
-        let is_behind = |worker: &Presence| is_behind(worker, Some(document.as_bytes()));
-        assert_eq!([&behind, &rejects, &presence("w", 3, &version)].map(is_behind), [true, false, false]);
+        let behind = presence("w", 3, "v1");
+        let rejects = Presence { settings_rejected: Some(Rejected::new("v2", ["x"], 0)), ..behind.clone() };
+        let runs_it = presence("w", 3, "v2");
+        assert_eq!([&behind, &rejects, &runs_it].map(|worker| is_behind(worker, Some("v2"))), [true, false, false]);
+        assert!(!is_behind(&behind, None), "there is none to read");
     }
 
     #[test]
