@@ -24,5 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .type_attribute(EXPLANATION, "#[derive(::serde::Serialize)]")
         .type_attribute(format!("{DESCRIPTION}.role"), "#[serde(rename_all = \"snake_case\")]")
         .compile_fds(descriptors)?;
+    // Not part of the wire contract, and so of no descriptor that reflection tells of.
+    tonic_prost_build::configure().compile_fds(protox::compile(["pprof/profile.proto"], ["proto"])?)?;
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! What operators and probes ask a role over HTTP: is it alive, is it ready, what does it count.
+//! What operators and probes ask a role over HTTP: is it alive, is it ready, what does it count, what takes its time.
 //!
 //! It has an address of its own, loopback unless configured otherwise, since metrics tell more than strangers should
 //! know. Connections are capped and a request must arrive in time, so that a stuck scraper costs a slot and not the
 //! process; each connection is a task of the lifecycle, and a stop ends them within a second.
+
+mod debug;
 
 use std::borrow::Cow;
 use std::io;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::{METRICS_TYPE, Telemetry};
+use crate::wire::profiles::Profiles;
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,7 +37,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// asks every 15 s or 30 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest life of a connection: one whose peer never reads its response gives its slot back.
+/// The longest life of a connection: one whose peer never reads its response gives its slot back. The longest profile takes
+/// half of it.
 const CONNECTION_LIFE: Duration = Duration::from_secs(600);
 
 /// How long a response may still take after the stop.
@@ -47,6 +51,9 @@ const INDEX: &str = "\
 /live     200 while the process runs
 /ready    200 when it can serve, else 503 and why
 /metrics  metrics in Prometheus' text format
+/debug/pprof/profile?seconds=30&hz=99     what takes processor time, for go tool pprof, Pyroscope, Parca
+/debug/pprof/flamegraph?seconds=30&hz=99  the same as an SVG for a browser
+/debug/pprof/heap                         what holds memory, for pprof
 ";
 
 /// Where to listen.
@@ -95,6 +102,14 @@ pub enum AdminError {
 struct Role {
     telemetry: Telemetry,
     ready: Box<dyn Fn() -> Readiness + Send + Sync>,
+    profiles: Profiles,
+}
+
+/// Both ends of a connection.
+#[derive(Clone, Copy)]
+struct Peers {
+    caller: SocketAddr,
+    here: SocketAddr,
 }
 
 impl Admin {
@@ -103,12 +118,13 @@ impl Admin {
         config: &Config,
         telemetry: &Telemetry,
         ready: impl Fn() -> Readiness + Send + Sync + 'static,
+        profiles: Profiles,
         lifecycle: &Lifecycle,
     ) -> Result<Admin, AdminError> {
         let failed = |source| AdminError::Listen { listen: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        let routes = routes(Role { telemetry: telemetry.clone(), ready: Box::new(ready) });
+        let routes = routes(Role { telemetry: telemetry.clone(), ready: Box::new(ready), profiles });
         lifecycle.spawn("admin", accept(listener, routes, lifecycle.clone()));
         Ok(Admin { local_addr })
     }
@@ -120,6 +136,9 @@ fn routes(role: Role) -> Router {
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(answer_ready))
         .route("/metrics", get(answer_metrics))
+        .route("/debug/pprof/profile", get(debug::profile))
+        .route("/debug/pprof/flamegraph", get(debug::flame_graph))
+        .route("/debug/pprof/heap", get(debug::heap))
         .fallback(|| async { (StatusCode::NOT_FOUND, format!("there is no such path; there are\n{INDEX}")) })
         .with_state(Arc::new(role))
 }
@@ -142,8 +161,11 @@ async fn accept(listener: TcpListener, routes: Router, lifecycle: Lifecycle) {
         // The semaphore is never closed.
         while let Ok(slot) = slots.clone().acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (routes, token) = (routes.clone(), lifecycle.token());
+                Ok((stream, caller)) => {
+                    // Without its own end, the connection is gone already.
+                    let Ok(here) = stream.local_addr() else { continue };
+                    let routes = routes.clone().layer(Extension(Peers { caller, here }));
+                    let token = lifecycle.token();
                     lifecycle.spawn("admin connection", async move {
                         serve(stream, routes, token).await;
                         drop(slot);
@@ -179,6 +201,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::telemetry::profile::Profiler;
+    use crate::wire::callers::Callers;
+
+    fn profiles(telemetry: &Telemetry, lifecycle: &Lifecycle) -> Profiles {
+        let profiler = Profiler::new(telemetry, lifecycle);
+        Profiles { profiler, callers: Callers::Loopback, key: "worker.profile_from", name: "a test".into() }
+    }
 
     struct Bench {
         admin: Admin,
@@ -197,7 +226,9 @@ mod tests {
                 false => Readiness::NotReady("draining".into()),
             };
             let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
-            let admin = Admin::start(&config, &telemetry, ready, &lifecycle).await.expect("listens");
+            let admin = Admin::start(&config, &telemetry, ready, profiles(&telemetry, &lifecycle), &lifecycle)
+                .await
+                .expect("listens");
             Bench { admin, lifecycle, can_serve }
         }
 
@@ -244,7 +275,9 @@ mod tests {
         let bench = Bench::start().await;
         let config = Config { listen: bench.admin.local_addr };
         let telemetry = Telemetry::new().expect("recorder");
-        let error = Admin::start(&config, &telemetry, || Readiness::Ready, &bench.lifecycle).await.expect_err("in use");
+        let profiles = profiles(&telemetry, &bench.lifecycle);
+        let started = Admin::start(&config, &telemetry, || Readiness::Ready, profiles, &bench.lifecycle).await;
+        let error = started.expect_err("in use");
         assert!(error.to_string().contains("use a free port, or 0 for any"), "{error}");
         bench.lifecycle.stop(Duration::from_secs(5)).await.expect("nothing is left");
     }

@@ -8,7 +8,9 @@ mod doctor;
 mod drain;
 mod explain;
 mod fleet;
+mod output;
 mod payload;
+mod profile;
 mod router;
 mod sandbox;
 mod scrape;
@@ -93,6 +95,8 @@ enum Command {
     Describe(describe::Args),
     /// Says where a task is and what holds it, or why it was refused.
     Explain(explain::Args),
+    /// Shows what a worker or router spends its processor time on, as a flame graph or for pprof.
+    Profile(profile::Args),
     /// Says what is the matter with a worker, in order of likelihood, and what to change.
     Doctor(doctor::Args),
     /// Has a worker or router end in order.
@@ -121,6 +125,7 @@ impl Cli {
             Command::Settings(args) => settings::run(args, config()?),
             Command::Describe(args) => describe::run(args),
             Command::Explain(args) => explain::run(&args),
+            Command::Profile(args) => profile::run(&args),
             Command::Doctor(args) => doctor::run(args),
             Command::Drain(args) => drain::run(args),
             Command::Check(args) => check::run(&args, file.as_deref(), Integrations::new()),

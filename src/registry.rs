@@ -44,6 +44,12 @@ pub const TTL: Duration = Duration::from_millis(4500);
 /// the 100 ms in which routers must hear of a change stays for the way.
 pub const COALESCE: Duration = Duration::from_millis(50);
 
+/// How long a lease holds without being renewed: three renewals, so that a failover of Redis costs none.
+pub const LEASE_TTL: Duration = Duration::from_secs(15);
+
+/// How often its holder renews it.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(5);
+
 /// The longest that [`Registry::changes`] waits for something to report.
 pub const CHANGES_WAIT: Duration = Duration::from_secs(1);
 
@@ -217,6 +223,17 @@ pub trait Registry: Send + Sync {
     /// What these workers last said of themselves, at their last heartbeat; those that are gone are left out. It is for
     /// the few that somebody looks at: a number in flight alone is no change, so followers do not hear of it.
     async fn look(&self, workers: &[WorkerId]) -> Result<Vec<Presence>, RegistryError>;
+
+    /// The right to do what one worker of the pool does at a time, for [`LEASE_TTL`]: taken where nobody has it, or renewed
+    /// by the token that it is `held` by. Answers with the token, which is larger than all before it; none when another
+    /// has it, or when it is no longer held.
+    ///
+    /// It is a hint as all of the registry is: a holder that was away for longer than the TTL may still act when another
+    /// has begun to. So it asks before it makes its work known, and signs that with the token.
+    async fn lease(&self, name: &str, held: Option<u64>) -> Result<Option<u64>, RegistryError>;
+
+    /// Gives a lease back, if that token still holds it.
+    async fn release(&self, name: &str, token: u64) -> Result<(), RegistryError>;
 
     /// Whether it answers: what it is, where, and how fast.
     async fn probe(&self) -> Result<String, RegistryError>;

@@ -40,8 +40,11 @@ use crate::settings::{self, Followed};
 use crate::task::PoolName;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::profile::Profiler;
 use crate::telemetry::{Telemetry, process};
-use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
+use crate::wire::callers::Callers;
+use crate::wire::operations::{DrainRequest, Operations};
+use crate::wire::profiles::Profiles;
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
 use channels::Channels;
@@ -93,7 +96,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub drain_within: Duration,
     /// Who may drain the router through its gRPC port.
-    pub drain_from: DrainFrom,
+    pub drain_from: Callers,
+    /// Who may profile the router, through its gRPC port or its admin port.
+    pub profile_from: Callers,
 }
 
 impl Default for Config {
@@ -111,7 +116,8 @@ impl Default for Config {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
-            drain_from: DrainFrom::Loopback,
+            drain_from: Callers::Loopback,
+            profile_from: Callers::Loopback,
         }
     }
 }
@@ -206,7 +212,13 @@ impl Router {
             let (dispatcher, intake) = (dispatcher.clone(), intake.clone());
             move || readiness(&dispatcher, &intake)
         };
-        let admin = Admin::start(&config.admin, &telemetry, ready, &loops).await?;
+        let profiles = Profiles {
+            profiler: Profiler::new(&telemetry, &loops),
+            callers: config.profile_from,
+            key: "router.profile_from",
+            name: format!("router of pool {}", config.pool),
+        };
+        let admin = Admin::start(&config.admin, &telemetry, ready, profiles.clone(), &loops).await?;
         telemetry.run_upkeep(&loops);
         process::register_pool("router", &config.pool, &telemetry);
         Lag::watch(&telemetry, &loops);
@@ -233,7 +245,13 @@ impl Router {
             channels: channels.clone(),
             intake: intake.clone(),
         };
-        let operations = Operations::new(operated, config.drain_from, "router.drain_from", drain_request.clone());
+        let operations = Operations::new(
+            operated,
+            config.drain_from,
+            "router.drain_from",
+            drain_request.clone(),
+            profiles.on(&serving),
+        );
         let inner = Inner {
             dispatcher,
             channels,

@@ -21,6 +21,7 @@ pub mod kept;
 pub mod launchdarkly;
 pub mod mark;
 pub mod pools;
+mod profiling;
 pub mod raise;
 pub mod redis;
 mod shares;
@@ -42,6 +43,7 @@ use crate::task::{IntegrationName, Tenant};
 pub use arrival::{Arrival, Rejected, TOLD, WHOLE_DOCUMENT};
 pub use follow::{Followed, watch};
 pub use pools::{Overflow, Sticky, Weights};
+pub use profiling::Profiling;
 pub use shares::Shares;
 pub use store::Store;
 pub use table::{Spec, TABLE, spec};
@@ -78,6 +80,8 @@ pub struct Settings {
     pub pool_overflow: Overflow,
     /// A log level or filter.
     pub log_level: String,
+    /// Whether the workers of the pool profile themselves, one at a time.
+    pub profiling: Profiling,
     /// Names the document that these values are from: [`START_VERSION`], or the first 12 hex digits of its SHA-256.
     pub version: String,
 }
@@ -126,6 +130,8 @@ pub struct Config {
     /// The start value of the setting of this name: the level in `[log]`, which the configuration's root fills in.
     #[serde(skip)]
     pub log_level: String,
+    /// The start value of the setting of this name.
+    pub profiling: Profiling,
     /// Where the document of flag definitions is.
     pub source: Source,
     /// The file to watch, with [`Source::File`]. Without one, the start values stay.
@@ -169,6 +175,7 @@ impl Default for Config {
             pool_sticky: Sticky::default(),
             pool_overflow: Overflow::default(),
             log_level: "info".into(),
+            profiling: Profiling::Off,
             source: Source::File,
             file: None,
             redis_key: "weir:{settings}".into(),
@@ -195,6 +202,7 @@ impl Config {
             pool_sticky: self.pool_sticky,
             pool_overflow: self.pool_overflow.clone(),
             log_level: self.log_level.clone(),
+            profiling: self.profiling,
             version: START_VERSION.into(),
         }
     }

@@ -10,6 +10,7 @@ pub mod lag;
 pub mod logs;
 pub mod notice;
 pub mod process;
+pub mod profile;
 mod runtime;
 
 use std::sync::Arc;

@@ -3,9 +3,11 @@
 //! Only the edges (the services and the client) use this module. What comes in is checked here, once; what is wrong
 //! becomes a [`TaskError`] that names the field.
 
+pub mod callers;
 pub mod error;
 pub mod metadata;
 pub mod operations;
+pub mod profiles;
 pub mod server;
 pub mod stream;
 pub mod trace;

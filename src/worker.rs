@@ -12,6 +12,7 @@ pub(crate) mod end;
 mod metrics;
 mod operations;
 mod outcomes;
+mod profiling;
 mod roster;
 mod run;
 mod service;
@@ -37,14 +38,18 @@ use crate::settings::{self, Followed};
 use crate::task::{IntegrationName, PoolName, UnknownIntegration, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
+use crate::telemetry::profile::Profiler;
 use crate::telemetry::{Telemetry, process};
 use crate::upstream::{self, Upstreams};
-use crate::wire::operations::{DrainFrom, DrainRequest, Operations};
+use crate::wire::callers::Callers;
+use crate::wire::operations::{DrainRequest, Operations};
+use crate::wire::profiles::Profiles;
 use crate::wire::server::{Port, RunningServer, ServeError};
 use crate::wire::{Start, Timeouts};
 use announce::{Announcer, Identity};
 pub use drain::Ended;
 use operations::WorkerOperations;
+use profiling::ProfilingMode;
 use roster::Roster;
 use run::Runner;
 use service::{Inner, WorkerService};
@@ -79,7 +84,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub drain_within: Duration,
     /// Who may drain the worker through its gRPC port.
-    pub drain_from: DrainFrom,
+    pub drain_from: Callers,
+    /// Who may profile the worker, through its gRPC port or its admin port.
+    pub profile_from: Callers,
     /// What all runs share: blocking threads, transcript limits, the HTTP client of integrations written in Rust.
     pub environment: integration::environment::Config,
     /// What follows from how integrations do: breakers, deadlines at the door, adaptive limits.
@@ -99,7 +106,8 @@ impl Default for Config {
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(600),
             drain_within: Duration::from_secs(60),
-            drain_from: DrainFrom::Loopback,
+            drain_from: Callers::Loopback,
+            profile_from: Callers::Loopback,
             environment: integration::environment::Config::default(),
             upstream: upstream::Config::default(),
         }
@@ -174,6 +182,7 @@ pub struct Worker {
     background: Lifecycle,
     serving: Lifecycle,
     announcing: Lifecycle,
+    profiling: Lifecycle,
     loops: Lifecycle,
 }
 
@@ -188,7 +197,7 @@ impl Worker {
             return Err(StartError::Redaction(unknown));
         }
         let (runs, background, serving) = (Lifecycle::with_spans(roster::span), Lifecycle::new(), Lifecycle::new());
-        let (announcing, loops) = (Lifecycle::new(), Lifecycle::new());
+        let (announcing, profiling, loops) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));
 
@@ -203,8 +212,15 @@ impl Worker {
         let overload = shed::start(&parts.overload, &integrations, lag.clone(), gate.clone(), &telemetry, &loops);
         let overload = overload.map_err(StartError::Overload)?;
         let start = |store| Payloads::start(&parts.payloads, store, Arc::new(move || lag.now()), &telemetry, &loops);
+        let store = parts.store.clone();
         let payloads = parts.store.map(start).transpose()?;
-        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), &loops).await?;
+        let profiles = Profiles {
+            profiler: Profiler::new(&telemetry, &loops),
+            callers: config.profile_from,
+            key: "worker.profile_from",
+            name: format!("worker {id} of pool {}", config.pool),
+        };
+        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), profiles.clone(), &loops).await?;
         telemetry.run_upkeep(&loops);
         process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
@@ -221,7 +237,7 @@ impl Worker {
             pool: config.pool.clone(),
             environment,
             payloads: payloads.clone(),
-            settings,
+            settings: settings.clone(),
             metrics: metrics::Metrics::new(&telemetry, &config.pool, integrations.iter()),
             roster,
             polls: overload.polls().clone(),
@@ -256,9 +272,24 @@ impl Worker {
             arrival: arrival.clone(),
             runner,
         };
-        let operations = Operations::new(operated, config.drain_from, "worker.drain_from", drain_request.clone());
+        let operations = Operations::new(
+            operated,
+            config.drain_from,
+            "worker.drain_from",
+            drain_request.clone(),
+            profiles.on(&serving),
+        );
         let server = port.serve(WorkerService { inner: Arc::new(inner) }, operations, &serving).await?;
         log_start(&identity, &server, &admin, &gate);
+        let mode = ProfilingMode {
+            identity: identity.clone(),
+            registry: parts.registry.clone(),
+            settings,
+            store,
+            profiler: profiles.profiler,
+            metrics: profiling::Metrics::register(&telemetry),
+        };
+        profiling.spawn("profiling mode", mode.run(profiling.token()));
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, arrival };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
@@ -275,6 +306,7 @@ impl Worker {
             background,
             serving,
             announcing,
+            profiling,
             loops,
         })
     }
@@ -316,7 +348,11 @@ impl Worker {
 
     /// Waits until a part of the worker has failed for good: drain it then.
     pub async fn failed(&self) {
-        Lifecycle::any_cancelled([&self.runs, &self.background, &self.serving, &self.announcing, &self.loops]).await;
+        Lifecycle::any_cancelled(self.lifecycles()).await;
+    }
+
+    fn lifecycles(&self) -> [&Lifecycle; 6] {
+        [&self.runs, &self.background, &self.serving, &self.announcing, &self.profiling, &self.loops]
     }
 }
 

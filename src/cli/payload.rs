@@ -15,13 +15,11 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 
 use super::block_on;
+use super::output::STANDARD_STREAM;
 use crate::config::{Config, ConfigError};
 use crate::integration::Integrations;
 use crate::payload::store::{self, Kind};
 use crate::payload::{self, Limits, Store, StoreError, search};
-
-/// Names standard input, or standard output.
-const STANDARD_STREAM: &str = "-";
 
 /// Flags of `weir payload`.
 #[derive(Debug, clap::Args)]

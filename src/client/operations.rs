@@ -1,4 +1,5 @@
-//! The client for operating: what a worker or router is and does now, where a task is, and a drain from afar.
+//! The client for operating: what a worker or router is and does now, where a task is, what takes its time, and a drain
+//! from afar.
 //!
 //! Each call is made once and has ten seconds; an operator looks at the error and calls again.
 
@@ -11,11 +12,20 @@ use tonic::{Code, Request, Status};
 use super::{InvalidAddress, Options};
 use crate::task::TaskId;
 use crate::wire::error::{describe, never_arrived};
+pub use crate::wire::proto::ProfileForm;
 use crate::wire::proto::operations_client::OperationsClient;
-use crate::wire::proto::{DescribeRequest, Description, DrainReply, DrainRequest, ExplainRequest, Explanation};
+use crate::wire::proto::{
+    DescribeRequest, Description, DrainReply, DrainRequest, ExplainRequest, Explanation, ProfileRequest,
+};
 
 /// How long an answer may take. A drain is answered when it has begun, not when it is over.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much longer than the sampling a profile may take: names are looked up, and it is sent.
+const PROFILE_MARGIN: Duration = Duration::from_secs(60);
+
+/// The largest profile that is taken in: a few hundred times one of a busy worker.
+const MAX_PROFILE_BYTES: usize = 256 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,15 +111,44 @@ impl Operations {
         self.answer(client.drain(Request::new(DrainRequest {}))).await
     }
 
+    /// A profile of the process as a file in that form; takes as long as it is to sample, or is of the moment where the form
+    /// is [`ProfileForm::Heap`]. Dropping the call ends it there too.
+    pub async fn profile(&self, form: ProfileForm, seconds: u32, hz: u32) -> Result<Vec<u8>, OperationsError> {
+        let mut client = self.client.clone();
+        let request = ProfileRequest { form: form.into(), seconds: Some(seconds), hz: Some(hz) };
+        let within = Duration::from_secs(seconds.into()) + PROFILE_MARGIN;
+        let whole = async {
+            let mut parts = client.profile(Request::new(request)).await?.into_inner();
+            let mut bytes = Vec::new();
+            while let Some(part) = parts.message().await? {
+                if bytes.len() + part.data.len() > MAX_PROFILE_BYTES {
+                    let reason = format!("the profile has more than {MAX_PROFILE_BYTES} bytes");
+                    return Err(Status::failed_precondition(reason));
+                }
+                bytes.extend_from_slice(&part.data);
+            }
+            Ok(tonic::Response::new(bytes))
+        };
+        self.answer_within(within, whole).await
+    }
+
     async fn answer<T>(
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, OperationsError> {
-        match timeout(CALL_TIMEOUT, call).await {
+        self.answer_within(CALL_TIMEOUT, call).await
+    }
+
+    async fn answer_within<T>(
+        &self,
+        within: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, OperationsError> {
+        match timeout(within, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => {
-                let reason = format!("no answer within {}", humantime::format_duration(CALL_TIMEOUT));
+                let reason = format!("no answer within {}", humantime::format_duration(within));
                 Err(OperationsError::Failed { endpoint: self.endpoint.clone(), reason })
             }
         }
@@ -123,7 +162,9 @@ impl Operations {
         match status.code() {
             Code::PermissionDenied => OperationsError::Refused { endpoint, reason: status.message().to_owned() },
             Code::Unimplemented => OperationsError::NotWeir { endpoint, cause: "it has no weir.v1.Operations".into() },
-            Code::FailedPrecondition => OperationsError::Failed { endpoint, reason: status.message().to_owned() },
+            Code::FailedPrecondition | Code::InvalidArgument => {
+                OperationsError::Failed { endpoint, reason: status.message().to_owned() }
+            }
             // No other status is weir's own: what answers speaks something else.
             _ => OperationsError::NotWeir { endpoint, cause: describe(status) },
         }

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Cursor, Incarnation, LOOK_LIMIT, Presence, Registry,
-    RegistryError, Snapshot, TTL,
+    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Cursor, Incarnation, LEASE_TTL, LOOK_LIMIT,
+    Presence, Registry, RegistryError, Snapshot, TTL,
 };
 use crate::task::WorkerId;
 
@@ -30,6 +30,9 @@ struct Pool {
     /// The latest changes; the last one's number is `written`.
     kept: VecDeque<Change>,
     written: u64,
+    /// By name: the token, and until when it holds.
+    leases: BTreeMap<String, (u64, Instant)>,
+    last_token: u64,
 }
 
 impl MemoryRegistry {
@@ -108,6 +111,32 @@ impl Registry for MemoryRegistry {
         Ok(self.with_pool(|pool| {
             some.filter_map(|worker| pool.members.get(worker)).map(|(presence, _)| presence.clone()).collect()
         }))
+    }
+
+    async fn lease(&self, name: &str, held: Option<u64>) -> Result<Option<u64>, RegistryError> {
+        Ok(self.with_pool(|pool| {
+            let now = Instant::now();
+            let holds = pool.leases.get(name).filter(|(_, until)| now < *until).map(|(token, _)| *token);
+            let token = match (held, holds) {
+                (None, None) => {
+                    pool.last_token += 1;
+                    pool.last_token
+                }
+                (Some(held), Some(holds)) if held == holds => held,
+                _ => return None,
+            };
+            pool.leases.insert(name.to_owned(), (token, now + LEASE_TTL));
+            Some(token)
+        }))
+    }
+
+    async fn release(&self, name: &str, token: u64) -> Result<(), RegistryError> {
+        self.with_pool(|pool| {
+            if pool.leases.get(name).is_some_and(|(holds, _)| *holds == token) {
+                pool.leases.remove(name);
+            }
+        });
+        Ok(())
     }
 
     async fn probe(&self) -> Result<String, RegistryError> {
@@ -224,6 +253,25 @@ mod tests {
         registry.announce(&worker, true).await.expect("announced");
         assert_eq!(registry.changes(&start).await.expect_err("one too many"), RegistryError::Lagged);
         registry.changes(&read.cursor).await.expect("later places are still known");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_one_holders_until_it_is_given_back_or_not_renewed() {
+        let registry = MemoryRegistry::new();
+        let lease = async |held| registry.lease("profile", held).await.expect("it answers");
+        let first = lease(None).await.expect("nobody has it");
+        assert_eq!(lease(None).await, None);
+        registry.lease("other", None).await.expect("it answers").expect("another one");
+        tokio::time::advance(LEASE_TTL - Duration::from_secs(1)).await;
+        assert_eq!(lease(Some(first)).await, Some(first));
+        tokio::time::advance(LEASE_TTL).await;
+        assert_eq!(lease(Some(first)).await, None, "its time is over");
+        let second = lease(None).await.expect("nobody has it");
+        assert!(second > first);
+        registry.release("profile", first).await.expect("nothing to do");
+        assert_eq!((lease(None).await, lease(Some(first)).await), (None, None));
+        registry.release("profile", second).await.expect("released");
+        assert!(lease(None).await.expect("nobody has it") > second);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,8 @@
 //! | `weir:{pool}:open:batch` | sorted set | the same, of those that have room for batch tasks |
 //! | `weir:{pool}:changes` | stream, capped | `present` with a presence's value, or `gone` with a member |
 //! | `weir:{pool}:epoch` | string | names the sequence of changes; gone when the server was emptied |
+//! | `weir:{pool}:lease:NAME` | string, expires | the token of who has the lease |
+//! | `weir:{pool}:lease:NAME:last` | string | the last token that was given |
 //!
 //! Each write is one atomic script. Followers block on the stream on a connection of their own; twice a second they
 //! also have expired members removed, and learn whether the stream still continues where they are: it does not when
@@ -26,8 +28,8 @@ use tokio::time::Instant;
 
 use self::link::{Link, Metrics, Operation};
 use super::{
-    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, LOOK_LIMIT, Presence,
-    Registry, RegistryError, Snapshot, State, TTL,
+    CHANGES_KEPT, CHANGES_PER_READ, CHANGES_WAIT, Change, Changes, Config, Cursor, Incarnation, LEASE_TTL, LOOK_LIMIT,
+    Presence, Registry, RegistryError, Snapshot, State, TTL,
 };
 use crate::redis::{Place, version};
 use crate::task::{InvalidName, PoolName, WorkerId};
@@ -64,12 +66,14 @@ struct Keys {
     changes: String,
     epoch: String,
     presence_prefix: String,
+    lease_prefix: String,
 }
 
 struct Scripts {
     announce: Script,
     withdraw: Script,
     position: Script,
+    lease: Script,
 }
 
 /// When this follower last did what it does not do on each read.
@@ -102,6 +106,21 @@ impl RedisRegistry {
         let reply: RedisResult<(String, String, String)> = script.invoke_async(lease.connection()).await;
         let (epoch, oldest, latest) = lease.settle(reply)?;
         Ok(Position { epoch: epoch.into(), oldest: stream_id(&oldest), latest: stream_id(&latest) })
+    }
+
+    /// The token by which the lease is held after it; none when it is not.
+    async fn ask_lease(&self, name: &str, held: Option<u64>, ttl: Duration) -> Result<Option<u64>, RegistryError> {
+        let key = format!("{}{name}", self.keys.lease_prefix);
+        let mut script = self.scripts.lease.prepare_invoke();
+        let last = format!("{key}:last");
+        script
+            .key(key)
+            .key(last)
+            .arg(ttl.as_millis() as u64)
+            .arg(held.map(|token| token.to_string()).unwrap_or_default());
+        let mut lease = self.requests.lease(Operation::Lease).await?;
+        let reply: RedisResult<String> = script.invoke_async(lease.connection()).await;
+        Ok(lease.settle(reply)?.parse().ok())
     }
 
     /// Fails with `Lagged` when the changes after the cursor are not all there.
@@ -219,6 +238,14 @@ impl Registry for RedisRegistry {
         if ids.is_empty() { Ok(Vec::new()) } else { self.presences(&ids).await }
     }
 
+    async fn lease(&self, name: &str, held: Option<u64>) -> Result<Option<u64>, RegistryError> {
+        self.ask_lease(name, held, LEASE_TTL).await
+    }
+
+    async fn release(&self, name: &str, token: u64) -> Result<(), RegistryError> {
+        self.ask_lease(name, Some(token), Duration::ZERO).await.map(drop)
+    }
+
     async fn probe(&self) -> Result<String, RegistryError> {
         let mut lease = self.requests.lease(Operation::Position).await?;
         let started = Instant::now();
@@ -241,6 +268,7 @@ impl Keys {
             changes: key("changes"),
             epoch: key("epoch"),
             presence_prefix: key("presence:"),
+            lease_prefix: key("lease:"),
         }
     }
 
@@ -262,6 +290,7 @@ impl Scripts {
             announce: script(include_str!("redis/announce.lua")),
             withdraw: script(include_str!("redis/withdraw.lua")),
             position: script(include_str!("redis/position.lua")),
+            lease: script(include_str!("redis/lease.lua")),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::flagd::ALLOW_JUMP;
 use super::pools::{MAX_POOLS, MAX_WEIGHT};
 use super::shares::Range;
-use super::{Config, Overflow, START_VERSION, Settings, Shares, Sticky, Weights, brief};
+use super::{Config, Overflow, Profiling, START_VERSION, Settings, Shares, Sticky, Weights, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
 use crate::telemetry::logs;
@@ -39,6 +39,7 @@ enum Kind {
     Sticky(fn(&mut Settings) -> &mut Sticky),
     Overflow(fn(&mut Settings) -> &mut Overflow),
     LogFilter(fn(&mut Settings) -> &mut String),
+    Profiling(fn(&mut Settings) -> &mut Profiling),
 }
 
 /// Every setting.
@@ -127,6 +128,13 @@ pub const TABLE: &[Spec] = &[
         affects: "what is logged from then on",
         kind: Kind::LogFilter(|settings| &mut settings.log_level),
     },
+    Spec {
+        key: "profiling",
+        unit: "",
+        scope: "worker",
+        affects: "whether one worker of the pool at a time profiles itself, and stores the profile when it ends (docs/profiling.md)",
+        kind: Kind::Profiling(|settings| &mut settings.profiling),
+    },
 ];
 
 /// The setting of that name.
@@ -150,6 +158,7 @@ impl Spec {
             Kind::Weights(_) => Weights::expected(),
             Kind::Sticky(_) => Sticky::EXPECTED.into(),
             Kind::Overflow(_) => Overflow::expected(),
+            Kind::Profiling(_) => Profiling::EXPECTED.into(),
             Kind::LogFilter(_) => "a level such as \"info\" or a filter such as \"info,weir::router=debug\"".into(),
         }
     }
@@ -162,7 +171,7 @@ impl Spec {
             Kind::Shares(..) => "number or object",
             Kind::IntegrationCaps(_) | Kind::TenantCaps(_) | Kind::IntegrationWeights(_) => "object",
             Kind::Weights(_) | Kind::Overflow(_) => "object",
-            Kind::Sticky(_) | Kind::LogFilter(_) => "text",
+            Kind::Sticky(_) | Kind::LogFilter(_) | Kind::Profiling(_) => "text",
         }
     }
 
@@ -178,6 +187,7 @@ impl Spec {
             Kind::Sticky(_) => Sticky::EXPECTED.into(),
             Kind::Overflow(_) => format!("another pool; {MAX_POOLS} pools"),
             Kind::LogFilter(_) => "a level or filter".into(),
+            Kind::Profiling(_) => "off, until_exit, or 1s to 24h".into(),
         }
     }
 
@@ -249,6 +259,7 @@ impl Spec {
             Kind::Sticky(at) => (*at(settings)).into(),
             Kind::Overflow(at) => at(settings).clone().into(),
             Kind::LogFilter(at) => at(settings).clone().into(),
+            Kind::Profiling(at) => at(settings).to_string().into(),
         }
     }
 
@@ -274,6 +285,7 @@ impl Spec {
                 logs::check(filter).map_err(|error| error.to_string())?;
                 *at(settings) = filter.to_owned();
             }
+            Kind::Profiling(at) => *at(settings) = value.as_str().ok_or_else(wrong)?.parse()?,
         }
         Ok(())
     }

@@ -1,18 +1,18 @@
-//! The `Operations` service, the same for both roles: describe the process, say where a task is, or have it drain.
+//! The `Operations` service, the same for both roles: describe the process, say where a task is, profile it, or have it
+//! drain.
 //!
-//! The ports of weir have no login, and a drain ends a process: whoever may ask for one is a choice of the
-//! configuration ([`DrainFrom`]), by default programs on the same machine, who could mostly send a signal as well: those
-//! whose address is the very one that they connected to, or a loopback one. A drain
+//! A drain ends a process and a profile slows it: who may ask for them is a choice of the configuration ([`Callers`]). A drain
 //! is only asked for here; the program that owns the role follows the request and does exactly what it does on SIGTERM.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::callers::Callers;
+use super::profiles::{Parts, Profiles};
 use super::proto;
 use crate::task::{InvalidName, TaskId};
 
@@ -24,33 +24,6 @@ const MAX_TASKS: usize = 1_000;
 
 /// How long a drain may take to begin; it takes milliseconds.
 const DRAIN_BEGINS_WITHIN: Duration = Duration::from_secs(5);
-
-/// Who may drain a process through its gRPC port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DrainFrom {
-    /// Callers on the same machine: from a loopback address, or from the address that they connected to, which only that
-    /// machine has. Behind a proxy on that machine, everyone seems to be one.
-    Loopback,
-    /// Everyone who reaches the port.
-    Anywhere,
-    /// Nobody: signals only.
-    Nowhere,
-}
-
-impl DrainFrom {
-    /// `here` is this end of the caller's connection.
-    fn allows(self, caller: Option<SocketAddr>, here: Option<SocketAddr>) -> bool {
-        let ip = |address: SocketAddr| address.ip().to_canonical();
-        match self {
-            DrainFrom::Loopback => {
-                caller.is_some_and(|caller| ip(caller).is_loopback() || here.map(ip) == Some(ip(caller)))
-            }
-            DrainFrom::Anywhere => true,
-            DrainFrom::Nowhere => false,
-        }
-    }
-}
 
 /// A request to drain, from the service to the program that owns the role. Clones are the same request.
 #[derive(Clone, Default)]
@@ -126,31 +99,23 @@ pub struct Remaining {
 /// The service of a role.
 pub struct Operations<O> {
     operated: O,
-    drain_from: DrainFrom,
+    drain_from: Callers,
     drain_key: &'static str,
     drain: DrainRequest,
+    profiles: Profiles,
 }
 
 impl<O: Operated> Operations<O> {
     /// Answers with `operated` and passes drains on to `drain`. `drain_key` is the configuration's key that says who may
     /// ask for one.
-    pub fn new(operated: O, drain_from: DrainFrom, drain_key: &'static str, drain: DrainRequest) -> Self {
-        Operations { operated, drain_from, drain_key, drain }
-    }
-
-    fn check(&self, caller: Option<SocketAddr>, here: Option<SocketAddr>) -> Result<(), Status> {
-        if self.drain_from.allows(caller, here) {
-            return Ok(());
-        }
-        let who = match self.drain_from {
-            DrainFrom::Loopback => "only callers on its own machine may",
-            DrainFrom::Anywhere | DrainFrom::Nowhere => "nobody may",
-        };
-        let key = self.drain_key;
-        Err(Status::permission_denied(format!(
-            "{who} drain this process through its port: send it SIGTERM, or set {key} = \"anywhere\" where only operators \
-             reach the port"
-        )))
+    pub fn new(
+        operated: O,
+        drain_from: Callers,
+        drain_key: &'static str,
+        drain: DrainRequest,
+        profiles: Profiles,
+    ) -> Self {
+        Operations { operated, drain_from, drain_key, drain, profiles }
     }
 }
 
@@ -171,8 +136,10 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
 
     async fn drain(&self, request: Request<proto::DrainRequest>) -> Result<Response<proto::DrainReply>, Status> {
         let caller = request.remote_addr();
-        self.check(caller, request.local_addr()).inspect_err(|_| {
-            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to drain")
+        let here = request.local_addr();
+        self.drain_from.check(caller, here, "drain", "send it SIGTERM, or ", self.drain_key).map_err(|refusal| {
+            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to drain");
+            Status::permission_denied(refusal)
         })?;
         let before = self.operated.remaining();
         if !before.is_draining {
@@ -190,35 +157,19 @@ impl<O: Operated> proto::operations_server::Operations for Operations<O> {
             was_draining: before.is_draining,
         }))
     }
+
+    type ProfileStream = Parts;
+
+    async fn profile(&self, request: Request<proto::ProfileRequest>) -> Result<Response<Parts>, Status> {
+        let (caller, here) = (request.remote_addr(), request.local_addr());
+        self.profiles.check(caller, here).map_err(|refusal| {
+            tracing::warn!(caller = caller.map(tracing::field::display), "a caller was not allowed to profile");
+            Status::permission_denied(refusal)
+        })?;
+        self.profiles.answer(request.into_inner()).map(Response::new)
+    }
 }
 
 fn invalid(error: InvalidName) -> Status {
     Status::invalid_argument(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_may_drain_is_told_by_the_address() {
-        let address = |text: &str| Some(text.parse::<SocketAddr>().expect("an address"));
-        let here = address("10.0.0.1:7401");
-        for (local, here) in [
-            ("127.0.0.1:9", "127.0.0.1:7401"),
-            ("[::1]:9", "[::1]:7401"),
-            ("[::ffff:127.0.0.1]:9", "[::]:7401"),
-            ("10.0.0.1:9", "10.0.0.1:7401"),
-            ("10.0.0.1:9", "[::ffff:10.0.0.1]:7401"),
-            ("[2001:db8::1]:9", "[2001:db8::1]:7401"),
-        ] {
-            assert!(DrainFrom::Loopback.allows(address(local), address(here)), "{local}");
-        }
-        for far in [address("10.0.0.7:9"), address("[2001:db8::1]:9"), None] {
-            assert!(!DrainFrom::Loopback.allows(far, here), "{far:?}");
-            assert!(!DrainFrom::Loopback.allows(far, None), "{far:?}");
-            assert!(DrainFrom::Anywhere.allows(far, here));
-        }
-        assert!(!DrainFrom::Nowhere.allows(address("127.0.0.1:9"), here));
-    }
 }

@@ -8,7 +8,8 @@
 //! 4. Stop what integrations have going on between tasks: nobody needs it any more.
 //! 5. Withdraw from the registry. The presence stood until here, as draining, because the worker still lived.
 //! 6. Stop the gRPC server, hard after [`SERVER_WITHIN`]: clients with open streams may never leave by themselves.
-//! 7. Flush the payloads, at most for `payloads.flush_within`; the rest is counted as dropped.
+//! 7. Flush the payloads, at most for `payloads.flush_within`; the rest is counted as dropped. At the same time, store the
+//!    profile of a worker that profiles itself until it ends.
 //! 8. Stop the loops and threads that are left, and the admin port with them: the drain could be watched to its end.
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::service::WorkerService;
-use super::{Config, Worker};
+use super::{Config, Worker, profiling};
 use crate::lifecycle::Lifecycle;
 use crate::payload::Ledger;
 
@@ -44,7 +45,8 @@ impl Config {
     /// systemd's TimeoutStopSec, must wait longer.
     pub fn stops_within(&self, flush_within: Duration) -> Duration {
         let tasks = ROUTERS_HEAR_WITHIN + self.drain_within + CANCELLED_WITHIN;
-        tasks + BACKGROUND_WITHIN + WITHDRAWN_WITHIN + SERVER_WITHIN + flush_within + LOOPS_WITHIN
+        let stored = flush_within.max(profiling::STOPS_WITHIN);
+        tasks + BACKGROUND_WITHIN + WITHDRAWN_WITHIN + SERVER_WITHIN + stored + LOOPS_WITHIN
     }
 }
 
@@ -71,18 +73,20 @@ impl Worker {
 
         stop(&self.serving, SERVER_WITHIN).await;
 
-        let payloads = match &self.payloads {
-            Some(payloads) => Some(payloads.flush(self.flush_within).await),
-            None => None,
+        let flushed = async {
+            match &self.payloads {
+                Some(payloads) => Some(payloads.flush(self.flush_within).await),
+                None => None,
+            }
         };
+        let (payloads, ()) = tokio::join!(flushed, stop(&self.profiling, profiling::STOPS_WITHIN));
         if let Some(ledger) = &payloads {
             tracing::info!("payloads: {ledger}");
         }
 
         stop(&self.loops, LOOPS_WITHIN).await;
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "the worker has stopped");
-        let lifecycles = [&self.runs, &self.background, &self.announcing, &self.serving, &self.loops];
-        let left_behind = lifecycles.iter().map(|lifecycle| lifecycle.running()).sum();
+        let left_behind = self.lifecycles().iter().map(|lifecycle| lifecycle.running()).sum();
         Ended { in_flight: self.gate.load().in_flight, left_behind, payloads }
     }
 }

@@ -34,6 +34,7 @@ mod payload_s3;
 mod payload_spool;
 mod pools;
 mod processes;
+mod profiling;
 mod pulls;
 mod raise;
 mod readme;

@@ -124,6 +124,7 @@ const PAGES: &[(&str, &str)] = &[
     ("docs/overload.md", "docs/"),
     ("docs/payloads.md", "docs/"),
     ("docs/performance.md", "docs/"),
+    ("docs/profiling.md", "docs/"),
     ("docs/raise.md", "docs/"),
     ("docs/redis.md", "docs/"),
     ("docs/routing.md", "docs/"),

@@ -67,12 +67,13 @@ async fn each_pool_is_whole_on_the_node_that_serves_its_slot() {
         assert_eq!(changes.changes, [Change::Present(worker.clone())]);
         assert!(heard.saturating_duration_since(written) < CHANGES_WAIT / 2, "it did not wait for its time to end");
 
+        registry.lease("profile", None).await.expect("it answers").expect("nobody has it");
         let serving = cluster.serving(&format!("weir:{{{pool}}}:members")).expect("somebody serves it");
         used.insert(serving);
         for (node, server) in cluster.nodes.iter().enumerate() {
             let keys = server.ask(&format!("KEYS weir:{{{pool}}}:*"));
             let count = keys.lines().filter(|line| line.starts_with("weir:")).count();
-            assert_eq!(count, if node == serving { 6 } else { 0 }, "{keys}");
+            assert_eq!(count, if node == serving { 8 } else { 0 }, "{keys}");
         }
         registry.withdraw(&worker.worker, worker.incarnation).await.expect("withdrawn");
     }
@@ -130,6 +131,7 @@ async fn a_slot_that_moves_in_one_go_is_followed_without_a_snapshot_too_many() {
     let snapshot = registry.snapshot().await.expect("snapshot");
     let nothing = registry.changes(&snapshot.cursor).await.expect("both connections are up");
     assert!(nothing.changes.is_empty());
+    let lease = registry.lease("profile", None).await.expect("it answers");
 
     let to = 1 - cluster.serving(MEMBERS).expect("somebody serves it");
     cluster.begin_to_move(MEMBERS, to, 0).end();
@@ -144,6 +146,7 @@ async fn a_slot_that_moves_in_one_go_is_followed_without_a_snapshot_too_many() {
     };
     assert_eq!(changes.changes, [Change::Present(worker.clone())]);
     assert_eq!(registry.snapshot().await.expect("snapshot").workers, [worker]);
+    assert_eq!(registry.lease("profile", lease).await, Ok(lease), "it moved as well, and is renewed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,8 @@ async fn as_worker(config: &Config, server: &RedisServer) -> Result<(), String> 
     registry.announce(&old, true).await.map_err(words)?;
     registry.announce(&new, true).await.map_err(words)?;
     registry.withdraw(&new.worker, new.incarnation).await.map_err(words)?;
+    let token = registry.lease("profile", None).await.map_err(words)?.expect("nobody has it");
+    registry.release("profile", token).await.map_err(words)?;
     follow_settings(config, server).await
 }
 

@@ -1,7 +1,6 @@
 //! `weir payload get`: one payload, for people, for programs, or for a browser's developer tools.
 
 mod indent;
-mod output;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -12,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::output::Output;
 use super::super::{block_on, remark};
 use super::moment::{Moment, shown};
 use super::{list, load, open};
@@ -19,7 +19,6 @@ use crate::config::{Config, ConfigError};
 use crate::payload::search::Query;
 use crate::task::TaskId;
 use indent::indented;
-use output::Output;
 
 /// Flags of `weir payload get`.
 #[derive(Debug, clap::Args)]

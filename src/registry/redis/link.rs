@@ -81,11 +81,19 @@ pub enum Operation {
     Snapshot,
     /// A follower waits for changes.
     Changes,
+    /// A worker takes, renews or gives back a lease.
+    Lease,
 }
 
 impl Operation {
-    const ALL: [Operation; 5] =
-        [Operation::Announce, Operation::Withdraw, Operation::Position, Operation::Snapshot, Operation::Changes];
+    const ALL: [Operation; 6] = [
+        Operation::Announce,
+        Operation::Withdraw,
+        Operation::Position,
+        Operation::Snapshot,
+        Operation::Changes,
+        Operation::Lease,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -94,6 +102,7 @@ impl Operation {
             Operation::Position => "position",
             Operation::Snapshot => "snapshot",
             Operation::Changes => "changes",
+            Operation::Lease => "lease",
         }
     }
 }

@@ -11,7 +11,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use super::LogsError;
 
 /// The modules of weir that a filter can name, by `weir::` and the name.
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 24] = [
     "admin",
     "causes",
     "cli",
@@ -23,6 +23,7 @@ const PARTS: [&str; 23] = [
     "limits",
     "overload",
     "payload",
+    "pem",
     "quantile",
     "redis",
     "registry",

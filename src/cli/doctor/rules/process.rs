@@ -23,7 +23,9 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Seen> {
         change: vec![
             "raise the container's CPU limit (cpu.max, resources.limits.cpu), or take it away and keep the request"
                 .into(),
-            "or lower the setting max_parallelism, or payload_sampling if the encoders are what computes".into(),
+            "or lower the setting max_parallelism, or payload_sampling if the encoders are what computes (weir profile WORKER \
+             -o flame.svg shows it)"
+                .into(),
         ],
     }]
 }
@@ -48,7 +50,8 @@ pub(super) fn busy(seen: &Observation) -> Vec<Seen> {
             ),
         ],
         change: vec![
-            "more cores or more workers; or find what computes: an integration that does belongs into another process (exec)"
+            "more cores or more workers; or see what computes (weir profile WORKER -o flame.svg): an integration that does \
+             belongs into another process (exec)"
                 .into(),
             "where it is the encoders, lower the setting payload_sampling or payloads.level".into(),
         ],

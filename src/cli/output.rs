@@ -10,8 +10,10 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use tempfile::NamedTempFile;
 
-use super::super::super::print;
-use super::super::STANDARD_STREAM;
+use super::print;
+
+/// Names standard input, or standard output.
+pub(super) const STANDARD_STREAM: &str = "-";
 
 /// `-`, or a file.
 #[derive(Debug, Clone)]
@@ -58,7 +60,31 @@ impl Output {
     pub(super) fn write(&self, text: &str, force: bool) -> anyhow::Result<()> {
         match self {
             Output::Standard => print(text).map(drop),
-            Output::File(path) => write_file(path, text, force),
+            Output::File(path) => write_file(path, format!("{text}\n").as_bytes(), force),
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn write_bytes(&self, bytes: &[u8], force: bool) -> anyhow::Result<()> {
+        match self {
+            Output::Standard => match io::stdout().lock().write_all(bytes) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(error).context("cannot write the result")
+                }
+                _ => Ok(()),
+            },
+            Output::File(path) => write_file(path, bytes, force),
+        }
+    }
+
+    /// Fails early where writing is sure to fail.
+    pub(super) fn check(&self, force: bool) -> anyhow::Result<()> {
+        match self {
+            Output::File(path) if !parent(path).is_dir() => {
+                bail!("cannot write {}: there is no directory {}", path.display(), parent(path).display())
+            }
+            Output::File(path) => check_file(path, force),
+            Output::Standard => Ok(()),
         }
     }
 }
@@ -73,21 +99,26 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn write_file(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+fn check_file(path: &Path, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
-    let failed = || format!("cannot write {shown}");
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => bail!("cannot write {shown}: it is a directory; name a file in it"),
         Ok(metadata) if metadata.is_file() && !force => bail!("{shown} exists already; --force replaces it"),
-        // A pipe or a device is written to, and never replaced.
-        Ok(metadata) if !metadata.is_file() => {
-            let mut device = OpenOptions::new().write(true).open(path).with_context(failed)?;
-            return writeln!(device, "{text}").with_context(failed);
-        }
-        _ => {}
+        _ => Ok(()),
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
+    let shown = path.display();
+    let failed = || format!("cannot write {shown}");
+    check_file(path, force)?;
+    // A pipe or a device is written to, and never replaced.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let mut device = OpenOptions::new().write(true).open(path).with_context(failed)?;
+        return device.write_all(bytes).with_context(failed);
     }
     let mut file = NamedTempFile::new_in(parent(path)).with_context(failed)?;
-    writeln!(file, "{text}").with_context(failed)?;
+    file.write_all(bytes).with_context(failed)?;
     let put = if force { file.persist(path) } else { file.persist_noclobber(path) };
     match put {
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => bail!("{shown} exists already"),
@@ -104,11 +135,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("t.har");
         let written = || fs::read_to_string(&path).expect("readable");
-        write_file(&path, "one", false).expect("writes");
-        let error = write_file(&path, "two", false).expect_err("it is there").to_string();
+        write_file(&path, b"one\n", false).expect("writes");
+        let error = write_file(&path, b"two\n", false).expect_err("it is there").to_string();
         assert!(error.ends_with("t.har exists already; --force replaces it"), "{error}");
         assert_eq!(written(), "one\n");
-        write_file(&path, "two", true).expect("writes");
+        write_file(&path, b"two\n", true).expect("writes");
         assert_eq!(written(), "two\n");
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1, "nothing else is left");
     }
@@ -129,10 +160,10 @@ mod tests {
     fn what_is_no_file_is_not_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         for force in [false, true] {
-            let error = write_file(directory.path(), "x", force).expect_err("a directory").to_string();
+            let error = write_file(directory.path(), b"x", force).expect_err("a directory").to_string();
             assert!(error.ends_with("it is a directory; name a file in it"), "{error}");
-            write_file(Path::new("/dev/null"), "x", force).expect("writes");
-            let missing = write_file(&directory.path().join("no/t.har"), "x", force).expect_err("no folder");
+            write_file(Path::new("/dev/null"), b"x", force).expect("writes");
+            let missing = write_file(&directory.path().join("no/t.har"), b"x", force).expect_err("no folder");
             assert!(missing.to_string().ends_with("no/t.har"), "{missing}");
         }
         assert!(!fs::metadata("/dev/null").expect("it is still there").is_file());
