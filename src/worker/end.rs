@@ -42,6 +42,15 @@ impl End {
         }
     }
 
+    /// The same, unless its time was over when the integration returned: one that blocks its thread cannot be told so before.
+    /// Nobody waits for what it brings, and a panic says more than that it was late.
+    pub(crate) fn or_late(self, is_late: bool) -> Self {
+        match self {
+            End::Returned(Ok(_)) if is_late => End::DeadlinePassed,
+            end => end,
+        }
+    }
+
     /// What the caller is told of a run of `integration`.
     pub(crate) fn result(self, integration: &IntegrationName) -> Result<Json, Failure> {
         self.whole(integration).map_err(brief)

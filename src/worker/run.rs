@@ -107,11 +107,11 @@ impl Runner {
             () = sleep_until(task.deadline) => End::DeadlinePassed,
             returned = &mut code => End::Returned(returned),
         };
-        let has_stopped = matches!(end, End::Returned(_));
+        let (has_stopped, is_late) = (matches!(end, End::Returned(_)), Instant::now() > task.deadline);
         let outcome = Outcome {
             task: task.id.clone(),
             run,
-            result: end.or_cancelled(cancel.is_cancelled()).result(&task.integration),
+            result: end.or_cancelled(cancel.is_cancelled()).or_late(is_late).result(&task.integration),
             worker: self.worker.clone(),
             attempt,
             timings: Timings { queued, ran: started.elapsed() },

@@ -172,6 +172,19 @@ async fn each_block_and_each_panic_is_named_with_its_task() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_block_brings_after_its_deadline_is_no_output() {
+    let mut worker = Worker::start("descriptors", "", 1024);
+    let timeout = Some(Duration::from_millis(200).try_into().expect("in range"));
+    let blocks = message("late", "blocker", r#"{"do": "block", "ms": 600}"#);
+    let answer = worker.client().await.submit(proto::Task { timeout, ..blocks }).await;
+    let ended = |outcome: &str| worker.metric("weir_tasks_total", &format!("outcome=\"{outcome}\""));
+    wait_for("its end is counted", LONG, || (ended("deadline") == 1.0).then_some(()));
+    assert_eq!(ended("ok"), 0.0);
+    assert!(!format!("{answer:?}").contains("Output("), "{answer:?}");
+    worker.process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_binds_is_a_cap_that_is_felt_or_the_blocking_pool_when_it_is_full() {
     let mut worker = Worker::start("descriptors", "\n[worker.environment]\nblocking_threads = 1", 1024);
     let client = worker.client().await;
