@@ -135,7 +135,7 @@ pub struct Presence {
     pub settings_version: String,
     /// What of the last settings document it does not run with; none where it took all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settings_rejected: Option<Rejected>,
+    pub settings_rejected: Option<Box<Rejected>>,
     /// The most slots that it takes as its target from the next document, unless that allows a jump. None of an older worker,
     /// which does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -397,7 +397,7 @@ mod tests {
             "pool":"parallel","target":30,"in_flight":3,"state":"open","integrations":["bank"],"settings_version":"start"}"#;
         let read: Presence = serde_json::from_str(older).expect("readable");
         assert_eq!((read.settings_rejected, read.jump_limit), (None, None));
-        let rejected = Some(Rejected::new("1c5e6f3a9b07", ["max_parallelism"], 0));
+        let rejected = Some(Box::new(Rejected::new("1c5e6f3a9b07", ["max_parallelism"], 0)));
         let written = Presence { settings_rejected: rejected, jump_limit: Some(30), ..presence("w", State::Open) };
         let text = serde_json::to_string(&written).expect("serializes");
         assert!(

@@ -166,10 +166,10 @@ impl Announcer {
     }
 }
 
-fn rejected(Arrival { rejected, .. }: &Arrival) -> Option<Rejected> {
+fn rejected(Arrival { rejected, .. }: &Arrival) -> Option<Box<Rejected>> {
     let rejected = rejected.as_ref()?;
     let keys = rejected.values.iter().map(|rejection| rejection.key.as_str());
-    Some(Rejected::new(&rejected.version, keys, rejected.more))
+    Some(Box::new(Rejected::new(&rejected.version, keys, rejected.more)))
 }
 
 /// Whether followers must hear of it; the number in flight alone is no news.
@@ -294,7 +294,7 @@ mod tests {
         arrivals.send_replace(arrived("v1", Some(told)));
         let news = registry.changes(&snapshot.cursor).await.expect("in memory").changes;
         let [Change::Present(presence)] = news.as_slice() else { panic!("{news:?}") };
-        let expected = Some(Rejected::new("v2", ["max_parallelism"], 0));
+        let expected = Some(Box::new(Rejected::new("v2", ["max_parallelism"], 0)));
         assert_eq!((presence.settings_version.as_str(), &presence.settings_rejected), ("v1", &expected));
         assert!(began.elapsed() <= COALESCE * 2, "{:?}", began.elapsed());
         lifecycle.stop(Duration::from_secs(1)).await.expect("nothing is left");

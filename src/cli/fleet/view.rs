@@ -296,7 +296,7 @@ mod tests {
         let worse = Presence { broken: names("a b"), half_open: names("c"), full: names("d e"), ..worker.clone() };
         assert!(row(&worse).ends_with("  a spared, b spared, c half open, +2"), "{}", row(&worse));
         assert!(row(&Presence { full: vec![], ..worker.clone() }).ends_with("  -"));
-        let rejected = Some(Rejected::new("next", ["max_parallelism"], 2));
+        let rejected = Some(Box::new(Rejected::new("next", ["max_parallelism"], 2)));
         let shown = row(&Presence { settings_rejected: rejected, ..worker });
         assert!(shown.contains("  start, rejects 3  "), "{shown}");
     }

@@ -265,7 +265,8 @@ mod tests {
     #[test]
     fn who_has_not_read_the_document_is_behind() {
         let behind = presence("w", 3, "v1");
-        let rejects = Presence { settings_rejected: Some(Rejected::new("v2", ["x"], 0)), ..behind.clone() };
+        let rejected = Some(Box::new(Rejected::new("v2", ["x"], 0)));
+        let rejects = Presence { settings_rejected: rejected, ..behind.clone() };
         let runs_it = presence("w", 3, "v2");
         assert_eq!([&behind, &rejects, &runs_it].map(|worker| is_behind(worker, Some("v2"))), [true, false, false]);
         assert!(!is_behind(&behind, None), "there is none to read");

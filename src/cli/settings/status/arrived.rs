@@ -89,7 +89,7 @@ impl<'a> Arrived<'a> {
         let mut arrived = Arrived { document, pool, applied: 0, rejecting: Vec::new(), behind: Vec::new() };
         for worker in workers {
             let is_this = |version: &String| Some(version) == document.version.as_ref();
-            match &worker.settings_rejected {
+            match worker.settings_rejected.as_deref() {
                 Some(rejected) if is_this(&rejected.version) => arrived.rejecting.push((worker, rejected)),
                 _ if is_this(&worker.settings_version) => arrived.applied += 1,
                 _ => arrived.behind.push(worker),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     fn rejecting(worker: &str, runs: &str, of: &str, keys: &[&str], more: usize) -> Presence {
-        let rejected = Rejected::new(of, keys.iter().copied(), more);
+        let rejected = Box::new(Rejected::new(of, keys.iter().copied(), more));
         Presence { settings_rejected: Some(rejected), ..presence(worker, runs) }
     }
 
