@@ -280,6 +280,8 @@ fn presence(number: usize, pool: PoolName) -> Presence {
         broken: Vec::new(),
         half_open: Vec::new(),
         settings_version: "1".to_owned(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod memory;
 pub mod redis;
+mod rejected;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,8 @@ use uuid::Uuid;
 use crate::redis::Error;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
+
+pub use rejected::{NAME_BYTES, NAMES, Rejected};
 
 pub use crate::redis::{Cluster, Config, Error as RedisError, Sentinel, Tls};
 
@@ -130,6 +133,13 @@ pub struct Presence {
     pub half_open: Vec<IntegrationName>,
     /// The version of the settings that it runs with.
     pub settings_version: String,
+    /// What of the last settings document it does not run with; none where it took all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_rejected: Option<Box<Rejected>>,
+    /// The most slots that it takes as its target from the next document, unless that allows a jump. None of an older worker,
+    /// which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jump_limit: Option<u32>,
 }
 
 impl Presence {
@@ -365,6 +375,8 @@ mod tests {
             broken: vec![],
             half_open: vec![],
             settings_version: "start".into(),
+            settings_rejected: None,
+            jump_limit: None,
         }
     }
 
@@ -376,5 +388,24 @@ mod tests {
         assert_eq!(json["state"], "overloaded");
         json.as_object_mut().expect("an object").remove("reserved").expect("it was there; an older worker has none");
         assert_eq!(serde_json::from_value::<Presence>(json).expect("tolerant"), written);
+    }
+
+    /// As a worker of before there were rejections writes it, and as it reads one of today.
+    #[test]
+    fn an_older_presence_says_nothing_of_rejections_and_a_younger_one_keeps_what_it_says() {
+        let older = r#"{"worker":"w","address":"http://127.0.0.1:7000","incarnation":"019ac000-0000-7000-8000-000000000000",
+            "pool":"parallel","target":30,"in_flight":3,"state":"open","integrations":["bank"],"settings_version":"start"}"#;
+        let read: Presence = serde_json::from_str(older).expect("readable");
+        assert_eq!((read.settings_rejected, read.jump_limit), (None, None));
+        let rejected = Some(Box::new(Rejected::new("1c5e6f3a9b07", ["max_parallelism"], 0)));
+        let written = Presence { settings_rejected: rejected, jump_limit: Some(30), ..presence("w", State::Open) };
+        let text = serde_json::to_string(&written).expect("serializes");
+        assert!(
+            text.contains(r#""settings_rejected":{"version":"1c5e6f3a9b07","keys":["max_parallelism"]}"#),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Presence>(&text).expect("readable"), written);
+        let silent = serde_json::to_string(&presence("w", State::Open)).expect("serializes");
+        assert!(!silent.contains("settings_rejected") && !silent.contains("jump_limit"), "{silent}");
     }
 }

@@ -36,7 +36,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::admin::{self, Admin, Readiness};
 use crate::lifecycle::Lifecycle;
 use crate::registry::{Registries, RegistryError};
-use crate::settings;
+use crate::settings::{self, Followed};
 use crate::task::PoolName;
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
@@ -199,7 +199,8 @@ impl Router {
         let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
         let Parts { registries, settings, log_level: level } = parts;
         let kept = config.kept_settings();
-        let settings = settings::watch(&settings, config.settings_context(), kept.as_deref(), &telemetry, &loops)?;
+        let Followed { settings, arrival } =
+            settings::watch(&settings, config.settings_context(), kept.as_deref(), &telemetry, &loops)?;
         let first = settings.borrow().clone();
         let split = Split::new(&first, &config.pool);
         let pools = split.pools().map(PoolName::as_str).collect::<Vec<_>>().join(", ");
@@ -235,6 +236,7 @@ impl Router {
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
             settings,
+            arrival,
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(),
             queue_tasks: config.queue.tasks,

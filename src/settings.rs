@@ -2,18 +2,21 @@
 //!
 //! [`TABLE`] is the one list of them: validation, messages and the documentation come from it. A bad value never takes
 //! a process down and never takes effect: that key keeps its last good value, the others apply, and the log and a
-//! counter say so. The version names the source document, so that one can see which workers run with it. Workers and
-//! routers read the same document, and each has the values that are for the other, too.
+//! counter say so. The version names the source document, so that one can see which workers run with it, and the
+//! [`Arrival`] says what of it they do not. Workers and routers read the same document, and each has the values that are
+//! for the other, too.
 //!
 //! A document (`flagd.rs`, `targeting.rs`) is in a [`Store`]: a file, a key of Redis, or LaunchDarkly's flags. `follow.rs`
 //! turns what is there into settings, and `kept.rs` keeps the last good ones for the next start. `raise.rs` finds how far N
 //! can go up.
 
+mod arrival;
 mod by_integration;
 pub mod edit;
 pub mod file;
 pub mod flagd;
 mod follow;
+pub mod jump;
 pub mod kept;
 pub mod launchdarkly;
 pub mod mark;
@@ -37,7 +40,8 @@ use self::flagd::Flag;
 use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
-pub use follow::watch;
+pub use arrival::{Arrival, Rejected, TOLD, WHOLE_DOCUMENT};
+pub use follow::{Followed, watch};
 pub use pools::{Overflow, Sticky, Weights};
 pub use profiling::Profiling;
 pub use shares::Shares;
@@ -266,7 +270,7 @@ pub enum SettingsError {
 }
 
 /// Something in a document that did not take effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The key as the document has it.
     pub key: String,
@@ -297,9 +301,7 @@ pub fn apply(
             Some(Ok(Some(Flag { value, allow_jump }))) => {
                 let written = spec.write(&mut next, value);
                 let written = written.map_err(|reason| format!("{} is not valid, {reason}", brief(value)));
-                // Whatever a worker is started with, nothing was there to jump from.
-                let may_jump = *allow_jump || last.version == START_VERSION;
-                written.and_then(|()| if may_jump { Ok(()) } else { spec.check_jump(start, last, &next, max_jump) })
+                written.and_then(|()| if *allow_jump { Ok(()) } else { spec.check_jump(start, last, &next, max_jump) })
             }
             Some(Err(reason)) => Err(reason.clone()),
         };

@@ -34,7 +34,7 @@ use crate::lifecycle::Lifecycle;
 use crate::overload::{self, Overload};
 use crate::payload::{self, Ledger, Payloads};
 use crate::registry::{Incarnation, Registry};
-use crate::settings;
+use crate::settings::{self, Followed};
 use crate::task::{IntegrationName, PoolName, UnknownIntegration, WorkerId};
 use crate::telemetry::lag::Lag;
 use crate::telemetry::logs::Level;
@@ -203,7 +203,7 @@ impl Worker {
 
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let context = config.settings_context(Some(id.clone()), integrations.clone());
-        let settings =
+        let Followed { settings, arrival } =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
@@ -269,6 +269,7 @@ impl Worker {
             overload: overload.clone(),
             upstreams,
             look,
+            arrival: arrival.clone(),
             runner,
         };
         let operations = Operations::new(
@@ -283,13 +284,13 @@ impl Worker {
         let mode = ProfilingMode {
             identity: identity.clone(),
             registry: parts.registry.clone(),
-            settings: settings.clone(),
+            settings,
             store,
             profiler: profiles.profiler,
             metrics: profiling::Metrics::register(&telemetry),
         };
         profiling.spawn("profiling mode", mode.run(profiling.token()));
-        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, settings };
+        let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, arrival };
         announcing.spawn("announce", announcer.run(announcing.token()));
         Ok(Worker {
             config,

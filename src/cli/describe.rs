@@ -84,9 +84,7 @@ fn worker_text(text: &mut String, description: &Description, worker: &descriptio
         None => pair(text, "payloads", "not kept"),
     }
 
-    let settings = worker.settings.clone().unwrap_or_default();
-    section(text, &format!("settings, version {}", settings.version));
-    settings.values.iter().for_each(|(key, value)| pair(text, key, value));
+    settings_text(text, &worker.settings.clone().unwrap_or_default());
 
     section(text, "integrations");
     let head = ["NAME", "IN FLIGHT#", "SLOTS#", "OF#", "LIMITED BY", "NEEDS#", "BREAKER", "ADAPTIVE LIMIT"];
@@ -253,11 +251,22 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
     indented(text, &table);
 }
 
+/// The values that hold, and what of the last document does not.
+fn settings_text(text: &mut String, settings: &description::Settings) {
+    let description::Settings { version, values, rejected } = settings;
+    section(text, &format!("settings, version {version}"));
+    values.iter().for_each(|(key, value)| pair(text, key, value));
+    let Some(description::Rejected { version: of, values, more }) = rejected else { return };
+    let of = if of == version { String::new() } else { format!(" (of version {of}, which did not take effect)") };
+    values.iter().for_each(|value| pair(text, "REJECTED", &format!("{}: {}{of}", value.key, value.reason)));
+    if *more > 0 {
+        pair(text, "REJECTED", &format!("{more} more, which the log has{of}"));
+    }
+}
+
 /// What goes where, and who says so.
 fn pools_text(text: &mut String, router: &description::Router) {
-    let settings = router.settings.clone().unwrap_or_default();
-    section(text, &format!("settings, version {}", settings.version));
-    settings.values.iter().for_each(|(key, value)| pair(text, key, value));
+    settings_text(text, &router.settings.clone().unwrap_or_default());
 
     section(text, "pools");
     let mut table =

@@ -42,11 +42,13 @@ heartbeat, at most 2 s old; off the screen, those of its last change of state.
 
 RESERVED is how many of the free slots only interactive tasks may take. KEPT OUT names integrations of which a worker takes \
 nothing although it may have room: spared, because they fail; half open, of which a few tasks try whether they still do; \
-full, of which as many run as may.
+full, of which as many run as may. SETTINGS is the version of the settings, and how many values of the last document the worker \
+rejects: `weir settings status` names them.
 
 With --json, each line is a worker: worker, address, incarnation, pool, target, in_flight, reserved, state, integrations, \
-settings_version, and where there are any, full, broken (spared) and half_open, lists of integrations. With --follow too, \
-each has \"change\": \"present\" (new, or changed) or \"gone\" (worker and incarnation alone).
+settings_version, jump_limit, and where there are any, full, broken (spared) and half_open, lists of integrations, and \
+settings_rejected (version, keys, more). With --follow too, each has \"change\": \"present\" (new, or changed) or \"gone\" \
+(worker and incarnation alone).
 
 Examples:
   weir fleet

@@ -3,8 +3,10 @@
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod help;
 mod lost;
 mod raise;
+mod set;
 mod status;
 
 use std::path::PathBuf;
@@ -16,29 +18,25 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::table::{Table, duration, printable};
-use super::{block_on, print, remark};
+use super::{block_on, print};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
-use crate::registry;
-use crate::settings::edit::{self, Change, Difference, Scope, Share};
+use crate::settings::edit::{self, Difference};
 use crate::settings::launchdarkly::CHANGED_THERE;
 use crate::settings::store::{self, Edit, ReadError, Revision, Store};
-use crate::settings::{self, Source, Spec, flagd, kept, spec};
-use crate::task::PoolName;
-use crate::telemetry::Telemetry;
+use crate::settings::{self, Source, flagd, kept};
 
 /// How long reads and writes of a file may take to end after an error.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the registry may take to say who serves a pool.
-const ASKED_WITHIN: Duration = Duration::from_secs(2);
+const EXAMPLES: &str = "Examples:
+  weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
+  weir settings status --pool parallel --watch
+  weir settings set 'pools={\"single\": 95, \"parallel\": 5}' --why 'a canary'";
 
 /// Flags of `weir settings`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
-  weir settings status --pool parallel --watch
-  weir settings set 'pools={\"single\": 95, \"parallel\": 5}' --why 'a canary'")]
+#[command(after_help = help::with_settings(EXAMPLES))]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -47,7 +45,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Changes settings: for all, for the workers of a pool, or for a share of the workers.
-    Set(SetArgs),
+    Set(set::Args),
     /// Shows on how many workers the document is applied.
     Status(status::Args),
     /// Shows the last changes: when, who, why.
@@ -58,42 +56,6 @@ enum Command {
     Rollback(RollbackArgs),
     /// Turns N up step by step, on a share of the workers first, and takes back what is worse.
     Raise(raise::Args),
-}
-
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "With --pool or --share, the value becomes a rule in front of those that are there; it replaces the one that \
-this command wrote for the same pool before. A worker that is in a share stays in it while the share grows. Settings, \
-ranges, and where they are kept: docs/settings.md.
-
-Examples:
-  weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
-  weir settings set max_parallelism=40 --pool parallel --why 'the first step went well'
-  weir settings set 'integration_caps={\"bank\": 5}' payload_sampling=0.1 --why 'the bank is slow'
-  weir settings set max_parallelism=30 --everywhere --why 'back to one value for all'"
-)]
-struct SetArgs {
-    /// Settings and their values, in JSON or as text.
-    #[arg(value_name = "KEY=VALUE", required = true, value_parser = assignment)]
-    values: Vec<(String, Value)>,
-    /// For the workers of this pool.
-    #[arg(long)]
-    pool: Option<PoolName>,
-    /// For this share of the workers, such as 5%.
-    #[arg(long, value_name = "PERCENT")]
-    share: Option<Share>,
-    /// For all workers; removes the rules that there are for some.
-    #[arg(long, conflicts_with_all = ["pool", "share"])]
-    everywhere: bool,
-    /// Lets a value be more than settings.max_jump times what it was.
-    #[arg(long)]
-    allow_jump: bool,
-    /// Begins a new document although workers run one that is gone.
-    #[arg(long)]
-    new: bool,
-    /// The reason, for the history.
-    #[arg(long, value_name = "TEXT")]
-    why: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,11 +104,6 @@ struct RollbackArgs {
     why: String,
 }
 
-fn assignment(text: &str) -> Result<(String, Value), String> {
-    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE, such as max_parallelism=40")?;
-    Ok((key.trim().to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
-}
-
 pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
     if config.settings.source == Source::LaunchDarkly && !matches!(args.command, Command::Status(_)) {
         bail!(CHANGED_THERE);
@@ -160,7 +117,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             );
         };
         let ended = match args.command {
-            Command::Set(args) => set(args, &*store, &config).await,
+            Command::Set(args) => set::run(args, &*store, &config).await,
             Command::Status(args) => status::run(args, store, &config).await,
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
@@ -171,69 +128,6 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
         let _ = lifecycle.stop(STOP_WITHIN).await;
         ended
     })
-}
-
-async fn set(args: SetArgs, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
-    let why = reason(args.why)?;
-    let scope = match (args.everywhere, args.pool, args.share) {
-        (true, ..) => Scope::Everywhere,
-        (false, None, None) => Scope::Default,
-        (false, pool, share) => Scope::Some { pool, share },
-    };
-    let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
-    let changes: Vec<_> = args.values.into_iter().map(change).collect();
-    let current = document(store).await?;
-    if current.is_none() && !args.new {
-        let pool = if let Scope::Some { pool, .. } = &scope { pool.as_ref() } else { None };
-        lost::refuse(pool, config).await?;
-    }
-    let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
-    let edited = |changes| edit::edit(current.as_deref(), changes, &start, max_jump);
-    if let Err(reason) = edited(&[]) {
-        bail!("{}: {reason}; mend it, or put the last good one back with \"weir settings rollback\"", store.name());
-    }
-    let document = edited(&changes).map_err(anyhow::Error::msg)?;
-    if current.as_deref() == Some(document.as_bytes()) {
-        return print("nothing changes: it is set already");
-    }
-    let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
-    let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
-    let of_routers = |change: &Change| spec(&change.key).is_some_and(Spec::is_of_routers);
-    let whose = match (changes.iter().all(of_routers), changes.iter().any(of_routers)) {
-        (true, _) => "for all routers",
-        (false, true) => "for all workers and routers",
-        (false, false) => "for all workers",
-    };
-    print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose)))?;
-    if let Scope::Some { pool: Some(pool), .. } = &scope
-        && serves_nobody(pool, config).await
-    {
-        remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the registry knows of no worker in a pool, whose name may be a typing error. While it is away, nobody can tell.
-async fn serves_nobody(pool: &PoolName, config: &Config) -> bool {
-    if config.registry.url.is_none() {
-        return false;
-    }
-    let workers = async {
-        let registry = registry::open(&config.registry, pool, &Telemetry::new()?)?;
-        anyhow::Ok(registry.snapshot().await?.workers.len())
-    };
-    matches!(tokio::time::timeout(ASKED_WITHIN, workers).await, Ok(Ok(0)))
-}
-
-fn for_whom(scope: &Scope, all: &str) -> String {
-    match scope {
-        Scope::Default | Scope::Everywhere => all.into(),
-        Scope::Some { pool, share } => {
-            let share = share.map_or_else(|| "all workers".into(), |share| format!("{share} of the workers"));
-            let pool = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
-            format!("for {share}{pool}")
-        }
-    }
 }
 
 async fn history(args: &HistoryArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {

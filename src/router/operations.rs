@@ -15,7 +15,7 @@ use super::outlier::Ejection;
 use super::pools::{MAX_EJECTED, PoolNumbers};
 use super::queue::{ClassNumbers, Place};
 use super::view::Census;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Arrival, Settings};
 use crate::task::{Priority, TaskId, WorkerId};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
@@ -27,6 +27,7 @@ const MAX_TENANTS: usize = 10;
 /// Describes a router.
 pub(super) struct RouterOperations {
     pub(super) settings: watch::Receiver<Arc<Settings>>,
+    pub(super) arrival: watch::Receiver<Arc<Arrival>>,
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) queue_tasks: usize,
@@ -41,6 +42,7 @@ impl Operated for RouterOperations {
     fn describe(&self, _max_tasks: usize) -> Description {
         let numbers = self.dispatcher.numbers();
         let settings = self.settings.borrow().clone();
+        let arrival = self.arrival.borrow().clone();
         let tenants = self.dispatcher.top_tenants(MAX_TENANTS).into_iter().flat_map(|(priority, tenants)| {
             tenants.into_iter().map(move |(pool, of)| description::WaitingTenant {
                 name: of.tenant.to_string(),
@@ -58,7 +60,7 @@ impl Operated for RouterOperations {
             view: Some(whole_view(&numbers)),
             channels: count(self.channels.numbers().open),
             pools,
-            settings: Some(settings_out(&settings)),
+            settings: Some(settings_out(&settings, &arrival)),
         };
         let role = Some(description::Role::Router(router));
         let to: Vec<_> = numbers.iter().filter(|pool| pool.weight > 0).map(|pool| pool.name.as_str()).collect();
@@ -233,10 +235,20 @@ fn view_out(
     }
 }
 
-fn settings_out(settings: &Settings) -> description::Settings {
+fn settings_out(settings: &Settings, arrival: &Arrival) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
     let own = settings::TABLE.iter().filter(|spec| spec.is_read_by_routers());
-    description::Settings { version: settings.version.clone(), values: own.map(value).collect() }
+    description::Settings {
+        version: settings.version.clone(),
+        values: own.map(value).collect(),
+        rejected: arrival.rejected.as_ref().map(rejected_out),
+    }
+}
+
+fn rejected_out(rejected: &settings::Rejected) -> description::Rejected {
+    let settings::Rejected { version, values, more } = rejected.clone();
+    let values = values.into_iter().map(|it| description::RejectedValue { key: it.key, reason: it.reason }).collect();
+    description::Rejected { version, values, more: count(more) }
 }
 
 fn count(number: usize) -> u32 {

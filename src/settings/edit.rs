@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::flagd::{self, ALLOW_JUMP};
 use super::mark::RAISE;
+use super::store::version_of;
 use super::{Context, Settings, brief, spec};
 use crate::task::PoolName;
 
@@ -131,7 +132,7 @@ fn before(document: &[u8], change: &Change, start: &Settings) -> Result<Settings
         _ => PoolName::default(),
     };
     let flags = flagd::evaluate(document, &Context { pool, ..Context::default() })?;
-    let (before, _) = super::apply(&flags, start, start, super::START_VERSION.into(), f64::INFINITY);
+    let (before, _) = super::apply(&flags, start, start, version_of(document), f64::INFINITY);
     Ok(before)
 }
 

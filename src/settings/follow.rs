@@ -1,8 +1,8 @@
 //! The loop that turns what a source holds into settings.
 //!
 //! Until the source answers, the last good settings of the disk hold, or else the start values; nothing waits for it. A
-//! source that is away, or a document that is none, changes nothing but the metrics: that is how one sees that a worker
-//! is cut off from whoever sets its values.
+//! source that is away, or a document that is none, changes no value: the metrics show that a worker is cut off from whoever
+//! sets its values, and its [`Arrival`] which document it does not take.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,9 +18,19 @@ use super::flagd::Evaluated;
 use super::kept::Kept;
 use super::store::{ReadError, Reading, Store, open, version_of};
 use super::targeting::{Context, Role};
-use super::{Config, Rejection, Settings, SettingsError, Spec, TABLE, apply, brief};
+use super::{Arrival, Config, Rejected, Rejection, Settings, SettingsError, Spec, TABLE, WHOLE_DOCUMENT, apply, brief};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
+
+/// What is followed, and how far it has come.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The settings that hold.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Whether the last document is what they are. It is published before them: whoever has read settings finds here what of
+    /// their document was rejected.
+    pub arrival: watch::Receiver<Arc<Arrival>>,
+}
 
 /// Follows the configured source until the lifecycle stops; without one, the start values stay.
 ///
@@ -32,25 +42,39 @@ pub fn watch(
     kept: Option<&Path>,
     telemetry: &Telemetry,
     lifecycle: &Lifecycle,
-) -> Result<watch::Receiver<Arc<Settings>>, SettingsError> {
+) -> Result<Followed, SettingsError> {
     let store = open(config, lifecycle)?;
     let start = config.start();
-    let (sender, receiver) = watch::channel(Arc::new(start.clone()));
+    let (sender, settings) = watch::channel(Arc::new(start.clone()));
+    let (arrivals, arrival) = watch::channel(Arc::new(Arrival::of(&start, &start, config.max_jump, None)));
+    let followed = Followed { settings, arrival };
     let metrics = Metrics::new(context.role, telemetry);
     metrics.show(&start);
     let token = lifecycle.token();
     let Some(store) = store else {
         lifecycle.spawn("settings", async move {
             token.cancelled().await;
-            drop(sender);
+            drop((sender, arrivals));
         });
-        return Ok(receiver);
+        return Ok(followed);
     };
     let kept = kept.map(|path| Kept::new(path, store.name()));
     let heard = Heard::new(telemetry);
-    let (max_jump, seen, rejected) = (config.max_jump, None, Vec::new());
-    let mut follower =
-        Follower { start, context, max_jump, sender, store, kept, seen, settled: false, rejected, heard, metrics };
+    let mut follower = Follower {
+        start,
+        context,
+        max_jump: config.max_jump,
+        sender,
+        arrivals,
+        store,
+        kept,
+        seen: None,
+        settled: false,
+        logged: Vec::new(),
+        rejected: None,
+        heard,
+        metrics,
+    };
     follower.restore();
     if let Some(reading) = follower.store.read_at_start() {
         follower.look(reading);
@@ -61,7 +85,7 @@ pub fn watch(
     lifecycle.spawn("settings source", async move {
         token.run_until_cancelled(follower.run(work)).await;
     });
-    Ok(receiver)
+    Ok(followed)
 }
 
 struct Follower {
@@ -69,14 +93,17 @@ struct Follower {
     context: Context,
     max_jump: f64,
     sender: watch::Sender<Arc<Settings>>,
+    arrivals: watch::Sender<Arc<Arrival>>,
     store: Arc<dyn Store>,
     kept: Option<Kept>,
     /// What the last look found.
     seen: Option<Reading>,
     /// Whether that has been judged.
     settled: bool,
-    /// What of the last document did not take effect, as it was logged.
-    rejected: Vec<Rejection>,
+    /// What of the last document that parsed did not take effect, as it was logged.
+    logged: Vec<Rejection>,
+    /// What is told of the last document.
+    rejected: Option<Rejected>,
     heard: Heard,
     metrics: Metrics,
 }
@@ -91,8 +118,9 @@ impl Follower {
             let settings = self.sender.borrow().clone();
             if let Some(to) = self.kept.clone().filter(|_| settings.version != kept) {
                 kept.clone_from(&settings.version);
-                let document = self.document();
-                let saved = lifecycle.blocking("settings kept", move || to.save(&settings, document.as_deref())).await;
+                let (rejected, document) = (self.rejected.clone(), self.document());
+                let save = move || to.save(&settings, rejected.as_ref(), document.as_deref());
+                let saved = lifecycle.blocking("settings kept", save).await;
                 report(saved.map_err(std::io::Error::other).flatten());
             }
         }
@@ -101,10 +129,12 @@ impl Follower {
     /// Starts with what was good when the worker before this one ended.
     fn restore(&mut self) {
         match self.kept.as_ref().map(|kept| kept.load(&self.start)) {
-            Some(Ok(Some(settings))) => {
+            Some(Ok(Some((settings, rejected)))) => {
                 let (source, version) = (self.store.name(), &settings.version);
                 tracing::info!(version, "starting with the last good settings of {source}");
                 self.metrics.show(&settings);
+                self.rejected = rejected;
+                self.tell(&settings);
                 self.sender.send_replace(Arc::new(settings));
             }
             Some(Err(reason)) => tracing::warn!("the last good settings are not used: {reason}"),
@@ -117,7 +147,7 @@ impl Follower {
         let settings = self.sender.borrow().clone();
         let document = self.document().filter(|document| version_of(document) == settings.version);
         if let (Some(kept), Some(document)) = (&self.kept, document) {
-            report(kept.save(&settings, Some(&document)));
+            report(kept.save(&settings, self.rejected.as_ref(), Some(&document)));
         }
     }
 
@@ -153,15 +183,17 @@ impl Follower {
         let (next, rejections) = apply(&flags, &self.start, &last, version_of(document), self.max_jump);
         for rejection in &rejections {
             // What was wrong before and still is, is no news of this document.
-            if !self.rejected.contains(rejection) {
+            if !self.logged.contains(rejection) {
                 tracing::warn!(version = next.version, "setting rejected: {rejection}");
             }
             self.metrics.reject(rejection);
         }
-        self.rejected.clone_from(&rejections);
+        self.rejected = Rejected::of(&next.version, &rejections);
         let (took_effect, changes) = (takes_effect(&flags, &rejections), changes(&last, &next));
-        if changes.is_empty() && !took_effect && !rejections.is_empty() {
-            // The values are still those of the document before, and so is the version.
+        // The values are still those of the document before, and so is the version.
+        let stays = changes.is_empty() && !took_effect && !rejections.is_empty();
+        self.tell(if stays { &last } else { &next });
+        if stays {
             let version = next.version;
             tracing::warn!(version, "settings stay as they are: no value of this document took effect");
         } else if *last != next {
@@ -176,7 +208,20 @@ impl Follower {
             self.metrics.apply(&next);
             self.sender.send_replace(Arc::new(next));
         }
+        self.logged = rejections;
         true
+    }
+
+    /// Says how the settings that hold, or are about to, stand to the last document.
+    fn tell(&self, settings: &Settings) {
+        let arrival = Arrival::of(settings, &self.start, self.max_jump, self.rejected.clone());
+        self.arrivals.send_if_modified(|told| {
+            let is_news = **told != arrival;
+            if is_news {
+                *told = Arc::new(arrival);
+            }
+            is_news
+        });
     }
 
     /// Judges what is no document; once. One that may be half-written is judged at the second look.
@@ -184,11 +229,15 @@ impl Follower {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let (source, version) = (self.store.name(), self.sender.borrow().version.clone());
+        let holds = self.sender.borrow().clone();
+        let (source, version) = (self.store.name(), &holds.version);
         match &self.seen {
             Some(Ok(document)) => match self.store.evaluate(document, &self.context) {
                 Ok(_) => return,
-                Err(reason) => tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}"),
+                Err(reason) => {
+                    tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
+                    self.rejected = Some(Rejected::whole(&version_of(document), reason));
+                }
             },
             Some(Err(ReadError::Missing)) => {
                 tracing::warn!(source, version, "no settings there yet, keeping what holds")
@@ -199,6 +248,7 @@ impl Follower {
             None => return,
         }
         self.metrics.rejected_documents.increment(1);
+        self.tell(&holds);
     }
 }
 
@@ -283,7 +333,7 @@ impl Metrics {
             Metrics {
                 applied: counter!("weir_settings_applied_total"),
                 applied_timestamp: gauge!("weir_settings_applied_timestamp_seconds"),
-                rejected_documents: counter!(REJECTED, "key" => "document"),
+                rejected_documents: counter!(REJECTED, "key" => WHOLE_DOCUMENT),
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
                 version: gauge!("weir_settings_version"),

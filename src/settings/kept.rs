@@ -1,8 +1,9 @@
 //! The last good settings on disk: what a worker starts with until its source answers.
 //!
-//! They are the values: some may be older than the document that was read last, because that had bad ones. They count
-//! only for the source that they are from. The document lies beside them, so that somebody can put it back into a source
-//! that has lost it; no worker does so by itself, for it may have been removed on purpose.
+//! They are the values: some may be older than the document that was read last, because that had bad ones. Which those are
+//! lies beside them, so that the next start says so too, before its source answers. They count only for the source that they
+//! are from. The document lies there as well, so that somebody can put it back into a source that has lost it; no worker
+//! does so by itself, for it may have been removed on purpose.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::file::write_file;
 use super::store::version_of;
-use super::{Settings, TABLE, spec};
+use super::{Rejected, Settings, TABLE, spec};
 
 /// The file that they are in.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ struct Note {
     source: String,
     version: String,
     values: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejected: Option<Rejected>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     document: Option<String>,
 }
@@ -65,8 +68,9 @@ impl Kept {
         Kept { path: path.to_owned(), source }
     }
 
-    /// The last good settings over the start values; none where there are none of this source.
-    pub(super) fn load(&self, start: &Settings) -> Result<Option<Settings>, String> {
+    /// The last good settings over the start values, and what of their document was rejected; none where there are none of
+    /// this source.
+    pub(super) fn load(&self, start: &Settings) -> Result<Option<(Settings, Option<Rejected>)>, String> {
         let Some(note) = note(&self.path)?.filter(|note| note.source == self.source) else { return Ok(None) };
         let mut settings = Settings { version: note.version, ..start.clone() };
         for (key, value) in &note.values {
@@ -75,15 +79,21 @@ impl Kept {
                 return Err(format!("{} has {key} = {value}: {reason}", self.path.display()));
             }
         }
-        Ok(Some(settings))
+        Ok(Some((settings, note.rejected)))
     }
 
-    /// Saves the settings, and the document if it is the one that they are from.
-    pub(super) fn save(&self, settings: &Settings, document: Option<&[u8]>) -> io::Result<()> {
+    /// Saves the settings, and of the document that they are from what was rejected, and itself.
+    pub(super) fn save(
+        &self,
+        settings: &Settings,
+        rejected: Option<&Rejected>,
+        document: Option<&[u8]>,
+    ) -> io::Result<()> {
         let values = TABLE.iter().map(|spec| (spec.key.to_owned(), spec.value(settings))).collect();
         let document = document.filter(|document| version_of(document) == settings.version);
         let document = document.and_then(|document| String::from_utf8(document.to_vec()).ok());
-        let note = Note { source: self.source.clone(), version: settings.version.clone(), values, document };
+        let rejected = rejected.filter(|rejected| rejected.version == settings.version).cloned();
+        let note = Note { source: self.source.clone(), version: settings.version.clone(), values, rejected, document };
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory)?;
         }
@@ -103,8 +113,8 @@ mod tests {
         let (start, kept) = (Config::default().start(), Kept::new(&path, "file a".into()));
         assert_eq!(kept.load(&start), Ok(None));
         let settings = Settings { max_parallelism: 7, version: "v1".into(), ..start.clone() };
-        kept.save(&settings, None).expect("written");
-        assert_eq!(kept.load(&start), Ok(Some(settings)));
+        kept.save(&settings, None, None).expect("written");
+        assert_eq!(kept.load(&start), Ok(Some((settings, None))));
         assert_eq!(Kept::new(&path, "file b".into()).load(&start), Ok(None));
     }
 
@@ -116,11 +126,27 @@ mod tests {
         let document = r#"{"flags": {}}"#;
         let version = version_of(document.as_bytes());
         let settings = Settings { version: version.clone(), ..Config::default().start() };
-        kept.save(&settings, Some(document.as_bytes())).expect("written");
+        kept.save(&settings, None, Some(document.as_bytes())).expect("written");
         assert_eq!(read(&path).expect("readable").document.as_deref(), Some(document));
-        kept.save(&settings, Some(b"another one")).expect("written");
+        kept.save(&settings, None, Some(b"another one")).expect("written");
         let last = read(&path).expect("readable");
         assert_eq!((last.document, last.version), (None, version));
+    }
+
+    #[test]
+    fn what_was_rejected_is_kept_with_the_settings_of_its_document_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        let (start, kept) = (Config::default().start(), Kept::new(&path, "redis".into()));
+        let settings = Settings { version: "v2".into(), ..start.clone() };
+        let rejected = |version: &str| Rejected::whole(version, "it is a test".into());
+        kept.save(&settings, Some(&rejected("v2")), None).expect("written");
+        assert_eq!(kept.load(&start), Ok(Some((settings.clone(), Some(rejected("v2"))))));
+        kept.save(&settings, Some(&rejected("v3")), None).expect("written");
+        assert_eq!(kept.load(&start), Ok(Some((settings, None))));
+        let older = r#"{"source": "redis", "version": "v1", "values": {}}"#;
+        std::fs::write(&path, older).expect("written");
+        assert_eq!(kept.load(&start), Ok(Some((Settings { version: "v1".into(), ..start.clone() }, None))));
     }
 
     #[test]

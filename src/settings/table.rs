@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::flagd::ALLOW_JUMP;
 use super::pools::{MAX_POOLS, MAX_WEIGHT};
 use super::shares::Range;
-use super::{Config, Overflow, Profiling, Settings, Shares, Sticky, Weights, brief};
+use super::{Config, Overflow, Profiling, START_VERSION, Settings, Shares, Sticky, Weights, brief};
 use crate::limits::{ByName, Cap, MAX_SLOTS, Weight, integer};
 use crate::task::{IntegrationName, InvalidName, Tenant};
 use crate::telemetry::logs;
@@ -206,7 +206,17 @@ impl Spec {
         self.write(&mut Config::default().start(), value)
     }
 
-    /// Refuses an integer of more than `max_jump` times the larger of what was last and at the start.
+    /// The most that an integer may become after `last`: `max_jump` times the larger of what it is and was at the start.
+    /// None for what is no integer, and before the first document: whatever a process is started with, nothing was there to
+    /// jump from.
+    pub(super) fn jump_limit(&self, start: &Settings, last: &Settings, max_jump: f64) -> Option<u32> {
+        let Kind::Integer(range, at) = &self.kind else { return None };
+        let most = f64::from(jump_base(*at, start, last)) * max_jump;
+        // An integer is not larger than this when it is not larger than its whole part.
+        (last.version != START_VERSION).then(|| most.min(f64::from(*range.end())) as u32)
+    }
+
+    /// Refuses an integer of more than its [`Spec::jump_limit`].
     pub(super) fn check_jump(
         &self,
         start: &Settings,
@@ -214,10 +224,11 @@ impl Spec {
         next: &Settings,
         max_jump: f64,
     ) -> Result<(), String> {
-        let Kind::Integer(_, at) = &self.kind else { return Ok(()) };
-        let of = |settings: &Settings| *at(&mut settings.clone());
-        let (before, next) = (of(last).max(of(start)).max(1), of(next));
-        if f64::from(next) <= f64::from(before) * max_jump {
+        let (Kind::Integer(_, at), Some(limit)) = (&self.kind, self.jump_limit(start, last, max_jump)) else {
+            return Ok(());
+        };
+        let (next, before) = (*at(&mut next.clone()), jump_base(*at, start, last));
+        if next <= limit {
             return Ok(());
         }
         Err(format!(
@@ -278,6 +289,12 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+/// What a jump of an integer is measured by.
+fn jump_base(at: fn(&mut Settings) -> &mut u32, start: &Settings, last: &Settings) -> u32 {
+    let of = |settings: &Settings| *at(&mut settings.clone());
+    of(last).max(of(start)).max(1)
 }
 
 /// The entries of an object, or which of them is wrong; none where it is no object.

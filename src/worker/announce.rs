@@ -13,8 +13,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::{self, Gate};
-use crate::registry::{COALESCE, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, RegistryError, State};
-use crate::settings::Settings;
+use crate::registry::{
+    COALESCE, HEARTBEAT, HEARTBEAT_JITTER, Incarnation, Presence, Registry, RegistryError, Rejected, State,
+};
+use crate::settings::Arrival;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::upstream::Spares;
 
@@ -44,7 +46,8 @@ pub(super) struct Announcer {
     pub(super) gate: Gate,
     /// The integrations that the worker spares.
     pub(super) spared: watch::Receiver<Spares>,
-    pub(super) settings: watch::Receiver<Arc<Settings>>,
+    /// Which settings it runs with, and what of the last document it rejected.
+    pub(super) arrival: watch::Receiver<Arc<Arrival>>,
 }
 
 impl Announcer {
@@ -59,15 +62,15 @@ impl Announcer {
 
     async fn announce(&mut self) {
         let mut standing = self.gate.standing();
-        let (mut spared, mut settings) = (self.spared.clone(), self.settings.clone());
+        let (mut spared, mut arrival) = (self.spared.clone(), self.arrival.clone());
         let mut budget = Budget::new(Instant::now());
         let mut announced: Option<Presence> = None;
         let (mut failures, mut silent): (u32, Option<Silent>) = (0, None);
         loop {
             let full = standing.now().full.to_vec();
             let spares = spared.borrow_and_update().clone();
-            let version = settings.borrow_and_update().version.clone();
-            let presence = self.presence(full, spares, version);
+            let arrived = arrival.borrow_and_update().clone();
+            let presence = self.presence(full, spares, &arrived);
             let changed = announced.as_ref().is_none_or(|announced| differs(announced, &presence));
             let before = if announced.is_none() { self.another().await } else { None };
             let next = match self.registry.announce(&presence, changed).await {
@@ -103,7 +106,7 @@ impl Announcer {
                 tokio::select! {
                     () = standing.changed() => {}
                     _ = spared.changed() => {}
-                    _ = settings.changed() => {}
+                    _ = arrival.changed() => {}
                 }
                 sleep_until(budget.take(Instant::now()) + COALESCE).await;
             };
@@ -135,7 +138,7 @@ impl Announcer {
         (known.incarnation != *incarnation && known.address != *address).then_some(known.address)
     }
 
-    fn presence(&self, full: Vec<IntegrationName>, spares: Spares, settings_version: String) -> Presence {
+    fn presence(&self, full: Vec<IntegrationName>, spares: Spares, arrival: &Arrival) -> Presence {
         let (load, Spares { open, half_open }) = (self.gate.load(), spares);
         let Identity { worker, address, incarnation, pool, integrations } = self.identity.clone();
         Presence {
@@ -156,21 +159,31 @@ impl Announcer {
             full,
             broken: open,
             half_open,
-            settings_version,
+            settings_version: arrival.version.clone(),
+            settings_rejected: rejected(arrival),
+            jump_limit: Some(arrival.jump_limit),
         }
     }
 }
 
-/// Whether routers must hear of it; the number in flight alone is no news.
+fn rejected(Arrival { rejected, .. }: &Arrival) -> Option<Box<Rejected>> {
+    let rejected = rejected.as_ref()?;
+    let keys = rejected.values.iter().map(|rejection| rejection.key.as_str());
+    Some(Box::new(Rejected::new(&rejected.version, keys, rejected.more)))
+}
+
+/// Whether followers must hear of it; the number in flight alone is no news.
 fn differs(announced: &Presence, now: &Presence) -> bool {
     let standing = |presence: &Presence| (presence.state, presence.target, presence.takes_batch());
     let kept_out = |presence: &Presence| {
         let Presence { full, broken, half_open, .. } = presence.clone();
         (full, broken, half_open)
     };
-    standing(announced) != standing(now)
-        || kept_out(announced) != kept_out(now)
-        || announced.settings_version != now.settings_version
+    let settings = |presence: &Presence| {
+        let Presence { settings_version, settings_rejected, jump_limit, .. } = presence.clone();
+        (settings_version, settings_rejected, jump_limit)
+    };
+    standing(announced) != standing(now) || kept_out(announced) != kept_out(now) || settings(announced) != settings(now)
 }
 
 /// Why the worker is not announced.
@@ -218,6 +231,74 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::Lifecycle;
+    use crate::registry::memory::MemoryRegistry;
+    use crate::registry::{Change, NAME_BYTES};
+    use crate::settings::{self, Rejection};
+    use crate::telemetry::Telemetry;
+
+    /// The most that rejections add to a presence, in bytes: a presence is written at each heartbeat and has some 400.
+    const MOST: usize = 640;
+
+    #[test]
+    fn whatever_is_rejected_a_presence_stays_small_and_settings_are_named_whole() {
+        let said = |key: &str, count: usize| {
+            let rejection = Rejection { key: key.into(), reason: "r".repeat(10_000) };
+            let values = vec![rejection; count.min(settings::TOLD)];
+            let more = count - values.len();
+            let told = settings::Rejected { version: "1c5e6f3a9b07".into(), values, more };
+            let arrival = Arrival { version: "1c5e6f3a9b07".into(), rejected: Some(told), jump_limit: 30 };
+            serde_json::to_string(&rejected(&arrival)).expect("it serializes")
+        };
+        // What JSON writes as more than it is.
+        for name in ["n", "\"", "\\", "é", "\u{1f600}"] {
+            let text = said(&name.repeat(500), usize::MAX);
+            assert!(text.len() <= MOST, "{} bytes: {text}", text.len());
+        }
+        let usual = said("max_parallelism", 1);
+        assert_eq!(usual, r#"{"version":"1c5e6f3a9b07","keys":["max_parallelism"]}"#);
+        let longest = settings::TABLE.iter().map(|spec| spec.key.len()).max();
+        assert!(longest.is_some_and(|longest| longest <= NAME_BYTES), "{longest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_rejected_is_announced_at_once_and_with_the_version() {
+        let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
+        let gate = Gate::new(settings::Config::default().start().limits(), [], &telemetry);
+        let arrived =
+            |version: &str, rejected| Arc::new(Arrival { version: version.into(), rejected, jump_limit: 300 });
+        let (arrivals, arrival) = watch::channel(arrived("v1", None));
+        let (_spares, spared) = watch::channel(Spares::default());
+        let identity = Identity {
+            worker: "w1".parse().expect("a worker id"),
+            address: "http://127.0.0.1:1".into(),
+            incarnation: Incarnation::mint(),
+            pool: PoolName::default(),
+            integrations: vec![],
+        };
+        let registry = Arc::new(MemoryRegistry::new());
+        let announcer = Announcer { identity, registry: registry.clone(), gate, spared, arrival };
+        lifecycle.spawn("announce", announcer.run(lifecycle.token()));
+        tokio::time::sleep(COALESCE).await;
+        let snapshot = registry.snapshot().await.expect("in memory");
+        let first = &snapshot.workers[0];
+        assert_eq!(
+            (first.settings_version.as_str(), &first.settings_rejected, first.jump_limit),
+            ("v1", &None, Some(300))
+        );
+
+        let rejection = Rejection { key: "max_parallelism".into(), reason: "a test".into() };
+        let told = settings::Rejected { version: "v2".into(), values: vec![rejection], more: 0 };
+        let began = Instant::now();
+        // Nothing of it held, so the version is as before.
+        arrivals.send_replace(arrived("v1", Some(told)));
+        let news = registry.changes(&snapshot.cursor).await.expect("in memory").changes;
+        let [Change::Present(presence)] = news.as_slice() else { panic!("{news:?}") };
+        let expected = Some(Box::new(Rejected::new("v2", ["max_parallelism"], 0)));
+        assert_eq!((presence.settings_version.as_str(), &presence.settings_rejected), ("v1", &expected));
+        assert!(began.elapsed() <= COALESCE * 2, "{:?}", began.elapsed());
+        lifecycle.stop(Duration::from_secs(1)).await.expect("nothing is left");
+    }
 
     #[test]
     fn a_burst_of_changes_is_announced_at_once_and_then_two_a_second() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::announce::Identity;
@@ -14,7 +15,7 @@ use super::run::Runner;
 use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
 use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Payloads, Reason};
-use crate::settings::{self, Settings};
+use crate::settings::{self, Arrival, Settings};
 use crate::task::TaskId;
 use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
 use crate::wire::Start;
@@ -33,6 +34,7 @@ pub(super) struct WorkerOperations {
     pub(super) overload: Overload,
     pub(super) upstreams: Upstreams,
     pub(super) look: Arc<Look>,
+    pub(super) arrival: watch::Receiver<Arc<Arrival>>,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -42,6 +44,7 @@ impl Operated for WorkerOperations {
         let now = Instant::now();
         let Runner { roster, settings, payloads, .. } = &*self.runner;
         let settings = settings.borrow().clone();
+        let arrival = self.arrival.borrow().clone();
         let mut known: BTreeMap<_, _> =
             self.upstreams.known().into_iter().map(|known| (known.integration.clone(), known)).collect();
         let integration = |of: IntegrationLoad| {
@@ -55,7 +58,7 @@ impl Operated for WorkerOperations {
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(&self.gate)),
-            settings: Some(settings_out(&settings)),
+            settings: Some(settings_out(&settings, &arrival)),
             integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(payloads_out),
@@ -182,10 +185,20 @@ fn overload_out(overload: &Overload) -> description::Overload {
     }
 }
 
-fn settings_out(settings: &Settings) -> description::Settings {
+fn settings_out(settings: &Settings, arrival: &Arrival) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
     let own = settings::TABLE.iter().filter(|spec| !spec.is_of_routers());
-    description::Settings { version: settings.version.clone(), values: own.map(value).collect() }
+    description::Settings {
+        version: settings.version.clone(),
+        values: own.map(value).collect(),
+        rejected: arrival.rejected.as_ref().map(rejected_out),
+    }
+}
+
+fn rejected_out(rejected: &settings::Rejected) -> description::Rejected {
+    let settings::Rejected { version, values, more } = rejected.clone();
+    let values = values.into_iter().map(|it| description::RejectedValue { key: it.key, reason: it.reason }).collect();
+    description::Rejected { version, values, more: more as u32 }
 }
 
 fn run_out(entry: &Entry, now: Instant) -> description::Run {

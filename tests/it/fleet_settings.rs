@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::process::Command;
-use weir::settings::store::{Edit, ReadError, Store, WriteError};
+use weir::settings::store::{self, Edit, ReadError, Store, WriteError};
 use weir::settings::{Source, flagd};
 
 use crate::cli::{assert_failed, assert_ok, lines, run, stderr, stdout, weir};
@@ -98,6 +98,97 @@ async fn what_is_wrong_with_a_change_is_said_and_nothing_changes() {
     nowhere.args(["settings", "history"]);
     assert_failed(&run(&mut nowhere, "").await, &["no document is configured: name a file"]);
     house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_a_worker_rejects_is_seen_not_to_have_arrived() {
+    let house = fleet(1, 3).await;
+    let (url, worker) = (house.redis.url(), house.worker(0).id().to_string());
+    says(&house, &["set", "max_parallelism=3", "--why", "as it is"]).await;
+    says(&house, &["status", "--watch"]).await;
+    // By the start value at hand, which is 30, it would be none.
+    let jump = ["set", "max_parallelism=200", "payload_sampling=0.4", "--why", "at once"];
+    let refused = format!(
+        "max_parallelism = 200 is a jump that 1 of 1 worker would refuse ({worker} has 3 and takes 30 at the most); raise it in \
+         steps, or add --allow-jump"
+    );
+    assert_failed(&run(&mut command(&url, &jump), "").await, &[&refused]);
+
+    // Another hand writes it all the same.
+    let store = open(&redis_config(&house.redis));
+    let before = store.read().await.expect("it is there");
+    let document = flagd::document(&[("max_parallelism", json!(200)), ("payload_sampling", json!(0.4))]);
+    let edit = Edit { document, who: "them".into(), why: "at once".into() };
+    store.write(Some(&before), &edit).await.expect("written");
+    let watched = run(&mut command(&url, &["status", "--watch"]), "").await;
+    assert_eq!(watched.status.code(), Some(3), "{}", stderr(&watched));
+    let address = house.worker_url(0);
+    let ends = format!(
+        "pool default: applied on 0 of 1 (1 rejects max_parallelism: {worker})\nwhy a value is rejected, and what holds in its \
+         place: weir describe {address}\n"
+    );
+    assert!(stdout(&watched).ends_with(&ends), "{}", stdout(&watched));
+    assert!(stdout(&watched).contains("routers: not counted"), "{}", stdout(&watched));
+    let sampling = "weir_settings_payload_sampling_ratio";
+    assert_eq!((house.load(0).target, house.worker_metric(0, sampling)), (3, 0.4), "the other value holds");
+
+    let status = run(&mut command(&url, &["status", "--json"]), "").await;
+    assert_eq!(status.status.code(), Some(3), "{}", stderr(&status));
+    let said = &lines(&status)[0];
+    assert_eq!((&said["workers"], &said["applied"], &said["behind"]), (&json!(1), &json!(0), &json!([])));
+    assert_eq!((&said["document"]["revision"], &said["routers"]), (&json!(2), &Value::Null));
+    let version = edit_version(&edit);
+    let rejecting =
+        json!([{"worker": worker, "address": address, "version": version, "keys": ["max_parallelism"], "more": 0}]);
+    assert_eq!((&said["rejecting"], &said["document"]["version"]), (&rejecting, &json!(version)));
+    let by_the_router = "weir_settings_rejected_total{key=\"max_parallelism\"}";
+    eventually("the router has read it, too", || house.router_metric(by_the_router) == 1.0).await;
+    for (address, role) in [(address, "worker"), (house.router_url(), "router")] {
+        let described = run(weir().args(["describe", &address, "--json"]), "").await;
+        let rejected = lines(&described)[0]["role"][role]["settings"]["rejected"].clone();
+        assert_eq!((&rejected["version"], &rejected["values"][0]["key"]), (&json!(version), &json!("max_parallelism")));
+        let described = run(weir().args(["describe", &address]), "").await;
+        let shown = "  REJECTED          max_parallelism: 200 is more than 10 times 3; raise it in steps";
+        assert!(stdout(&described).contains(shown), "{}", stdout(&described));
+    }
+
+    says(&house, &["set", "max_parallelism=200", "--allow-jump", "--why", "on purpose"]).await;
+    let watched = says(&house, &["status", "--watch"]).await;
+    assert!(watched.ends_with("pool default: applied on 1 of 1\n"), "{watched}");
+    until_targets(&house, &[200]).await;
+    house.close().await;
+}
+
+fn edit_version(edit: &Edit) -> String {
+    store::version_of(edit.document.as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_can_be_asked_a_raise_is_compared_with_the_document_and_that_is_said() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), flagd::document(&[("max_parallelism", json!(30))])).expect("written");
+    let set = async |value: u32, url: Option<&str>| {
+        let mut command = weir();
+        command.args(["settings", "set", &format!("max_parallelism={value}"), "--why", "a test"]);
+        command.env("WEIR_SETTINGS__FILE", file.path()).envs(url.map(|url| ("WEIR_REGISTRY__URL", url)));
+        run(&mut command, "").await
+    };
+    for (value, url, why) in [
+        (40, None, "registry.url is not set"),
+        (50, Some("redis://127.0.0.1:1"), "the registry at 127.0.0.1:1 cannot be reached"),
+    ] {
+        let output = set(value, url).await;
+        assert_ok(&output);
+        let said = stderr(&output);
+        assert!(
+            said.starts_with(&format!("weir: whether workers refuse this as a jump is not known: {why}")),
+            "{said}"
+        );
+    }
+    let lower = set(20, None).await;
+    assert_ok(&lower);
+    assert_eq!(stderr(&lower), "", "that is never a jump");
+    assert_failed(&set(999, None).await, &["max_parallelism = 999 is more than 10 times what it was", "--allow-jump"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

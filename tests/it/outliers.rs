@@ -155,6 +155,8 @@ async fn announce(house: &House, port: u16) {
         broken: vec![],
         half_open: vec![],
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     };
     registry.announce(&presence, true).await.expect("Redis is there");
     house.until_known(2).await;

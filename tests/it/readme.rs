@@ -206,6 +206,27 @@ fn each_command_has_a_help_with_an_example_that_parses() {
     }
 }
 
+/// Names, types, ranges and defaults, of all settings and no others.
+#[test]
+fn the_help_of_settings_lists_them_as_the_code_has_them() {
+    let cells = |row: &str| -> Vec<String> {
+        row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+    };
+    let mut expected = vec![["SETTING", "TYPE", "RANGE", "DEFAULT"].map(str::to_owned)];
+    let rows = settings::TABLE.iter();
+    expected.extend(rows.map(|it| [it.key.into(), it.type_name().into(), it.range(), it.default().to_string()]));
+    for path in [&["settings"][..], &["settings", "set"]] {
+        let mut command = &Cli::command();
+        for name in path {
+            command = command.find_subcommand(name).expect("a command");
+        }
+        let help = command.get_after_help().expect("some").to_string();
+        let list = help.lines().skip_while(|line| !line.trim_start().starts_with("SETTING "));
+        let listed: Vec<_> = list.take_while(|line| !line.is_empty()).map(cells).collect();
+        assert_eq!(listed, expected, "weir {}", path.join(" "));
+    }
+}
+
 fn parse(command: &[String], place: &str) {
     if let Err(error) = Cli::try_parse_from(command) {
         panic!("{place}: {command:?}: {error}");

@@ -13,7 +13,7 @@ use weir::settings::{self, Context, Source, flagd};
 use weir::task::PoolName;
 use weir::telemetry::Telemetry;
 
-use crate::cli::{assert_ok, run, stdout, weir};
+use crate::cli::{assert_ok, run, stderr, stdout, weir};
 use crate::outages::{HEALED_WITHIN, through_a_fault, until_stale};
 use crate::support::cluster::RedisCluster;
 use crate::support::house::eventually;
@@ -279,7 +279,8 @@ async fn settings_reach_workers_through_a_failover_and_a_moved_slot() {
     let config = settings::Config { source: Source::Redis, redis: cluster.config(), ..settings::Config::default() };
     let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
     let context = Context { worker: Some("worker-1".parse().expect("a worker id")), ..Context::default() };
-    let mut followed = settings::watch(&config, context, None, &telemetry, &lifecycle).expect("valid");
+    let followed = settings::watch(&config, context, None, &telemetry, &lifecycle).expect("valid");
+    let mut followed = followed.settings;
     let store = settings::store::open(&config, &lifecycle).expect("valid").expect("a store");
     let mut becomes = async |value: u32| {
         let changed = followed.wait_for(|settings| settings.max_parallelism == value);
@@ -352,7 +353,10 @@ async fn the_commands_work_in_a_cluster() {
     assert!(checked.contains("settings.source: the key weir:{settings}"), "routers follow settings, too: {checked}");
     says(&["settings", "set", "max_parallelism=7", "--why", "a test"]).await;
     assert!(says(&["settings", "history"]).await.contains("a test"));
-    let status = says(&["settings", "status"]).await;
+    // The one in the registry is no worker, and reads nothing.
+    let output = run(weir().args(["settings", "status", "--config"]).arg(file.path()), "").await;
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let status = stdout(&output);
     assert!(status.starts_with("redis Cluster 127.0.0.1:") && status.contains("weir:{settings}: v1 ("), "{status}");
     assert!(status.ends_with("pool default: applied on 0 of 1 (1 on start: w1)\n"), "{status}");
     let output = run(weir().args(["check", "--role", "worker", "--connect", "--config"]).arg(file.path()), "").await;

@@ -39,6 +39,8 @@ fn presence(state: State) -> Presence {
         broken: vec![],
         half_open: Vec::new(),
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

@@ -182,12 +182,21 @@ impl View {
                 format!("{}/{}", presence.in_flight, presence.target),
                 presence.reserved.to_string(),
                 presence.integrations.len().to_string(),
-                presence.settings_version.clone(),
+                settings(presence),
                 up(presence.incarnation, now).map_or_else(|| "?".into(), |up| duration(up.as_secs_f64())),
                 kept_out(presence),
             ]);
         }
         table
+    }
+}
+
+/// The version that the worker runs, and how much of the last document it rejects.
+fn settings(presence: &Presence) -> String {
+    let version = &presence.settings_version;
+    match &presence.settings_rejected {
+        Some(rejected) => format!("{version}, rejects {}", rejected.keys.len().saturating_add(rejected.more)),
+        None => version.clone(),
     }
 }
 
@@ -227,7 +236,7 @@ fn up(incarnation: Incarnation, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::RegistryError;
+    use crate::registry::{RegistryError, Rejected};
 
     fn presence(worker: &str, state: State, in_flight: u32) -> Presence {
         Presence {
@@ -244,6 +253,8 @@ mod tests {
             broken: vec![],
             half_open: vec![],
             settings_version: "start".into(),
+            settings_rejected: None,
+            jump_limit: None,
         }
     }
 
@@ -284,7 +295,10 @@ mod tests {
         assert!(shown.ends_with("  bank full"), "{shown}");
         let worse = Presence { broken: names("a b"), half_open: names("c"), full: names("d e"), ..worker.clone() };
         assert!(row(&worse).ends_with("  a spared, b spared, c half open, +2"), "{}", row(&worse));
-        assert!(row(&Presence { full: vec![], ..worker }).ends_with("  -"));
+        assert!(row(&Presence { full: vec![], ..worker.clone() }).ends_with("  -"));
+        let rejected = Some(Box::new(Rejected::new("next", ["max_parallelism"], 2)));
+        let shown = row(&Presence { settings_rejected: rejected, ..worker });
+        assert!(shown.contains("  start, rejects 3  "), "{shown}");
     }
 
     #[test]

@@ -148,7 +148,9 @@ impl<'a> Session<'a> {
             bail!("--to {}: pool {pool} has N = {from} already", args.to);
         }
         let undo = undo(store, current.as_deref(), from, &pool).await?;
-        let (start, max_jump) = (config.settings.start(), config.settings.max_jump);
+        // What the workers have is what a jump is one from, whatever they would be started with here.
+        let start = Settings { max_parallelism: from, ..config.settings.start() };
+        let max_jump = config.settings.max_jump;
         let ids: Vec<_> = members.workers.iter().map(|worker| worker.worker.clone()).collect();
         let trial = |share: Share| {
             let change = change(from.saturating_add(1), &pool, Some(share));

@@ -24,6 +24,8 @@ fn presence(worker: &str, target: u32) -> Presence {
         broken: vec![],
         half_open: vec![],
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

@@ -32,6 +32,8 @@ fn presence(worker: &str, pool: &str, target: u32) -> Presence {
         broken: vec![],
         half_open: vec![],
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

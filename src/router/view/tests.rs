@@ -22,6 +22,8 @@ fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence
         broken: vec![],
         half_open: vec![],
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

@@ -16,6 +16,7 @@ struct Bench {
     telemetry: Telemetry,
     lifecycle: Lifecycle,
     settings: watch::Receiver<Arc<Settings>>,
+    arrival: watch::Receiver<Arc<Arrival>>,
 }
 
 fn parallelism(value: u32) -> String {
@@ -45,6 +46,13 @@ impl Bench {
         assert_eq!(self.settings.borrow().max_parallelism, value);
     }
 
+    /// The version that holds, and of which document which keys were rejected.
+    fn arrived(&self) -> (String, Option<(String, Vec<String>)>) {
+        let Arrival { version, rejected, .. } = (**self.arrival.borrow()).clone();
+        let keys = |of: Rejected| (of.version, of.values.into_iter().map(|value| value.key).collect());
+        (version, rejected.map(keys))
+    }
+
     fn metric(&self, line: &str) -> bool {
         self.telemetry.render().lines().any(|rendered| rendered == line)
     }
@@ -61,8 +69,9 @@ impl Bench {
         let mut config = Config { file: Some(file.clone()), ..Config::default() };
         change(&mut config);
         let kept = directory.path().join("state/kept.json");
-        let settings = watch(&config, context(), Some(&kept), &telemetry, &lifecycle).expect("valid");
-        Bench { directory, file, telemetry, lifecycle, settings }
+        let followed = watch(&config, context(), Some(&kept), &telemetry, &lifecycle).expect("valid");
+        let Followed { settings, arrival } = followed;
+        Bench { directory, file, telemetry, lifecycle, settings, arrival }
     }
 
     async fn stop(self) {
@@ -225,10 +234,12 @@ async fn many_updates_in_a_row_end_with_the_last() {
 #[tokio::test(start_paused = true)]
 async fn without_a_file_the_start_values_stay_until_the_end() {
     let (telemetry, lifecycle) = (Telemetry::new().expect("recorder"), Lifecycle::new());
-    let settings = watch(&Config::default(), Context::default(), None, &telemetry, &lifecycle).expect("valid");
+    let followed = watch(&Config::default(), Context::default(), None, &telemetry, &lifecycle).expect("valid");
+    let Followed { settings, arrival } = followed;
     tokio::task::yield_now().await;
     assert_eq!(settings.borrow().max_parallelism, 30);
-    assert!(settings.has_changed().is_ok(), "the sender lives");
+    assert!(settings.has_changed().is_ok() && arrival.has_changed().is_ok(), "the senders live");
+    assert_eq!((arrival.borrow().version.as_str(), &arrival.borrow().rejected), ("start", &None));
     lifecycle.stop(Duration::from_secs(1)).await.expect("nothing is left");
 }
 
@@ -313,5 +324,77 @@ async fn a_rule_picks_the_value_for_this_worker() {
     write_file(&bench.file, &rule("worker-2").replace("\"var\"", "\"vra\"")).expect("written");
     bench.stays(2).await;
     assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
+    bench.stop().await;
+}
+
+/// N and the sampling.
+fn both(max_parallelism: i64, sampling: f64) -> String {
+    flagd::document(&[("max_parallelism", json!(max_parallelism)), ("payload_sampling", json!(sampling))])
+}
+
+fn rejects(document: &str, keys: &[&str]) -> Option<(String, Vec<String>)> {
+    Some((version_of(document.as_bytes()), keys.iter().map(ToString::to_string).collect()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_rejected_is_told_with_the_version_whose_other_values_hold() {
+    let first = both(3, 0.1);
+    let mut bench = Bench::start(|file| write_file(file, &first).expect("written"));
+    assert_eq!(bench.arrived(), (version_of(first.as_bytes()), None));
+    assert_eq!(bench.arrival.borrow().jump_limit, 300, "ten times the start value");
+    // The start value counts, so this is a jump from there.
+    let jump = both(301, 0.4);
+    write_file(&bench.file, &jump).expect("written");
+    let changed = bench.settings.wait_for(|settings| settings.payload_sampling.others() == 0.4);
+    drop(tokio::time::timeout(Duration::from_secs(1), changed).await.expect("in time").expect("watched"));
+    // Whoever sees the version sees what it leaves out.
+    assert_eq!(bench.arrived(), (version_of(jump.as_bytes()), rejects(&jump, &["max_parallelism"])));
+    let reason = bench.arrival.borrow().rejected.clone().expect("some").values[0].reason.clone();
+    assert!(reason.contains("301 is more than 10 times 30") && reason.ends_with("keeping 3"), "{reason}");
+    let good = both(300, 0.4);
+    write_file(&bench.file, &good).expect("written");
+    bench.becomes(300).await;
+    assert_eq!(bench.arrived(), (version_of(good.as_bytes()), None));
+    assert_eq!(bench.arrival.borrow().jump_limit, 3_000);
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_of_which_nothing_holds_is_named_beside_the_version_that_does() {
+    let good = parallelism(2);
+    let mut bench = Bench::start(|file| write_file(file, &good).expect("written"));
+    let holds = version_of(good.as_bytes());
+    let bad = flagd::document(&[("max_parallelism", json!(-1)), ("max_paralelism", json!(1))]);
+    for (document, keys) in [
+        (bad.as_str(), &["max_parallelism", "\"max_paralelism\""][..]),
+        ("{\"flags\": {", &[WHOLE_DOCUMENT]),
+        ("[]", &[WHOLE_DOCUMENT]),
+    ] {
+        write_file(&bench.file, document).expect("written");
+        bench.stays(2).await;
+        assert_eq!(bench.arrived(), (holds.clone(), rejects(document, keys)));
+    }
+    bench.arrival.borrow_and_update();
+    write_file(&bench.file, &good).expect("written");
+    bench.stays(2).await;
+    assert_eq!(bench.arrived(), (holds, None), "what holds is what is there again");
+    assert!(bench.arrival.has_changed().expect("watched"));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_rejected_is_told_after_a_restart_before_the_source_is_back() {
+    let mut bench = Bench::start(|file| write_file(file, &parallelism(1)).expect("written"));
+    let mixed = both(-1, 0.5);
+    write_file(&bench.file, &mixed).expect("written");
+    bench.stays(1).await;
+    let arrived = bench.arrived();
+    assert_eq!(arrived, (version_of(mixed.as_bytes()), rejects(&mixed, &["max_parallelism"])));
+    std::fs::remove_file(&bench.file).expect("removed");
+    let mut bench = bench.restart(|_| ()).await;
+    assert_eq!(bench.arrived(), arrived);
+    write_file(&bench.file, &both(2, 0.5)).expect("written");
+    bench.becomes(2).await;
+    assert_eq!(bench.arrived().1, None);
     bench.stop().await;
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use weir::lifecycle::Lifecycle;
 use weir::settings::store::{self, Edit, Store};
-use weir::settings::{self, Config, Context, Settings, Source, file, flagd};
+use weir::settings::{self, Config, Context, Followed, Settings, Source, file, flagd};
 use weir::telemetry::Telemetry;
 
 use super::redis::RedisServer;
@@ -150,7 +150,7 @@ impl Follower {
     /// With a file that keeps the last good settings.
     pub fn start_as(config: &Config, context: Context, kept: Option<&std::path::Path>) -> Self {
         let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
-        let settings = settings::watch(config, context, kept, &telemetry, &lifecycle).expect("valid");
+        let Followed { settings, .. } = settings::watch(config, context, kept, &telemetry, &lifecycle).expect("valid");
         Follower { settings, telemetry, lifecycle }
     }
 

@@ -36,6 +36,8 @@ pub fn presence(worker: &str, pool: &str) -> Presence {
         broken: vec![],
         half_open: vec![],
         settings_version: "start".into(),
+        settings_rejected: None,
+        jump_limit: None,
     }
 }
 

@@ -247,6 +247,8 @@ mod tests {
             broken: vec![],
             half_open: vec![],
             settings_version: "v".into(),
+            settings_rejected: None,
+            jump_limit: None,
         }
     }
 

@@ -1,0 +1,125 @@
+//! Whether workers would refuse a change of N as a jump, judged by what they say of themselves. Pure.
+//!
+//! What a worker compares a new N with is its own: what it has, and what it was started with. Whoever changes the document
+//! knows neither, and may have another start value in the configuration at hand. So each worker says in the registry how far
+//! it would go ([`Arrival::jump_limit`](super::Arrival)), and the document is evaluated as each of them will. Of a worker no
+//! zone is known here: a rule that asks for it is evaluated as for one without.
+
+use serde_json::{Value, json};
+
+use super::flagd::{self, Flag};
+use super::targeting::Context;
+use crate::task::{PoolName, WorkerId};
+
+/// The setting that can jump.
+pub const KEY: &str = "max_parallelism";
+
+/// What a worker has, and how far it would go at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its name.
+    pub worker: WorkerId,
+    /// The pool that it serves in.
+    pub pool: PoolName,
+    /// Its N.
+    pub n: u32,
+    /// The most that N may become with the next document.
+    pub limit: u32,
+}
+
+/// What workers would do with a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged<'a> {
+    /// How many of them the change is for: what the document says of N is another value than before.
+    pub meant: usize,
+    /// Those who would refuse it as a jump, and the value that they would refuse.
+    pub refuse: Vec<(&'a Standing, u64)>,
+}
+
+/// Which workers would refuse what a new document says of N, or why one of the documents is none. Without a document before,
+/// it is another value for all.
+pub fn judge<'a>(before: Option<&[u8]>, after: &[u8], workers: &'a [Standing]) -> Result<Judged<'a>, String> {
+    let (before, after) = (before.map(of_n).transpose()?, of_n(after)?);
+    let mut judged = Judged::default();
+    for standing in workers {
+        let was = before.as_deref().map(|document| said(document, standing)).transpose()?.flatten();
+        let Some(Flag { value, allow_jump }) = said(&after, standing)? else { continue };
+        if was.is_some_and(|was| was.value == value) {
+            continue;
+        }
+        judged.meant += 1;
+        if let Some(value) = value.as_u64().filter(|value| !allow_jump && *value > u64::from(standing.limit)) {
+            judged.refuse.push((standing, value));
+        }
+    }
+    Ok(judged)
+}
+
+/// What of a document decides about N: it is evaluated once for each worker, and may have much else.
+fn of_n(document: &[u8]) -> Result<Vec<u8>, String> {
+    let parsed: Value = serde_json::from_slice(document.strip_prefix(flagd::BYTE_ORDER_MARK).unwrap_or(document))
+        .map_err(|error| format!("the document is not JSON: {error}"))?;
+    let mut part = json!({"flags": {}});
+    if let Some(flag) = parsed.pointer(&format!("/flags/{KEY}")) {
+        part["flags"][KEY] = flag.clone();
+    }
+    if let Some(shared) = parsed.get("$evaluators") {
+        part["$evaluators"] = shared.clone();
+    }
+    Ok(part.to_string().into_bytes())
+}
+
+/// What the document says to a worker; none where it leaves it its start value, or says what is no value: neither is a jump.
+fn said(document: &[u8], standing: &Standing) -> Result<Option<Flag>, String> {
+    let Standing { worker, pool, .. } = standing.clone();
+    let flags = flagd::evaluate(document, &Context { pool, worker: Some(worker), ..Context::default() })?;
+    Ok(flags.get(KEY).cloned().and_then(Result::ok).flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(worker: &str, pool: &str, n: u32, limit: u32) -> Standing {
+        let (worker, pool) = (worker.parse().expect("an id"), pool.parse().expect("a pool"));
+        Standing { worker, pool, n, limit }
+    }
+
+    fn to(n: u32) -> String {
+        flagd::document(&[(KEY, json!(n)), ("payload_sampling", json!(0.4))])
+    }
+
+    fn refused(before: Option<&str>, after: &str, workers: &[Standing]) -> (usize, Vec<(String, u64)>) {
+        let judged = judge(before.map(str::as_bytes), after.as_bytes(), workers).expect("documents");
+        let named = judged.refuse.iter().map(|(standing, value)| (standing.worker.to_string(), *value));
+        (judged.meant, named.collect())
+    }
+
+    #[test]
+    fn each_worker_is_judged_by_its_own_limit() {
+        let workers =
+            [standing("low", "a", 3, 30), standing("high", "a", 30, 300), standing("younger", "b", 3, 100_000)];
+        assert_eq!(refused(Some(&to(3)), &to(30), &workers), (3, vec![]));
+        assert_eq!(refused(Some(&to(3)), &to(200), &workers), (3, vec![("low".into(), 200)]));
+        assert_eq!(refused(None, &to(301), &workers), (3, vec![("low".into(), 301), ("high".into(), 301)]));
+        let allowed = to(301).replace("\"state\"", "\"metadata\": {\"allow_jump\": true}, \"state\"");
+        assert_eq!(refused(Some(&to(3)), &allowed, &workers), (3, vec![]));
+        assert_eq!(refused(Some(&to(3)), &to(200), &[]), (0, vec![]));
+    }
+
+    #[test]
+    fn only_those_whose_value_changes_are_meant() {
+        let workers = [standing("one", "a", 3, 30), standing("other", "b", 3, 30)];
+        let ruled = |n: u32, default: u32| {
+            let rule = json!({"if": [{"===": [{"var": "pool"}, "b"]}, "here", null]});
+            let flag = json!({"state": "ENABLED", "variants": {"here": n, "usual": default}, "defaultVariant": "usual",
+                "targeting": rule});
+            json!({"flags": {KEY: flag}}).to_string()
+        };
+        assert_eq!(refused(Some(&to(3)), &ruled(200, 3), &workers), (1, vec![("other".into(), 200)]));
+        // What one refuses already is no doing of another change.
+        assert_eq!(refused(Some(&ruled(200, 3)), &ruled(200, 4), &workers), (1, vec![]));
+        assert_eq!(refused(Some(&to(3)), r#"{"flags": {}}"#, &workers), (0, vec![]), "back to where it started");
+        assert!(judge(None, b"{", &workers).expect_err("none").contains("not JSON"));
+    }
+}
