@@ -3,15 +3,18 @@
 //! Of headers and of a URL's query only the values of known names are kept. Everywhere else (paths of URLs, bodies,
 //! input, output, messages, notes, attachments) five rules take out values, each a net under the one before: the JSON
 //! paths of the integration, what the run itself named as a secret, what follows a credential's name, what has the form
-//! of a card number, an IBAN or a token, and all of it again with escapes taken away and in base64. A body that cannot be looked into
-//! is withheld: what is not understood is not kept. Where the rules fail or take too long, only metadata is kept.
+//! of a card number, an IBAN or a token, and all of it again with escapes taken away and in base64. What names and paths
+//! led to is then looked for wherever else it stands (`redact/followed.rs`). A body that cannot be looked into is withheld:
+//! what is not understood is not kept. Where the rules fail or take too long, only metadata is kept.
 //!
 //! The same secret has the same placeholder within a payload (`redact/placeholder.rs`).
 
+mod again;
 mod budget;
 mod decoded;
 mod detect;
 mod edit;
+mod followed;
 mod message;
 mod multipart;
 mod named;
@@ -28,6 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use metrics::Counter;
 
+use self::again::again;
 use self::budget::Stop;
 pub use self::detect::Detector;
 use self::pass::Pass;
@@ -154,7 +158,7 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
         }),
     };
     pass.budget.check()?;
-    Ok(Redacted {
+    let mut redacted = Redacted {
         task: Task { input, ..task.clone() },
         outcome: Outcome { result, ..outcome.clone() },
         pool: pool.clone(),
@@ -165,7 +169,11 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
         attachments,
         attachments_left_out: transcript.attachments_left_out,
         withheld: None,
-    })
+    };
+    if let Some(pass) = pass.second()? {
+        again(pass, &transcript.notes, &mut redacted)?;
+    }
+    Ok(redacted)
 }
 
 /// A name has no room for a placeholder.

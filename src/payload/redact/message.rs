@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::budget::Stop;
 use super::multipart::multipart;
+use super::names::is_sensitive;
 use super::pass::{Pass, is_json};
 use crate::payload::record::{Body, RedactedAttachment, RedactedExchange, RedactedMessage, Text, header};
 use crate::task::transcript::{Attachment, Exchange, Message};
@@ -43,6 +44,7 @@ fn message(pass: &mut Pass<'_>, message: &Message, is_cut: bool) -> Result<Redac
     for (name, value) in &message.headers {
         let value = match name.as_str() {
             _ if value.is_empty() => String::new(),
+            _ if is_sensitive(name) => pass.credential(name, value),
             _ if !pass.rules.keeps_header(name) => pass.placeholder(value),
             _ if ["location", "content-location", "referer"].iter().any(|url| name.eq_ignore_ascii_case(url)) => {
                 pass.url(value)?

@@ -55,8 +55,8 @@ fn part_text(pass: &mut Pass<'_>, head: &str, content: Bytes, is_cut: bool) -> R
     let name = field("content-disposition").and_then(|(_, value)| {
         value.split(';').find_map(|it| it.trim().strip_prefix("name=")).map(|name| name.trim_matches('"'))
     });
-    if name.is_some_and(is_sensitive) {
-        return Ok(format!("{}{end}", pass.placeholder(&String::from_utf8_lossy(&content))));
+    if let Some(name) = name.filter(|name| is_sensitive(name)) {
+        return Ok(format!("{}{end}", pass.credential(name, &String::from_utf8_lossy(&content))));
     }
     let media_type = field("content-type").map_or("text/plain", |(_, value)| value.trim());
     if media_type.to_ascii_lowercase().starts_with("multipart/") {

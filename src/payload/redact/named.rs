@@ -16,6 +16,7 @@ use self::value::{bare_end, bracketed_end, find, line_end, quoted_end, user_info
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::edit::Nesting;
+use super::followed::Guard;
 use super::names::{MAX_NAME_BYTES, is_sensitive};
 
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
@@ -27,12 +28,15 @@ pub(super) struct Found {
     pub range: Range<usize>,
     /// What a placeholder needs around it: quotes, where the value had none but its name has.
     pub quote: String,
+    /// What its name says of it.
+    pub guard: Guard,
 }
 
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search = Search { text, from: 0, tag: None, tags_until: 0, pair: 0, nesting: Nesting::new(text) };
+    let mut search =
+        Search { text, from: 0, tag: None, tags_until: 0, pair: (0, Guard::Token), nesting: Nesting::new(text) };
     let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
     while let Some(next) = memchr3(b':', b'=', b'>', &bytes[at..]) {
         let mark = at + next;
@@ -59,8 +63,8 @@ struct Search<'t> {
     /// The last `<` of those up to `tags_until`, which have been looked for.
     tag: Option<usize>,
     tags_until: usize,
-    /// Up to where a `value` belongs to a `name` that is a credential's.
-    pair: usize,
+    /// Up to where a `value` belongs to a `name` that is a credential's, and what that says.
+    pair: (usize, Guard),
     nesting: Nesting<'t>,
 }
 
@@ -75,31 +79,34 @@ impl<'t> Search<'t> {
     fn value_at(&mut self, mark: usize) -> Option<Found> {
         let bytes = self.text.as_bytes();
         if bytes[mark..].starts_with(b"://") {
-            return user_info(self.text, mark + 3).map(unquoted);
+            return user_info(self.text, mark + 3).map(|range| unquoted(range, Guard::UserInfo));
         }
         if bytes[mark] == b'>' {
             let tag = memrchr(b'<', &bytes[self.tags_until..mark]).map(|tag| self.tags_until + tag);
             (self.tag, self.tags_until) = (tag.or(self.tag), mark);
             // An element does not reach out of the JSON string that it is in.
-            return self.element(mark).and_then(|range| self.nesting.clip(range)).map(unquoted);
+            let (range, guard) = self.element(mark)?;
+            return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
         let name = name_before(self.text, self.from, mark)?;
         let plain_name = plain_name(name.text);
         let start = find(bytes, mark + 1, |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
         let is_pair_value =
-            mark < self.pair && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
+            mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
         if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
-            let names_a_credential = self.names_a_credential(start);
-            let before = if names_a_credential { self.value_before(mark) } else { None };
-            self.pair = if names_a_credential && before.is_none() { mark + MAX_PAIR_BYTES } else { 0 };
-            if let Some(before) = before {
-                return Some(unquoted(before));
+            let named = self.named_credential(start);
+            let before = named.and_then(|guard| self.value_before(mark).map(|range| unquoted(range, guard)));
+            let after = named.filter(|_| before.is_none());
+            self.pair = after.map_or((0, Guard::Token), |guard| (mark + MAX_PAIR_BYTES, guard));
+            if before.is_some() {
+                return before;
             }
         }
         if !is_pair_value && !is_sensitive(&plain_name) {
             return None;
         }
-        let value = self.value(start, &name, &plain_name)?;
+        let guard = if is_pair_value { self.pair.1 } else { Guard::of(&plain_name) };
+        let value = Found { guard, ..self.value(start, &name, &plain_name)? };
         // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
         let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
         Some(Found { range, ..value })
@@ -114,21 +121,23 @@ impl<'t> Search<'t> {
             b'"' | b'\'' => {
                 let inside = start + backslashes + 1;
                 let end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
-                Some(unquoted(inside..end))
+                Some(unquoted(inside..end, Guard::Token))
             }
-            b'{' | b'[' if name.quoted => {
-                Some(Found { range: start..bracketed_end(bytes, start, name.backslashes), quote: quote() })
-            }
+            b'{' | b'[' if name.quoted => Some(Found {
+                range: start..bracketed_end(bytes, start, name.backslashes),
+                quote: quote(),
+                guard: Guard::Token,
+            }),
             _ if name.quoted => {
                 let ends = |byte: u8| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace();
                 let end = find(bytes, start, ends);
                 let constant = matches!(&text[start..end], "null" | "true" | "false" | "");
-                (!constant).then(|| Found { range: start..end, quote: quote() })
+                (!constant).then(|| Found { range: start..end, quote: quote(), guard: Guard::Token })
             }
-            _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start))),
+            _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start), Guard::Token)),
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
-                Some(unquoted(start..bare_end(text, start, is_authorization)))
+                Some(unquoted(start..bare_end(text, start, is_authorization), Guard::Token))
             }
         }
     }
@@ -149,17 +158,18 @@ impl<'t> Search<'t> {
         (has_mark && matches!(quote, b'"' | b'\'') && end < mark).then_some(inside..end)
     }
 
-    /// Whether the value at `start`, of something called `name`, is a credential's name.
-    fn names_a_credential(&self, start: usize) -> bool {
+    /// What the value at `start`, of something called `name`, says, if it is a credential's name.
+    fn named_credential(&self, start: usize) -> Option<Guard> {
         let bytes = self.text.as_bytes();
         let inside = find(bytes, start, |byte| !matches!(byte, b'\\' | b'"' | b'\''));
         let ends = |byte: u8| matches!(byte, b'\\' | b'"' | b'\'' | b'>' | b',' | b'<') || byte.is_ascii_whitespace();
         let end = inside + bytes[inside..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| !ends(byte)).count();
-        self.text.get(inside..end).is_some_and(|name| is_sensitive(&plain_name(name)))
+        let name = plain_name(self.text.get(inside..end)?);
+        is_sensitive(&name).then(|| Guard::of(&name))
     }
 
     /// What the element holds whose start tag ends at `mark`, if it is a credential's.
-    fn element(&self, mark: usize) -> Option<Range<usize>> {
+    fn element(&self, mark: usize) -> Option<(Range<usize>, Guard)> {
         let (text, bytes) = (self.text, self.text.as_bytes());
         let tag = self.tag.filter(|tag| *tag >= self.from)?;
         let name_end = tag
@@ -181,12 +191,12 @@ impl<'t> Search<'t> {
             // Other elements or CDATA: all up to the end tag, or, where a cut took that, to the text's end.
             memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
         };
-        Some(start..end)
+        Some((start..end, Guard::of(local)))
     }
 }
 
-fn unquoted(range: Range<usize>) -> Found {
-    Found { range, quote: String::new() }
+fn unquoted(range: Range<usize>, guard: Guard) -> Found {
+    Found { range, quote: String::new(), guard }
 }
 
 /// Names whose bare value is the rest of the line: `Cookie: a=1; b=2`.

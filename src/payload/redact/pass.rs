@@ -2,6 +2,7 @@
 //! paths once more on the text without its escapes.
 //!
 //! What an earlier rule took out is a placeholder to the later ones. Texts in which nothing is found are not copied.
+//! A second pass looks in what is left for what names and paths led to (`redact/followed.rs`).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,8 +13,9 @@ use url::form_urlencoded::byte_serialize;
 use super::Rules;
 use super::budget::{Budget, Stop};
 use super::decoded::{Escapes, MAX_ROUNDS, View};
-use super::detect::{Kind, merged};
+use super::detect::{Kind, classify, merged};
 use super::edit::{Edit, Nesting, apply, starts_document};
+use super::followed::{Followed, Guard};
 use super::named::{Found, named};
 use super::names::is_sensitive;
 use super::packed;
@@ -35,6 +37,9 @@ pub(super) struct Pass<'r> {
     pub budget: Budget,
     paths: Vec<&'r Path>,
     secrets: Secrets,
+    /// Whether only `secrets` are looked for.
+    is_second: bool,
+    followed: Followed,
     placeholders: Placeholders,
 }
 
@@ -45,6 +50,8 @@ impl<'r> Pass<'r> {
             budget: Budget::new(rules.time_limit),
             paths: rules.paths(integration),
             secrets: Secrets::new(secrets)?,
+            is_second: false,
+            followed: Followed::default(),
             placeholders: Placeholders::default(),
         })
     }
@@ -58,6 +65,28 @@ impl<'r> Pass<'r> {
     /// The placeholders, for what comes after.
     pub fn into_placeholders(self) -> Placeholders {
         self.placeholders
+    }
+
+    /// A second pass, over what this one left: it looks for the secrets that names and paths led to, and for nothing
+    /// else. None where there are none.
+    pub fn second(self) -> Result<Option<Self>, Stop> {
+        let Pass { followed, rules, budget, placeholders, .. } = self;
+        let pass = |secrets| Pass {
+            rules,
+            budget,
+            paths: Vec::new(),
+            secrets,
+            is_second: true,
+            followed: Followed::default(),
+            placeholders,
+        };
+        Ok(followed.secrets()?.map(pass))
+    }
+
+    /// What stands for the value of a credential of this name.
+    pub fn credential(&mut self, name: &str, value: &str) -> String {
+        self.followed.add(value, Guard::of(name));
+        self.placeholders.of(value)
     }
 
     /// What stands for a value as a whole.
@@ -119,6 +148,7 @@ impl<'r> Pass<'r> {
         }
         let Ok(found) = path::find(text, &self.paths, &mut self.budget)? else { return Ok(Err(Unreadable)) };
         let edit = |it: path::Match| {
+            self.followed.add(&text[it.range.clone()], Guard::Path);
             let quote = if it.is_string { "" } else { "\"" };
             let with = format!("{quote}{}{quote}", self.placeholders.of(&text[it.range.clone()]));
             Edit { range: it.range, with }
@@ -200,7 +230,9 @@ impl<'r> Pass<'r> {
             } else {
                 format!("{name_text}=").into()
             });
-        } else if !is_kept || is_sensitive(&plain_name) {
+        } else if is_sensitive(&plain_name) {
+            Cow::Owned(self.credential(&plain_name, &plain_value))
+        } else if !is_kept {
             Cow::Owned(self.placeholder(&plain_value))
         } else {
             // As it is written first: where it was not encoded, a + is no space.
@@ -212,6 +244,11 @@ impl<'r> Pass<'r> {
         };
         let same = matches!((&name_text, &value_text), (Cow::Borrowed(_), Cow::Borrowed(_)));
         Ok(if same { Cow::Borrowed(pair) } else { Cow::Owned(format!("{name_text}={value_text}")) })
+    }
+
+    /// A cut text without an end that may be the beginning of a known secret.
+    pub fn without_start<'t>(&self, text: &'t str) -> &'t str {
+        self.secrets.without_cut(text)
     }
 
     /// A cut text without an end that may be the beginning of a secret.
@@ -237,16 +274,17 @@ impl<'r> Pass<'r> {
         let found = self.secrets.find(&text, &mut self.budget)?;
         let edits = fitted(&text, found.into_iter().map(|(range, secret)| (range, self.placeholders.of(secret))));
         text = apply(text, &edits);
-        let edits: Vec<Edit> = named(&text, &mut self.budget)?
+        let edits: Vec<Edit> = self
+            .named(&text)?
             .into_iter()
             .filter(|it| !is_placeholder(&text[it.range.clone()]))
-            .map(|Found { range, quote }| {
+            .map(|Found { range, quote, .. }| {
                 let with = format!("{quote}{}{quote}", self.placeholders.of(&text[range.clone()]));
                 Edit { range, with }
             })
             .collect();
         text = apply(text, &edits);
-        let found = merged(self.rules.detectors.find(&text, &mut self.budget)?, self.packed(&text)?);
+        let found = self.formed(&text)?;
         let edits = fitted(
             &text,
             found.into_iter().map(|range| {
@@ -257,14 +295,36 @@ impl<'r> Pass<'r> {
         Ok(apply(text, &edits))
     }
 
-    /// Base64 with a secret in it.
-    fn packed(&mut self, text: &str) -> Result<Vec<Range<usize>>, Stop> {
-        let (secrets, detectors) = (&self.secrets, &self.rules.detectors);
-        packed::find(text, &mut self.budget, |plain, budget| {
-            Ok(!secrets.find(plain, budget)?.is_empty()
-                || !named(plain, budget)?.is_empty()
-                || !detectors.find(plain, budget)?.is_empty())
-        })
+    /// What follows a credential's name.
+    fn named(&mut self, text: &str) -> Result<Vec<Found>, Stop> {
+        if self.is_second {
+            return Ok(Vec::new());
+        }
+        let found = named(text, &mut self.budget)?;
+        found.iter().for_each(|it| self.followed.add(&text[it.range.clone()], it.guard));
+        Ok(found)
+    }
+
+    /// What has the form of a secret, and base64 with a secret in it.
+    fn formed(&mut self, text: &str) -> Result<Vec<Range<usize>>, Stop> {
+        let (secrets, detectors, is_second) = (&self.secrets, &self.rules.detectors, self.is_second);
+        let packed = packed::find(text, &mut self.budget, |plain, budget| {
+            let holds_more = |budget: &mut Budget| {
+                Ok(!named(plain, budget)?.is_empty() || !detectors.find(plain, budget)?.is_empty())
+            };
+            Ok(!secrets.find(plain, budget)?.is_empty() || (!is_second && holds_more(budget)?))
+        })?;
+        if is_second {
+            return Ok(packed);
+        }
+        let found = detectors.find(text, &mut self.budget)?;
+        for value in found.iter().map(|range| &text[range.clone()]) {
+            // Of the other kinds, each is found by its form wherever it stands.
+            if classify(value).0 == Kind::Redacted {
+                self.followed.add(value, Guard::Token);
+            }
+        }
+        Ok(merged(found, packed))
     }
 
     /// What is found in the last of the views, each of which is made of the one before, the first of the text.
@@ -273,12 +333,12 @@ impl<'r> Pass<'r> {
         let mut found: Vec<(Range<usize>, String)> = Vec::new();
         let ranges = if escapes == Escapes::Markup {
             // Without JSON's backslashes one cannot tell where its values end: names are looked for with them.
-            named(&view.text, &mut self.budget)?.into_iter().map(|it| it.range).collect()
+            self.named(&view.text)?.into_iter().map(|it| it.range).collect()
         } else {
             for (range, secret) in self.secrets.find(&view.text, &mut self.budget)? {
                 found.push((range, self.placeholders.of(secret)));
             }
-            merged(self.rules.detectors.find(&view.text, &mut self.budget)?, self.packed(&view.text)?)
+            self.formed(&view.text)?
         };
         for range in ranges {
             if !is_placeholder(&view.text[range.clone()]) {

@@ -58,12 +58,11 @@ impl Placeholders {
 
     /// For a value as it stands in a text, in whatever encoding. A value that is a placeholder already stays one.
     pub(super) fn of(&mut self, value: &str) -> String {
-        let plain = plain(value);
-        let plain = without_scheme(plain.trim());
-        if is_placeholder(plain) {
-            return plain.to_owned();
+        let plain = secret_of(value);
+        if is_placeholder(&plain) {
+            return plain;
         }
-        let (kind, secret) = detect::classify(plain);
+        let (kind, secret) = detect::classify(&plain);
         let hashes = (self.keys.0.hash_one(&*secret), self.keys.1.hash_one(&*secret));
         let (kind, number) = *self.known.entry(hashes).or_insert_with(|| {
             let number = if self.last < MAX_NUMBERS { self.last + 1 } else { 0 };
@@ -79,6 +78,11 @@ pub(super) fn is_placeholder(text: &str) -> bool {
     let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|it| it.split_once('-'));
     let digits = |number: &str| (1..=6).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
     inside.is_some_and(|(kind, number)| Kind::ALL.iter().any(|it| it.as_str() == kind) && digits(number))
+}
+
+/// What the secret is in a value as it stands in a text, in whatever encoding.
+pub(super) fn secret_of(value: &str) -> String {
+    without_scheme(plain(value).trim()).to_owned()
 }
 
 /// `Bearer abc` is the secret `abc`.

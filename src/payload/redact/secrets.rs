@@ -26,10 +26,19 @@ const MIN_PACKED_BYTES: usize = 5;
 /// What RFC 3986 lets stand.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The secrets of one run.
+/// One to look for.
+pub(super) struct Secret {
+    pub text: String,
+    /// Whether it is one only between characters that are neither letters nor digits, and not as a key of JSON.
+    pub stands_alone: bool,
+    /// Whether it is looked for in base64, too.
+    pub in_base64: bool,
+}
+
+/// Several of them.
 #[derive(Default)]
 pub(super) struct Secrets {
-    plain: Vec<String>,
+    plain: Vec<Secret>,
     needles: Vec<Needle>,
     beginnings: Option<AhoCorasick>,
 }
@@ -42,15 +51,21 @@ struct Needle {
 }
 
 impl Secrets {
+    /// Those that a run named.
     pub fn new(secrets: &[String]) -> Result<Self, Stop> {
         if secrets.len() > MAX_SECRETS {
             return Err(Stop::TooManySecrets);
         }
-        let plain: Vec<String> = secrets.iter().filter(|secret| !secret.is_empty()).cloned().collect();
+        let named = |text: &String| Secret { text: text.clone(), stands_alone: false, in_base64: true };
+        Secrets::of(secrets.iter().filter(|secret| !secret.is_empty()).map(named).collect())
+    }
+
+    /// Any.
+    pub fn of(plain: Vec<Secret>) -> Result<Self, Stop> {
         let forms = plain
             .iter()
             .enumerate()
-            .flat_map(|(secret, text)| forms(text).into_iter().map(move |text| Needle { text, secret }));
+            .flat_map(|(secret, it)| forms(it).into_iter().map(move |text| Needle { text, secret }));
         let mut needles: Vec<Needle> = forms.collect();
         needles.sort_by(|a, b| a.text.cmp(&b.text).then(a.secret.cmp(&b.secret)));
         needles.dedup_by(|a, b| a.text == b.text);
@@ -70,9 +85,11 @@ impl Secrets {
         for beginning in beginnings.find_overlapping_iter(text) {
             let needle = &self.needles[beginning.pattern().as_usize()];
             let rest = &text.as_bytes()[beginning.start()..];
-            if rest.starts_with(needle.text.as_bytes()) {
-                found.push((beginning.start()..beginning.start() + needle.text.len(), &self.plain[needle.secret]));
+            let secret = &self.plain[needle.secret];
+            let range = beginning.start()..beginning.start() + needle.text.len();
+            if rest.starts_with(needle.text.as_bytes()) && (!secret.stands_alone || stands_alone(text, &range)) {
                 budget.spend(needle.text.len())?;
+                found.push((range, &secret.text));
             }
         }
         // Of what overlaps, the longest of the first.
@@ -101,17 +118,27 @@ impl Secrets {
 
 /// A secret as it is, percent-encoded in the ways in use, inside JSON strings down to the second level, in JSON of ASCII
 /// alone, and in base64, where it has a length at which that is no word by chance.
-fn forms(secret: &str) -> Vec<String> {
+fn forms(secret: &Secret) -> Vec<String> {
+    let Secret { text: secret, in_base64, .. } = secret;
     let upper = utf8_percent_encode(secret, ENCODED).to_string();
     let lower = percent_lowercase(&upper);
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let escaped = json_escaped(secret);
     let (slashes, ascii) = (escaped.replace('/', "\\/"), ascii_escaped(&escaped));
-    let mut forms = vec![secret.to_owned(), upper, lower, form, json_escaped(&escaped), escaped, slashes, ascii];
-    if secret.len() >= MIN_PACKED_BYTES {
+    let mut forms = vec![secret.clone(), upper, lower, form, json_escaped(&escaped), escaped, slashes, ascii];
+    if *in_base64 && secret.len() >= MIN_PACKED_BYTES {
         forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
     }
     forms
+}
+
+/// Whether nothing at a range's ends goes on, and it is no key of JSON.
+fn stands_alone(text: &str, range: &Range<usize>) -> bool {
+    let (before, after) = (&text[..range.start], &text[range.end..]);
+    let goes_on = before.chars().next_back().is_some_and(char::is_alphanumeric)
+        || after.chars().next().is_some_and(char::is_alphanumeric);
+    let is_key = || after.strip_prefix('"').is_some_and(|rest| rest.trim_ascii_start().starts_with(':'));
+    !goes_on && !is_key()
 }
 
 /// As many JSON libraries write it by default: `\u00e4` for `ä`.
@@ -160,10 +187,21 @@ mod tests {
     fn a_named_secret_is_found_in_each_of_its_forms() {
         let secret = "p/q\" é+1";
         let secrets = secrets(&[secret, ""]);
-        for form in forms(secret) {
+        for form in forms(&Secret { text: secret.to_owned(), stands_alone: false, in_base64: true }) {
             assert_eq!(found(&secrets, &format!("<{form}>")), [(1..form.len() + 1, secret)], "{form}");
         }
         assert_eq!(found(&secrets, "https://b/p%2fq%22%20%c3%a9%2b1/x").len(), 1);
+    }
+
+    #[test]
+    fn one_that_stands_alone_is_no_part_of_a_word_and_no_key() {
+        let secret = Secret { text: "1234".to_owned(), stands_alone: true, in_base64: true };
+        let secrets = Secrets::of(vec![secret]).expect("few");
+        for (text, expected) in
+            [("pin=1234&n=12345", 1), (r#"{"1234": "1234", "n": 1234}"#, 2), ("é1234", 0), ("a/1234", 1)]
+        {
+            assert_eq!(found(&secrets, text).len(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -315,4 +317,5 @@ fn texts_for_logs_are_redacted_by_name_and_by_form() {
 }
 
 mod canary;
+mod followed;
 mod properties;

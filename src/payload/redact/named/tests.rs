@@ -9,7 +9,7 @@ use super::*;
 
 fn masked(text: &str) -> String {
     let found = named(text, &mut Budget::new(Duration::from_secs(60))).expect("in time");
-    let edit = |Found { range, quote }: Found| Edit { range, with: format!("{quote}[redacted]{quote}") };
+    let edit = |Found { range, quote, .. }: Found| Edit { range, with: format!("{quote}[redacted]{quote}") };
     apply(text.into(), &found.into_iter().map(edit).collect::<Vec<_>>()).into_owned()
 }
 

@@ -1,0 +1,104 @@
+//! What is a secret in one place, for its name or by a path, is left in no other.
+
+use super::*;
+
+/// A run that is given a login and uses it wherever a bank may want it, and that reads an account out of an answer.
+fn login(input: &str, used: &str, encoded: &str) -> Record {
+    let mut record = record("t-1");
+    record.task.input = json(input);
+    record.outcome.result = Ok(json(format!(r#"{{"login": "as {used}"}}"#)));
+    let exchange = &mut record.transcript.exchanges[0];
+    exchange.url = format!("https://bank/users/{encoded}/x?page={encoded}");
+    exchange.request = plain_message("application/x-www-form-urlencoded", format!("user=u&word={encoded}").as_bytes());
+    let body = format!(r#"<p title="{used}">{used}</p>"#);
+    exchange.response = Some(Response { status: 200, message: plain_message("text/html", body.as_bytes()) });
+    let note = |text: String| Note { at: SystemTime::UNIX_EPOCH, text, is_cut: false };
+    record.transcript.notes.push(note(format!("logged in with {used}.")));
+    record.transcript.notes.push(note(format!("packed {}", STANDARD.encode(format!("a text with {used}")))));
+    record
+}
+
+#[test]
+fn a_value_that_its_name_gives_away_is_left_nowhere() {
+    for (input, used, encoded) in [
+        (r#"{"password":"CANARY-9/x y"}"#, "CANARY-9/x y", "CANARY-9%2Fx+y"),
+        (r#"{"password":"geheim"}"#, "geheim", "geheim"),
+        (r#"{"login":{"psu":{"pin":"48151"}}}"#, "48151", "48151"),
+        (r#"{"pin":48151}"#, "48151", "48151"),
+        (r#"{"m":"Authorization: Bearer CANARY.1234.567"}"#, "CANARY.1234.567", "CANARY.1234.567"),
+        (r#"{"m":"Bearer CANARY.1234.567"}"#, "CANARY.1234.567", "CANARY.1234.567"),
+        (r#"{"credentials":{"id":7,"one":"CANARY-1234"}}"#, "CANARY-1234", "CANARY-1234"),
+        (r#"{"cookie":"a=b; sid=CANARY-1234; Path=/x/y"}"#, "CANARY-1234", "CANARY-1234"),
+        (r#"{"to":"https://u:CANARY-1234@bank/x"}"#, "CANARY-1234", "CANARY-1234"),
+        (r#"[{"name":"pin","value":"48151"}]"#, "48151", "48151"),
+    ] {
+        let stored = stored(login(input, used, encoded));
+        for left in [used, encoded, &STANDARD.encode(format!("a text with {used}"))[16..]] {
+            assert!(!stored.contains(left), "{left} of {input} is in {stored}");
+        }
+        let document: Value = serde_json::from_str(&stored).expect("JSON");
+        let url = document["transcript"]["log"]["entries"][0]["request"]["url"].as_str().expect("a URL");
+        let numbers: Vec<u32> = placeholders(url).map(|it| it.number).collect();
+        assert!(numbers.len() == 2 && numbers[0] == numbers[1], "{url}");
+    }
+}
+
+#[test]
+fn what_an_authorization_header_holds_is_left_nowhere() {
+    for (header, value, used) in [
+        ("Authorization", "Bearer CANARY.1234.567", "CANARY.1234.567"),
+        ("Authorization", "Basic dXNlcjpDQU5BUlktMTIzNA==", "CANARY-1234"),
+        ("X-Api-Key", "CANARY-1234", "CANARY-1234"),
+        ("Cookie", "a=b; sid=CANARY-1234", "CANARY-1234"),
+    ] {
+        let mut record = login("{}", used, used);
+        record.transcript.exchanges[0].request.headers.push((header.into(), value.into()));
+        let stored = stored(record);
+        assert!(!stored.contains(used), "{used} of {header} is in {stored}");
+    }
+}
+
+#[test]
+fn what_a_path_leads_to_is_left_nowhere() {
+    let redactor = redactor(r#"{"paths": {"*": ["$..account", "$.holder"]}, "keep_query": ["*"]}"#);
+    let input = r#"{"account": {"id": "acc-0042-7781"}, "holder": "Erika Muster", "n": [{"account": 1234567}]}"#;
+    for used in ["acc-0042-7781", "Erika Muster", "1234567"] {
+        let stored = stored_by(&redactor, login(input, used, &used.replace(' ', "%20")));
+        for left in [used, &used.replace(' ', "%20")] {
+            assert!(!stored.contains(left), "{left} is in {stored}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_secret_by_chance_stays() {
+    let input = r#"{"token":"transactions","key":"account","pin":"12","session":1234,"secret":true,"password":"null"}"#;
+    let redacted = stored(login(input, "transactions account 12 1234 true null", "transactions"));
+    assert!(redacted.contains("as transactions account 12 1234 true null"), "{redacted}");
+    let redacted =
+        answer(&Redactor::default(), answered(r#"{"pin":"4815","geheim":"x","n":48150,"password":"geheim"}"#));
+    assert_eq!(redacted, r#"{"pin":"[redacted-1]","geheim":"x","n":48150,"password":"[redacted-2]"}"#);
+}
+
+#[test]
+fn what_a_cut_leaves_of_a_value_that_is_followed_is_left_out() {
+    let mut record = login(r#"{"password":"CANARY-1234"}"#, "x", "x");
+    let mut message = plain_message("text/plain", b"the word is CANARY-1");
+    message.body_bytes = 1 << 20;
+    record.transcript.exchanges[0].response = Some(Response { status: 200, message });
+    let stored = stored(record);
+    assert!(!stored.contains("CANARY"), "{stored}");
+}
+
+#[test]
+fn thousands_of_values_at_a_path_are_followed_in_time_as_far_as_there_is_room() {
+    let redactor = redactor(r#"{"paths": {"*": ["$..account"]}}"#);
+    let accounts: Vec<String> = (0..20_000).map(|it| format!(r#"{{"account":"acc-{:08}"}}"#, 31 * it)).collect();
+    let mut record = answered(&format!("[{}]", accounts.join(",")));
+    record.transcript.exchanges[0].url = "https://bank/acc-00000031/x".into();
+    let document: Value = serde_json::from_str(&stored_by(&redactor, record)).expect("JSON");
+    assert_eq!(
+        document["transcript"]["log"]["entries"][0]["request"]["url"], "https://bank/[redacted-2]/x",
+        "{document}"
+    );
+}
