@@ -189,7 +189,7 @@ impl Replay {
         match &now.withheld {
             Some(why) => Err(Error::Now(why.clone())),
             None => {
-                remarks.splice(0..0, self.remarks());
+                remarks.splice(0..0, self.remarks(tape.has_gaps()));
                 Ok(Replayed::new(self.recorded.clone(), now, self.is_live, self.takes_similar, remarks))
             }
         }
@@ -239,16 +239,17 @@ impl Replay {
     }
 
     /// What a person should know before they look at the result.
-    fn remarks(&self) -> Vec<String> {
+    fn remarks(&self, has_gaps: bool) -> Vec<String> {
         let mut remarks = Vec::new();
         let (then, left_out) = (&self.recorded, self.recorded.exchanges_left_out);
         if left_out > 0 && !self.is_live {
             remarks.push(format!("{left_out} exchanges of the run had no room in the recording"));
         }
         let hidden = placeholders(then.task.input.as_str()).count();
-        if hidden > 0 && self.is_live && self.input.is_none() {
+        if hidden > 0 && self.input.is_none() && (self.is_live || has_gaps) {
+            let what = if self.is_live { "these were sent" } else { "requests may have been made of these" };
             remarks.push(format!(
-                "the input has placeholders where {hidden} values were redacted, and these were sent: give it with them"
+                "the input has placeholders where {hidden} values were redacted, and {what}: give it with them (--input)"
             ));
         }
         remarks

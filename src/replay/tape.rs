@@ -43,6 +43,8 @@ struct State {
     names: Names,
     placeholders: Placeholders,
     remarks: Vec<String>,
+    /// Whether something was asked that is not in the recording.
+    has_gaps: bool,
     /// Those that are to be answered now.
     waiting: BTreeSet<Place>,
     last_turn: u64,
@@ -71,6 +73,7 @@ impl Tape {
             names: Names::after(last),
             placeholders: Placeholders::after(last),
             remarks: Vec::new(),
+            has_gaps: false,
             waiting: BTreeSet::new(),
             last_turn: 0,
         };
@@ -88,6 +91,11 @@ impl Tape {
         std::mem::take(&mut self.state.lock().placeholders)
     }
 
+    /// Whether there was a request that is not in the recording.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.state.lock().has_gaps
+    }
+
     /// What a person should know of the answers that were given.
     pub(super) fn remarks(&self) -> Vec<String> {
         self.state.lock().remarks.clone()
@@ -96,7 +104,7 @@ impl Tape {
     /// The recorded exchange for a request, or why there is none.
     fn find(&self, asked: &Exchange) -> Result<&RecordedExchange, String> {
         let mut state = self.state.lock();
-        let State { used, names, placeholders, remarks, .. } = &mut *state;
+        let State { used, names, placeholders, remarks, has_gaps, .. } = &mut *state;
         let now = self.redactor.exchange(asked, &self.recorded.task.integration, placeholders);
         let now = now.ok_or("the request could not be redacted, and so not be compared with the recorded ones")?;
         let pair = |(recorded, is_used): (_, &bool)| Entry { recorded, is_used: *is_used };
@@ -104,6 +112,7 @@ impl Tape {
         let Some(Found { position, learned, is_nearest }) = matching::answer(&entries, names, &now, self.takes_similar)
         else {
             let missing = matching::missing(&entries, names, &now);
+            *has_gaps = true;
             let left_out = self.recorded.exchanges_left_out;
             let more = (left_out > 0).then(|| format!("; {left_out} more exchanges had no room in it"));
             return Err(missing + &more.unwrap_or_default());

@@ -272,12 +272,15 @@ async fn what_the_recording_does_not_have_is_said() {
     assert!(text.contains("now   integration_error"), "nothing goes on with an empty body: {text}");
 
     desk.edit("older", |document| {
+        document["task"]["input"]["customer"] = json!("[redacted-1]");
         document["transcript"]["log"]["entries"] = json!([]);
         document["transcript"]["log"]["_exchangesLeftOut"] = json!(3);
     });
     let (code, text, _) = desk.replay("older", &[]).await;
     assert!(code == Some(1) && text.contains("3 exchanges of the run had no room in the recording"), "{text}");
     assert!(text.contains("the recording has no request, and so not GET /accounts?customer="), "{text}");
+    let hint = "placeholders where 1 values were redacted, and requests may have been made of these: give it with them";
+    assert!(text.contains(hint), "{text}");
 }
 
 /// Reads accounts and their transactions side by side, as a team's own code does.

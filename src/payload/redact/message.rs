@@ -100,6 +100,8 @@ fn text(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: bool) -> Re
     let text = if is_cut { pass.without_cut(&whole) } else { &whole };
     let redacted = if media_type.contains("x-www-form-urlencoded") {
         pass.form(text)?
+    } else if media_type.starts_with("text/event-stream") {
+        pass.events(text)?
     } else if is_json(media_type, text) {
         match pass.document(text)? {
             Ok(text) => text,

@@ -157,6 +157,24 @@ impl<'r> Pass<'r> {
         Ok(Ok(apply(Cow::Borrowed(text), &edits)))
     }
 
+    /// The body of an event stream: the documents of its `data` lines, and the rest as a text.
+    pub fn events<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
+        if self.paths.is_empty() {
+            return self.text(text);
+        }
+        let mut redacted = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n') {
+            let document = line.strip_prefix("data:").filter(|data| starts_document(data.as_bytes()));
+            match document.map(|document| self.without_paths(document)).transpose()? {
+                Some(Ok(document)) => redacted.extend(["data:", &*document]),
+                // Part of a document that has several lines, in which a path cannot be found.
+                Some(Err(Unreadable)) => redacted.push_str("data: [redacted-0]\n"),
+                None => redacted.push_str(line),
+            }
+        }
+        Ok(Cow::Owned(self.text(&redacted)?.into_owned()))
+    }
+
     /// As [`Pass::text`], of a text that is changed already or not.
     fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
         match text {
@@ -230,6 +248,9 @@ impl<'r> Pass<'r> {
             } else {
                 format!("{name_text}=").into()
             });
+        } else if self.paths.iter().any(|path| path.leads_to_field(&plain_name)) {
+            self.followed.add(&plain_value, Guard::Path);
+            Cow::Owned(self.placeholder(&plain_value))
         } else if is_sensitive(&plain_name) {
             Cow::Owned(self.credential(&plain_name, &plain_value))
         } else if !is_kept {

@@ -64,6 +64,13 @@ impl FromStr for Path {
     }
 }
 
+impl Path {
+    /// Whether it leads to the field of this name in a form, read as one object.
+    pub fn leads_to_field(&self, field: &str) -> bool {
+        matches!(&self.steps[..], [Step { selector: Selector::Name(name), .. }] if name == field)
+    }
+}
+
 struct Reader<'t> {
     text: &'t str,
     at: usize,

@@ -102,3 +102,24 @@ fn thousands_of_values_at_a_path_are_followed_in_time_as_far_as_there_is_room() 
         "{document}"
     );
 }
+
+#[test]
+fn paths_lead_into_forms_queries_and_event_streams() {
+    let redactor = redactor(r#"{"paths": {"*": ["$..account", "$.x.deep"]}, "keep_query": ["*"]}"#);
+    for (content_type, body, expected) in [
+        ("application/x-www-form-urlencoded", "a=1&account=ab%2Fc&deep=2", "a=1&account=[redacted-1]&deep=2"),
+        (
+            "text/event-stream",
+            "event: x\ndata: {\"account\":\"abc\",\"n\":1}\n\ndata: {\"x\":{\"deep\":5}}\n\ndata: end\n",
+            "event: x\ndata: {\"account\":\"[redacted-1]\",\"n\":1}\n\ndata: {\"x\":{\"deep\":\"[redacted-2]\"}}\n\ndata: end\n",
+        ),
+    ] {
+        let mut record = record("t-1");
+        record.transcript.exchanges[0].response =
+            Some(Response { status: 200, message: plain_message(content_type, body.as_bytes()) });
+        assert_eq!(answer(&redactor, record), expected);
+    }
+    let mut record = record("t-1");
+    record.transcript.exchanges[0].url = "https://bank/x?account=abc".into();
+    assert!(stored_by(&redactor, record).contains("https://bank/x?account=[redacted-1]"));
+}
