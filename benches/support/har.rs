@@ -40,7 +40,12 @@ fn exchange(noise: &mut Noise, page: usize, bytes: usize) -> Exchange {
     let headers = |names: &[(&str, &str)]| -> Vec<_> {
         names.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
-    let request = headers(&[("accept", "application/json"), ("user-agent", "weir"), ("x-request-id", "1f2e3d")]);
+    let request = headers(&[
+        ("accept", "application/json"),
+        ("authorization", "Bearer 9f8e7d6c5b4a39281706"),
+        ("user-agent", "weir"),
+        ("x-request-id", "1f2e3d"),
+    ]);
     let answer = headers(&[
         ("content-type", "application/json"),
         ("date", "Wed, 20 Aug 2025 05:00:00 GMT"),
