@@ -14,7 +14,6 @@ mod level;
 mod line;
 mod lines;
 mod reload;
-mod repeats;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use tracing::callsite::Identifier;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -12,8 +13,8 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, Scope, SpanRef};
 
 use super::line::{Bridged, Fields, Head, Line, Message, Style, Value};
-use super::repeats::{Example, LeftOut, Repeats, Verdict, WINDOW};
 use super::writer::Buffer;
+use crate::telemetry::repeats::{LeftOut, Repeats, Verdict, WINDOW};
 
 /// The levels, each with its label in metrics.
 pub(super) const LEVELS: [(Level, &str); 5] = [
@@ -38,8 +39,21 @@ pub(super) struct Shared {
     pub(super) node: OnceLock<String>,
     pub(super) counts: Counts,
     style: Box<dyn Style>,
-    repeats: Repeats,
+    repeats: Repeats<Place, Example>,
     hasher: RandomState,
+}
+
+/// What counts as the same: a place in the code, and a number for whose line it is there.
+type Place = (Option<Identifier>, u64);
+
+/// A line that stands for those that were left out, which the line about them quotes.
+struct Example {
+    level: Level,
+    logger: String,
+    file: Option<&'static str>,
+    line: Option<u32>,
+    message: String,
+    integration: Option<String>,
 }
 
 /// Lines by level, in the order of [`LEVELS`].
@@ -75,7 +89,7 @@ impl Shared {
         self.repeats.rest().into_iter().for_each(|left_out| self.tell(left_out));
     }
 
-    fn tell(&self, LeftOut { example, lines }: LeftOut) {
+    fn tell(&self, LeftOut { example, lines }: LeftOut<Example>) {
         let Example { level, logger, file, line, message, integration } = example;
         let head = Head { level: &level, logger: &logger, file, line, node: self.node() };
         let mut told = Line::begin(&*self.style, &head);
