@@ -186,11 +186,15 @@ fn explain(source: &Source, key: &str, message: &str) -> String {
     let found = source.get_string(key).ok().filter(|found| !message.contains(found.as_str()));
     let found = found.filter(|_| !key.starts_with(INTEGRATIONS));
     let found = found.map(|found| format!("{found:?}: ")).unwrap_or_default();
-    let form =
-        [("socket address", "a form such as \"127.0.0.1:7401\""), ("duration", "a form such as \"30s\" or \"5m\"")]
-            .into_iter()
-            .find(|(kind, _)| message.contains(kind))
-            .map(|(_, form)| form.to_owned());
+    let table = format!("a table, [{key}] in the file: a variable holds one value and no table");
+    let form = [
+        ("socket address", "a form such as \"127.0.0.1:7401\""),
+        ("duration", "a form such as \"30s\" or \"5m\""),
+        ("expected a map", &table),
+        ("expected struct", &table),
+        ("expected a sequence", "a list, in the file: a variable holds one value and no list"),
+    ];
+    let form = form.into_iter().find(|(kind, _)| message.contains(kind)).map(|(_, form)| form.to_owned());
     let range = || key.strip_prefix("settings.").and_then(settings::spec).map(settings::Spec::expected);
     let form = form.or_else(range).filter(|form| !message.contains(form.as_str()));
     let form = form.map(|form| format!("; use {form}")).unwrap_or_default();
@@ -335,6 +339,22 @@ mod tests {
         let error = load_text("[settings]\npayload_sampling = 7", &[]).expect_err("more than all").to_string();
         let right = r#"use a number from 0 to 1, or an object of them by integration, such as {"*": 0.1, "bank": 1}"#;
         assert!(error.ends_with(&format!("settings.payload_sampling: \"7\": {right}")), "{error}");
+        for (variable, value, expected) in [
+            (
+                "WEIR_PAYLOADS__REDACTION__PATHS",
+                r#"{"bank": ["$.a"]}"#,
+                "; use a table, [payloads.redaction.paths] in the file: a variable holds one value and no table",
+            ),
+            (
+                "WEIR_PAYLOADS__REDACTION__PATHS__BANK",
+                "$.a",
+                "expected a sequence; use a list, in the file: a variable holds one value and no list",
+            ),
+            ("WEIR_WORKER", "x", "; use a table, [worker] in the file: a variable holds one value and no table"),
+        ] {
+            let error = load_text("", &[(variable, value)]).expect_err(variable).to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
         let error = load_text("", &[("WEIR_WORKER__LISSTEN", "x")]).expect_err("unknown").to_string();
         assert!(error.contains("lissten"), "{error}");
     }

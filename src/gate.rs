@@ -169,7 +169,7 @@ impl<'a> From<&'a Task> for Want<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// N is reached.
-    #[error("{held} of {target} slots are held{}", needing(.weight))]
+    #[error("{}", full(*.held, *.target, *.weight))]
     #[expect(missing_docs, reason = "the enum says what they are")]
     Full { held: u32, target: u32, weight: u32 },
     /// What is left is for interactive tasks.
@@ -193,6 +193,14 @@ pub enum Refused {
     /// The worker is ending.
     #[error("the worker is draining")]
     Draining,
+}
+
+fn full(held: u32, target: u32, weight: u32) -> String {
+    match (held, target) {
+        (0, 0) => "the worker takes no tasks now (max_parallelism is 0)".into(),
+        (_, 0) => "the worker takes no tasks now (max_parallelism is 0), and finishes those it has".into(),
+        _ => format!("{held} of {target} slots are held{}", needing(&weight)),
+    }
 }
 
 fn needing(weight: &u32) -> String {

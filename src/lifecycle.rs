@@ -31,7 +31,6 @@ struct Inner {
     tracker: TaskTracker,
     running: Mutex<BTreeMap<&'static str, usize>>,
     failed: OnceLock<&'static str>,
-    span: fn(&'static str) -> Span,
 }
 
 /// Work that had not ended at a stop's deadline: names and how many of each.
@@ -57,18 +56,11 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// An owner of nothing yet.
     pub fn new() -> Self {
-        Self::with_spans(|_| Span::none())
-    }
-
-    /// The same, whose tasks each run in a span of their own, which `span` makes by the task's name: all that is logged in
-    /// a task has its span's fields.
-    pub fn with_spans(span: fn(&'static str) -> Span) -> Self {
         let inner = Inner {
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
             running: Mutex::default(),
             failed: OnceLock::new(),
-            span,
         };
         Lifecycle { inner: Arc::new(inner) }
     }
@@ -81,12 +73,21 @@ impl Lifecycle {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        self.spawn_in(Span::none(), name, future)
+    }
+
+    /// The same, in a span: all that is logged in the task has the span's fields.
+    pub fn spawn_in<F>(&self, span: Span, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
         let running = Running::new(&self.inner, name);
         let guarded = async move {
             let result = AssertUnwindSafe(future).catch_unwind().await;
             result.map_err(|panic| running.failed(&*panic)).ok()
         };
-        let guarded = guarded.instrument((self.inner.span)(name));
+        let guarded = guarded.instrument(span);
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         self.inner.tracker.spawn(guarded)
     }

@@ -343,8 +343,11 @@ impl Inner {
 fn degraded(uploader: &Uploader) -> Vec<String> {
     let (spool, load) = (uploader.spool.as_ref().map(Spool::location), uploader.spool_load());
     let away = uploader.store_away_since().map(|since| {
-        let goes =
-            if spool.is_some() { "payloads go to the spool" } else { "payloads are lost, for there is no spool" };
+        let goes = match load {
+            None => "payloads are lost, for there is no spool",
+            Some(Load { is_open: true, is_writable: true, .. }) => "payloads go to the spool",
+            Some(_) => "payloads are lost, for the spool does not take them",
+        };
         format!("the store has been away for {:.0?}: {goes}", since.elapsed())
     });
     let at = spool.unwrap_or_default();

@@ -11,6 +11,7 @@ pub mod logs;
 pub mod notice;
 pub mod process;
 pub mod profile;
+pub mod repeats;
 mod runtime;
 
 use std::sync::Arc;

@@ -196,7 +196,7 @@ impl Worker {
         if let Some(unknown) = parts.payloads.redaction.unknown(&names).into_iter().next() {
             return Err(StartError::Redaction(unknown));
         }
-        let (runs, background, serving) = (Lifecycle::with_spans(roster::span), Lifecycle::new(), Lifecycle::new());
+        let (runs, background, serving) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let (announcing, profiling, loops) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
         let incarnation = Incarnation::mint();
         let id = config.id.clone().unwrap_or_else(|| generated_id(incarnation));

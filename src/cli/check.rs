@@ -65,6 +65,12 @@ impl Role {
     fn is(self, role: Role) -> bool {
         self == role || self == Role::All
     }
+
+    /// What to ask instead where only one role starts with the configuration: without a role, all are asked about.
+    fn alone(self, role: Role) -> String {
+        let name = format!("{role:?}").to_lowercase();
+        if self == Role::All { format!("; for a {name} alone: weir check --role {name}") } else { String::new() }
+    }
 }
 
 /// `own` are the integrations that the program brings.
@@ -114,7 +120,7 @@ fn check(
     if args.role.is(Role::Worker) {
         let has_broken = is_broken("integrations");
         if !(config.integrations.is_empty() && has_broken) {
-            check_integrations(config, &mut parts, report)?;
+            check_integrations(args.role, config, &mut parts, report)?;
         }
         let upstream = &config.worker.upstream;
         let known: Vec<_> = config.integrations.keys().chain(&own).collect();
@@ -127,6 +133,7 @@ fn check(
                 report.wrong(&format!("{section}.{}", unknown.name), format!("{unknown}{hint}"))?;
             }
         }
+        note_what_takes_all(config, report)?;
         let names = config.integrations.keys().chain(&own).cloned().collect();
         check_settings(config, &config.worker.settings_context(None, names), &mut parts, report)?;
         match config.worker.advertised(config.worker.listen) {
@@ -152,11 +159,11 @@ fn check(
                 let pools: Vec<_> = parts.pools(config).into_iter().map(PoolName::as_str).collect();
                 report.fine("router", format!("serves pool {} at {}", pools.join(", "), config.router.listen))?
             }
-            None => report.wrong(
-                "registry.url",
-                "not set: a router needs the Redis that its workers announce themselves in, such as \
-                 \"redis://127.0.0.1:6379\"",
-            )?,
+            None => {
+                let needs = "not set: a router needs the Redis that its workers announce themselves in, such as \
+                             \"redis://127.0.0.1:6379\"";
+                report.wrong("registry.url", format!("{needs}{}", args.role.alone(Role::Worker)))?
+            }
         }
     }
     if args.role != Role::Sandbox
@@ -172,10 +179,11 @@ fn check(
 }
 
 /// One after the other, so that a mistake in one does not hide those in others.
-fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
+fn check_integrations(role: Role, config: &Config, parts: &mut Parts, report: &mut Report) -> anyhow::Result<()> {
     let count = config.integrations.len() + parts.integrations.len();
     if count == 0 {
-        let none = format!("none is configured: add a section [integrations.NAME] with a kind{ELSEWHERE}");
+        let none = "none is configured: add a section [integrations.NAME] with a kind";
+        let none = format!("{none}{ELSEWHERE}{}", role.alone(Role::Router));
         return report.wrong("integrations", none);
     }
     if count > MAX_INTEGRATIONS {
@@ -191,6 +199,20 @@ fn check_integrations(config: &Config, parts: &mut Parts, report: &mut Report) -
                 parts.integrations = all;
             }
             Err(error) => report.wrong_as_said(&error)?,
+        }
+    }
+    Ok(())
+}
+
+/// A redaction path may be meant so. More likely it was to be longer, and payloads say nothing any more.
+fn note_what_takes_all(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    let takes_all =
+        |path: &&String| matches!(path.replace("..[*]", "..*").replace("[*]", ".*").as_str(), "$" | "$.*" | "$..*");
+    for (integration, paths) in &config.payloads.redaction.paths {
+        for path in paths.iter().filter(takes_all) {
+            let what = "takes out all there is in bodies, inputs and outputs; for one value use a path such as \
+                        \"$.accounts[*].iban\"";
+            report.note(&format!("payloads.redaction.paths.{integration}"), format!("{path:?} {what}"))?;
         }
     }
     Ok(())

@@ -148,7 +148,12 @@ fn gate_text(text: &mut String, gate: &description::Gate) {
     let description::Gate { state, in_flight, slots_target: target, slots_reserved, .. } = gate;
     let (interactive, batch) = (gate.slots_held_by_interactive, gate.slots_held_by_batch);
     let held = interactive + batch;
-    pair(text, "gate", &format!("{state}, {held} of {target} slots held, {in_flight} in flight"));
+    let slots = match (target, held) {
+        (0, 0) => "takes nothing (max_parallelism is 0)".to_owned(),
+        (0, _) => format!("takes nothing (max_parallelism is 0), {held} slots held until their tasks have ended"),
+        _ => format!("{held} of {target} slots held"),
+    };
+    pair(text, "gate", &format!("{state}, {slots}, {in_flight} in flight"));
     let reserved = match slots_reserved {
         0 => String::new(),
         reserve => format!(", {reserve} of {target} slots are reserved for interactive"),
@@ -309,4 +314,25 @@ fn pair(text: &mut String, key: &str, value: &str) {
 
 fn indented(text: &mut String, table: &Table) {
     table.lines().iter().for_each(|row| line(text, &format!("  {row}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_whose_n_is_0_takes_nothing() {
+        let described = |slots_target, held, in_flight| {
+            let (mut text, state) = (String::new(), "full".to_owned());
+            let gate =
+                description::Gate { state, in_flight, slots_target, slots_held_by_batch: held, ..Default::default() };
+            gate_text(&mut text, &gate);
+            text.lines().next().map(|line| line.trim_start().to_owned()).unwrap_or_default()
+        };
+        let nothing = "full, takes nothing (max_parallelism is 0)";
+        assert!(described(0, 0, 0).ends_with(&format!("{nothing}, 0 in flight")));
+        let busy = format!("{nothing}, 8 slots held until their tasks have ended, 4 in flight");
+        assert!(described(0, 8, 4).ends_with(&busy), "{}", described(0, 8, 4));
+        assert!(described(8, 8, 4).ends_with("full, 8 of 8 slots held, 4 in flight"));
+    }
 }

@@ -53,8 +53,10 @@ fn lowering_the_target_ends_nothing_and_zero_takes_nothing() {
     gate.set_limits(Limits::of(0));
     let load = gate.load();
     assert_eq!((load.in_flight, load.held(), load.target, load.state), (3, 3, 0, State::Full));
+    let takes_none = "the worker takes no tasks now (max_parallelism is 0)";
+    assert_eq!(refusal(&gate, TASK), format!("{takes_none}, and finishes those it has"));
     drop(permits);
-    assert_eq!(refusal(&gate, TASK), "0 of 0 slots are held");
+    assert_eq!(refusal(&gate, TASK), takes_none);
     gate.set_limits(Limits::of(1));
     admit(&gate, TASK);
 }

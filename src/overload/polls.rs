@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::task::{IntegrationName, TaskId};
 use crate::telemetry::Telemetry;
-use crate::telemetry::notice::Burst;
+use crate::telemetry::repeats::{LeftOut, Repeats, Verdict};
 
 /// Threads with a slot of their own. What a thread beyond them polls is counted when it ends, and not seen before.
 const SLOTS: usize = 256;
@@ -30,9 +30,8 @@ const SLOTS: usize = 256;
 /// A poll that lasts for so long is looked at more closely.
 const NOTED_AFTER_NANOSECONDS: u64 = 5_000_000;
 
-/// The lines of one integration in this time, one for each time that it has blocked. Those beyond are counted in one more.
-const MOST_LINES: u64 = 20;
-const LINES_IN: Duration = Duration::from_secs(10);
+/// The lines of one integration in a window, one for each time that it has blocked. Those beyond are counted in one more.
+const MOST_LINES: u32 = 20;
 
 /// All polls of a worker's runs that are under way.
 pub struct Polls {
@@ -42,6 +41,7 @@ pub struct Polls {
     runs: Mutex<BTreeMap<u64, Arc<Run>>>,
     next_run: AtomicU64,
     by_integration: BTreeMap<IntegrationName, OfIntegration>,
+    lines: Repeats<Option<IntegrationName>, IntegrationName>,
 }
 
 /// What one thread polls. A cache line of its own: threads write theirs all the time.
@@ -97,7 +97,6 @@ struct Run {
 struct OfIntegration {
     blocked: Counter,
     seconds: Gauge,
-    lines: Burst,
 }
 
 /// A poll that blocks its thread.
@@ -131,6 +130,7 @@ impl Polls {
             runs: Mutex::default(),
             next_run: AtomicU64::new(1),
             by_integration,
+            lines: Repeats::new(MOST_LINES),
         })
     }
 
@@ -191,8 +191,10 @@ impl Polls {
         let Some(known) = self.by_integration.get(&run.integration) else { return };
         known.blocked.increment(1);
         known.seconds.increment(lasted.as_secs_f64());
-        if known.lines.gets_line(Instant::now()) {
-            let Run { integration, task, .. } = run;
+        let Run { integration, task, .. } = run;
+        let (verdict, before) = self.lines.count(Some(integration.clone()), Instant::now(), || integration.clone());
+        before.into_iter().for_each(tell);
+        if verdict == Verdict::Write {
             tracing::warn!(
                 %integration, %task, seconds = lasted.as_secs_f64(),
                 "an integration blocked an async thread: work that computes or waits belongs into Context::blocking"
@@ -202,19 +204,12 @@ impl Polls {
 
     /// Says how often integrations have blocked without a line of its own, where the time for that is over.
     pub(super) fn tell_left_out(&self, now: Instant) {
-        for (integration, known) in &self.by_integration {
-            if let Some(times) = known.lines.left_out(now) {
-                tracing::warn!(
-                    %integration, times,
-                    "an integration blocked async threads so often that these times have no lines of their own"
-                );
-            }
-        }
+        self.lines.over(now).into_iter().for_each(tell);
     }
 
     /// The same at the end, when nobody will come back to it.
     pub(super) fn tell_all_left_out(&self) {
-        self.tell_left_out(Instant::now() + LINES_IN);
+        self.lines.rest().into_iter().for_each(tell);
     }
 
     /// More than 0.
@@ -228,9 +223,15 @@ impl OfIntegration {
         OfIntegration {
             blocked: counter!("weir_integration_blocked_total", "integration" => name.to_string()),
             seconds: gauge!("weir_integration_blocked_seconds", "integration" => name.to_string()),
-            lines: Burst::new(MOST_LINES, LINES_IN),
         }
     }
+}
+
+fn tell(LeftOut { example: integration, lines: times }: LeftOut<IntegrationName>) {
+    tracing::warn!(
+        %integration, times,
+        "an integration blocked async threads so often that these times have no lines of their own"
+    );
 }
 
 /// Numbers threads as they come.
@@ -301,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::telemetry::logs::testing::Heard;
+    use crate::telemetry::repeats::WINDOW;
 
     const AFTER: Duration = Duration::from_millis(50);
 
@@ -388,30 +390,28 @@ mod tests {
     fn each_block_has_its_line_and_what_is_left_out_of_many_is_counted_by_itself() {
         let heard = Heard::listen();
         let (polls, _telemetry) = polls(Duration::ZERO);
-        let (started, many) = (Instant::now(), 2 * MOST_LINES);
+        let (started, most) = (Instant::now(), u64::from(MOST_LINES));
+        let many = 2 * most;
         for n in 0..many {
             let task = format!("t-{n}").parse().expect("an id");
             // Two blocks each: the poll, and the end of the future.
             polls.watch(async {}, &name(), &task).now_or_never();
         }
-        assert!(started.elapsed() < LINES_IN, "the machine stood still");
+        assert!(started.elapsed() < WINDOW, "the machine stood still");
         let lines = heard.lines("an integration blocked an async thread:");
         let tasks: Vec<_> = lines.iter().map(|line| line["task"].as_str().expect("a task")).collect();
         let named: Vec<_> = (0..many).map(|n| format!("t-{}", n / 2)).take(tasks.len()).collect();
-        assert_eq!((tasks.len() as u64, tasks), (MOST_LINES, named.iter().map(String::as_str).collect()));
+        assert_eq!((tasks.len() as u64, tasks), (most, named.iter().map(String::as_str).collect()));
         assert!(lines.iter().all(|line| line["integration"] == "slow" && line["seconds"].is_number()), "{lines:?}");
 
         let counted = "these times have no lines of their own";
         polls.tell_left_out(started);
         assert!(heard.lines(counted).is_empty(), "more may follow");
-        polls.tell_left_out(Instant::now() + LINES_IN);
+        polls.tell_left_out(Instant::now() + WINDOW);
         polls.tell_all_left_out();
         let lines = heard.lines(counted);
         assert_eq!(lines.len(), 1);
-        assert_eq!(
-            (lines[0]["times"].as_u64(), &lines[0]["integration"]),
-            (Some(2 * many - MOST_LINES), &"slow".into())
-        );
+        assert_eq!((lines[0]["times"].as_u64(), &lines[0]["integration"]), (Some(2 * many - most), &"slow".into()));
     }
 
     #[test]

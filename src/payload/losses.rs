@@ -46,6 +46,8 @@ pub(super) struct Loss {
     pub lost: u64,
     pub reason: Reason,
     pub why: String,
+    /// Some were lost since the last look: otherwise it may be over, and the line is late.
+    pub goes_on: bool,
 }
 
 /// What has been told of each reason.
@@ -55,12 +57,14 @@ pub(super) struct Losses(Mutex<[Of; Reason::ALL.len()]>);
 #[derive(Debug)]
 struct Of {
     tally: Tally,
+    /// The number at the last look.
+    seen: u64,
     why: Option<String>,
 }
 
 impl Losses {
     pub fn new() -> Self {
-        Losses(Mutex::new(Reason::ALL.map(|_| Of { tally: Tally::every(INTERVAL), why: None })))
+        Losses(Mutex::new(Reason::ALL.map(|_| Of { tally: Tally::every(INTERVAL), seen: 0, why: None })))
     }
 
     /// Why the last payload was lost for this reason.
@@ -68,12 +72,14 @@ impl Losses {
         self.0.lock()[reason as usize].why = Some(why.to_owned());
     }
 
-    /// The lines that are due.
+    /// The lines that are due, at a look.
     pub fn due(&self, ledger: &Ledger, now: Instant, is_last: bool) -> Vec<Loss> {
         let line = |(of, reason): (&mut Of, Reason)| {
-            let lost = of.tally.due(ledger.dropped(reason), now, is_last)?;
+            let total = ledger.dropped(reason);
+            let has_grown = std::mem::replace(&mut of.seen, total) != total;
+            let lost = of.tally.due(total, now, is_last)?;
             let why = of.why.take().unwrap_or_else(|| usual(reason).to_owned());
-            Some(Loss { lost, reason, why })
+            Some(Loss { lost, reason, why, goes_on: has_grown && !is_last })
         };
         self.0.lock().iter_mut().zip(Reason::ALL).filter_map(line).collect()
     }
@@ -118,6 +124,24 @@ mod tests {
         ledger.drop_for(Reason::Store, 2);
         assert_eq!(told(&ledger, 12, true), [(Reason::Store, 2)]);
         assert_eq!(told(&ledger, 60, true), []);
+    }
+
+    #[test]
+    fn a_line_that_comes_when_it_is_over_says_so() {
+        let (losses, start, mut ledger) = (Losses::new(), Instant::now(), Ledger::default());
+        let told = |ledger: &Ledger, seconds: u32, is_last| {
+            let due = losses.due(ledger, start + SECOND * seconds, is_last);
+            due.into_iter().map(|loss| (loss.lost, loss.goes_on)).collect::<Vec<_>>()
+        };
+        ledger.drop_for(Reason::Store, 1);
+        assert_eq!(told(&ledger, 0, false), [(1, true)]);
+        ledger.drop_for(Reason::Store, 2);
+        assert_eq!(told(&ledger, 9, false), []);
+        assert_eq!(told(&ledger, 10, false), [(2, false)], "none was lost since the last look");
+        ledger.drop_for(Reason::Store, 4);
+        assert_eq!(told(&ledger, 20, false), [(4, true)]);
+        ledger.drop_for(Reason::Store, 8);
+        assert_eq!(told(&ledger, 21, true), [(8, false)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod human;
 mod level;
 mod line;
 mod lines;
-mod repeats;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use ecs::FIELDS;
@@ -126,7 +126,8 @@ impl Logs {
         let lines = Lines::new(style, config.repeats);
         let shared = lines.shared().clone();
         let stderr = writer::stderr()?;
-        tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogsError::Installed)?;
+        // As one layer: each one takes part whenever a span is left.
+        tracing_subscriber::registry().with(filter.and_then(lines)).try_init().map_err(|_| LogsError::Installed)?;
         let looks = shared.clone();
         shared.buffer.start(stderr, move || looks.tell_left_out(), &Lifecycle::new())?;
         Ok(Logs { level: Level::of(handle), shared })

@@ -110,6 +110,7 @@ impl fmt::Display for Constraint {
             Constraint::BlockingPool(BlockingFull { running, waiting }) => {
                 write!(f, "blocking threads: all {running} places are taken, and {waiting} closures wait for one")
             }
+            Constraint::Slots { target: 0, .. } => write!(f, "max_parallelism, which is 0: it takes nothing"),
             Constraint::Slots { held, target } => write!(f, "slots: {held} of {target} are held"),
             Constraint::Reserve(slots) => write!(f, "reserve: the {slots} slots left are for interactive tasks"),
             Constraint::IntegrationCap(name) => write!(f, "integration_caps: {name} is at its cap"),

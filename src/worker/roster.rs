@@ -1,7 +1,6 @@
 //! Who holds a place in the worker: the list of runs that `weir describe` shows, oldest first.
 //!
-//! An entry lives as long as its run holds its place, so what hangs is in the list. Each task costs two short locks. Who
-//! enters names the span that it runs in, so that each line of the run's log says whose it is.
+//! An entry lives as long as its run holds its place, so what hangs is in the list. Each task costs two short locks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -9,8 +8,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::Span;
-use tracing::field::Empty;
 
 use crate::task::{RunId, Task, TaskId};
 
@@ -25,15 +22,6 @@ struct State {
     runs: BTreeMap<uuid::Uuid, Arc<Entry>>,
     /// When each run should have stopped: finding those that have not never walks the others.
     due: BTreeSet<(Instant, uuid::Uuid)>,
-}
-
-/// The span of each run, without its names yet; other work has none. An error's level is no more than what a log that has
-/// anything at all lets through.
-pub(super) fn span(work: &'static str) -> Span {
-    match work {
-        "run" => tracing::error_span!("run", task = Empty, run = Empty, integration = Empty, tenant = Empty),
-        _ => Span::none(),
-    }
 }
 
 /// One run.
@@ -89,16 +77,8 @@ pub(super) struct Listed {
 }
 
 impl Roster {
-    /// Puts a run on the list, and its names on the span that this is called in.
+    /// Puts a run on the list.
     pub(super) fn enter(self: &Arc<Self>, entry: Entry) -> Listed {
-        let Task { id, integration, tenant, .. } = &entry.task;
-        tracing::record_all!(
-            Span::current(),
-            task = id.as_str(),
-            run = tracing::field::display(entry.run),
-            integration = integration.as_str(),
-            tenant = tenant.as_str()
-        );
         let entry = Arc::new(entry);
         let mut state = self.state.lock();
         state.runs.insert(entry.run.0, entry.clone());

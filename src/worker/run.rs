@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Span;
 
 use super::end::{End, Returned, guarded};
 use super::metrics::{Metrics, Overdue};
@@ -86,13 +87,21 @@ impl Runner {
         // A child: stopping all runs cancels this one, and cancelling this one leaves the others.
         let cancel = self.runs.token().child_token();
         let run = Run { outcome, _cancel: cancel.clone().drop_guard() };
-        self.runs.spawn("run", self.clone().drive(admitted, answer, cancel));
+        let id = RunId::mint();
+        let span = span(&admitted.task, id);
+        self.runs.spawn_in(span, "run", self.clone().drive(id, admitted, answer, cancel));
         run
     }
 
-    async fn drive(self: Arc<Self>, admitted: Admitted, answer: oneshot::Sender<Outcome>, cancel: CancellationToken) {
+    async fn drive(
+        self: Arc<Self>,
+        run: RunId,
+        admitted: Admitted,
+        answer: oneshot::Sender<Outcome>,
+        cancel: CancellationToken,
+    ) {
         let Admitted { task, integration, permit, asked, attempt, queued } = admitted;
-        let (run, started) = (RunId::mint(), Instant::now());
+        let started = Instant::now();
         let recorder = self.environment.recorder();
         let listed = self.roster.enter(Entry::new(run, task.clone(), attempt, started));
         let hold = Arc::new(Hold { permit, listed, overdue: OnceLock::new() });
@@ -146,6 +155,14 @@ impl Runner {
             payloads.offer(Record { task, outcome, transcript, pool: self.pool.clone() }, value);
         }
     }
+}
+
+/// The span of a run: each line of its log says whose it is. An error's level is no more than what a log that has anything
+/// at all lets through. All names at once: what is recorded later costs as much again.
+fn span(task: &Task, run: RunId) -> Span {
+    let Task { id, integration, tenant, .. } = task;
+    let (task, integration, tenant) = (id.as_str(), integration.as_str(), tenant.as_str());
+    tracing::error_span!("run", task, run = %run, integration, tenant)
 }
 
 /// Waits until a run that was told to stop has done so, and drops it where its integration allows that.

@@ -185,6 +185,31 @@ async fn each_role_has_its_own_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_only_one_role_is_told_how_to_ask_for_it() {
+    for (text, hint) in [
+        ("[integrations.a]\nkind = \"synthetic\"", "; for a worker alone: weir check --role worker"),
+        ("[registry]\nurl = \"redis://127.0.0.1:6379\"", "; for a router alone: weir check --role router"),
+    ] {
+        let found = found(&check(text, &[], &[]).await, "wrong");
+        assert!(found.len() == 1 && found[0].ends_with(hint), "{found:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redaction_that_leaves_nothing_is_noted() {
+    let paths = r#""*" = ["$", "$.a"]
+        a = ["$..*", "$[*]", "$..[*]", "$.*.a", "$..b", "$[0]"]"#;
+    let text = format!("[integrations.a]\nkind = \"synthetic\"\n[payloads.redaction.paths]\n{paths}");
+    let output = check(&text, &["--role", "worker"], &[]).await;
+    assert_ok(&output);
+    let notes = found(&output, "note").into_iter().filter(|note| note.contains(" takes out all there is in "));
+    let of: Vec<_> = notes.filter_map(|note| note.split(" takes").next().map(str::to_owned)).collect();
+    let key = "payloads.redaction.paths";
+    let expected = [("*", "$"), ("a", "$..*"), ("a", "$[*]"), ("a", "$..[*]")];
+    assert_eq!(of, expected.map(|(integration, path)| format!("{key}.{integration}: {path:?}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_configuration_names_is_reached_on_request() {
     let house = House::start().await;
     let text = |bank: &str, redis: &str| {

@@ -222,7 +222,8 @@ async fn listener(statuses: &'static [u16]) -> (String, tokio::sync::mpsc::Unbou
                 let read = socket.read(&mut bytes).await.expect("a request");
                 request.push_str(&String::from_utf8_lossy(&bytes[..read]));
             }
-            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let answer =
+                format!("HTTP/1.1 {status} X\r\netag: \"1\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             socket.write_all(answer.as_bytes()).await.expect("the client waits");
             requests.send(request).expect("the test waits");
         }
@@ -259,6 +260,26 @@ async fn what_is_asked_of_the_store_is_in_the_request_and_a_retry_sends_the_body
         }
         assert!(request.ends_with(text) && !request.contains("aws-chunked"), "{}", &request[..2_000]);
     }
+    lifecycle.stop(LONG).await.expect("it ends");
+}
+
+/// Such as a proxy's page: nothing is stored, and what believes it would lose the payload uncounted.
+#[tokio::test]
+async fn an_answer_without_an_etag_is_a_failure_of_the_store_and_the_payload_stays_in_the_spool() {
+    let (endpoint, lifecycle) = answering(200, "text/html", "<html>Welcome</html>".into()).await;
+    let mut config = config(endpoint.clone());
+    let store = connect(&config, SECRET_KEY).await;
+    let error = store.put(&object("k")).await.expect_err("it is no S3 server");
+    assert!(!error.is_permanent(), "another time the store may be there");
+    let expected =
+        format!("could not store s3://weir/k at {endpoint}: the answer has no ETag, so it is no S3 server's: ");
+    assert!(error.to_string().starts_with(&expected), "{error}");
+
+    let spool = tempfile::tempdir().expect("a directory");
+    config.spool.path = Some(spool.path().to_owned());
+    let store = connect(&config, SECRET_KEY).await;
+    let (ledger, _) = run(&config, store, 3).await;
+    assert_eq!((ledger.stored, ledger.spooled, ledger.dropped_in_all()), (0, 3, 0), "{ledger}");
     lifecycle.stop(LONG).await.expect("it ends");
 }
 
@@ -321,13 +342,22 @@ async fn a_store_with_a_private_authority_needs_its_certificate() {
 }
 
 /// Answers every request with this error, as S3 does.
-async fn refusing(status: u16, code: &'static str) -> (String, Lifecycle) {
+async fn refusing(status: u16, code: &str) -> (String, Lifecycle) {
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>of the store</Message>\
+         <BucketName>weir</BucketName><RequestId>R1</RequestId><HostId>H1</HostId></Error>"
+    );
+    answering(status, "application/xml", xml).await
+}
+
+/// Answers every request with this.
+async fn answering(status: u16, media_type: &'static str, body: String) -> (String, Lifecycle) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
     let lifecycle = Lifecycle::new();
     let token = lifecycle.token();
-    lifecycle.spawn("refusing store", async move {
+    lifecycle.spawn("answering store", async move {
         while let Some(Ok((mut socket, _))) = token.run_until_cancelled(listener.accept()).await {
             let mut request = Vec::new();
             // A request's body has nothing of the end of its head.
@@ -336,15 +366,11 @@ async fn refusing(status: u16, code: &'static str) -> (String, Lifecycle) {
                     break;
                 }
             }
-            let xml = format!(
-                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>of the store</Message>\
-                 <BucketName>weir</BucketName><RequestId>R1</RequestId><HostId>H1</HostId></Error>"
-            );
             let head = format!(
-                "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                xml.len()
+                "HTTP/1.1 {status} X\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
             );
-            let _ = socket.write_all((head + &xml).as_bytes()).await;
+            let _ = socket.write_all((head + &body).as_bytes()).await;
         }
     });
     (endpoint, lifecycle)

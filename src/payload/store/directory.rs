@@ -1,7 +1,8 @@
 //! Payloads as files below one directory, the key being the path.
 //!
 //! A file appears whole or not at all: it is written under a temporary name beside its place and renamed. A stop in the
-//! middle may leave a hidden `.tmp` file, and never half a payload. The metadata is not kept; the file says all of it.
+//! middle may leave a hidden `.tmp` file, and never half a payload. The metadata is not kept; the file says all of it. Files
+//! and the directories that are made for them are for the worker's user alone, as in the spool.
 
 use std::collections::BinaryHeap;
 use std::io;
@@ -89,7 +90,7 @@ impl Store for Directory {
 async fn write(path: &Path, body: &Body) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = directory.join(format!(".{}.tmp", Uuid::now_v7()));
-    tokio::fs::create_dir_all(directory).await?;
+    tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
     let written = match write_chunks(&temporary, body).await {
         Ok(()) => tokio::fs::rename(&temporary, path).await,
         Err(error) => Err(error),
@@ -101,7 +102,7 @@ async fn write(path: &Path, body: &Body) -> io::Result<()> {
 }
 
 async fn write_chunks(path: &Path, body: &Body) -> io::Result<()> {
-    let mut file = tokio::fs::File::create_new(path).await?;
+    let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await?;
     for chunk in body.chunks() {
         file.write_all(chunk).await?;
     }
@@ -222,6 +223,18 @@ mod tests {
         assert_eq!(store.get("a/b/c.b64", 4).await.expect("reads").body, "body");
         assert_eq!(std::fs::read_dir(root.path().join("made/a/b")).expect("a directory").count(), 1);
         assert!(store.location("a/b/c.b64").ends_with("made/a/b/c.b64"));
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_is_for_its_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().expect("a directory");
+        let store = Directory::new(&Config { path: root.path().join("made") });
+        store.put(&object("a/b.b64")).await.expect("stores");
+        let mode = |path: &str| std::fs::metadata(root.path().join(path)).expect("it is there").permissions().mode();
+        for (path, expected) in [("made", 0o700), ("made/a", 0o700), ("made/a/b.b64", 0o600)] {
+            assert_eq!(mode(path) & 0o777, expected, "{path}");
+        }
     }
 
     #[tokio::test]

@@ -40,6 +40,10 @@ const MAX_KEYS: usize = 1_000;
 /// The longest detail of a failure that is passed on.
 const MAX_REASON_CHARS: usize = 400;
 
+/// Why an answer that says 200 is none.
+const NO_E_TAG: &str =
+    "the answer has no ETag, so it is no S3 server's: check payloads.s3.endpoint, and what stands before the store";
+
 /// An access key and its secret, given instead of found; its `Debug` hides the secret.
 #[derive(Debug, Clone)]
 pub struct Credentials(aws_sdk_s3::config::Credentials);
@@ -200,7 +204,16 @@ impl Store for S3 {
             .body(upload::stream(&object.body))
             .customize()
             .interceptor(upload::Signed { sha256: object.body.sha256_hex() });
-        request.send().await.map(drop).map_err(|error| self.failed("store", &object.key, &error))
+        let answer = request.send().await.map_err(|error| self.failed("store", &object.key, &error))?;
+        // S3 gives the ETag of what it has stored. A page of a proxy, or of whatever else listens there, has none.
+        match answer.e_tag().is_some_and(|e_tag| !e_tag.is_empty()) {
+            true => Ok(()),
+            false => Err(StoreError::Failed {
+                action: "store",
+                location: format!("{} at {}", self.location(&object.key), self.place),
+                reason: NO_E_TAG.to_owned(),
+            }),
+        }
     }
 
     async fn get(&self, key: &str, limit_bytes: u64) -> Result<Stored, StoreError> {

@@ -132,6 +132,8 @@ async fn a_disk_that_does_not_take_payloads_is_a_counted_loss_and_a_state() {
     offer(&payloads, 0..10);
     eventually("it is settled", || payloads.ledger().pending == 0).await;
     assert_eq!(payloads.ledger().dropped(Reason::SpoolDisk), 10);
+    let degraded = payloads.degraded();
+    assert!(degraded[0].ends_with("s: payloads are lost, for the spool does not take them"), "{degraded:?}");
     assert!(shows(&telemetry, "weir_payload_spool_writable 0"));
     lifecycle.stop(LONG).await.expect("all of it ends");
 }

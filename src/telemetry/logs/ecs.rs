@@ -87,7 +87,7 @@ pub const FIELDS: &[(&str, &str, &str)] = &[
     ("weir.signal", "keyword", "what sheds load"),
     ("weir.source", "keyword", "where settings come from"),
     ("weir.spool", "keyword", "the spool's directory"),
-    ("weir.spooled", "long", "payloads that went to the spool"),
+    ("weir.spooled", "long", "payloads that went to the spool since it was last empty"),
     ("weir.started", "keyword", "when the worker before this one started"),
     ("weir.stderr", "text", "the last line of a process that never had a task"),
     ("weir.tasks", "long", "tasks"),

@@ -1,14 +1,10 @@
 //! What is logged: a level, for all or by target, that can change while the program runs.
 
-use std::sync::Arc;
-
-use tracing::subscriber::Interest;
-use tracing::{Metadata, Subscriber};
+use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::Context;
-use tracing_subscriber::{Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry};
 
-use super::LogsError;
+use super::{LogsError, reload};
 
 /// The modules of weir that a filter can name, by `weir::` and the name.
 const PARTS: [&str; 24] = [
@@ -44,7 +40,7 @@ const NEAR: f64 = 0.7;
 /// Changes the level of the running logger.
 #[derive(Clone)]
 pub struct Level {
-    handle: Option<reload::Handle<Levels, Registry>>,
+    handle: Option<reload::Handle>,
 }
 
 impl Level {
@@ -53,7 +49,7 @@ impl Level {
         Level { handle: None }
     }
 
-    pub(super) fn of(handle: reload::Handle<Levels, Registry>) -> Self {
+    pub(super) fn of(handle: reload::Handle) -> Self {
         Level { handle: Some(handle) }
     }
 
@@ -61,7 +57,7 @@ impl Level {
     pub fn set(&self, level: &str) -> Result<(), LogsError> {
         let levels = Levels::read(level)?;
         if let Some(handle) = &self.handle {
-            handle.reload(levels).map_err(|_| LogsError::Installed)?;
+            handle.reload(levels);
         }
         Ok(())
     }
@@ -76,31 +72,21 @@ pub fn check(level: &str) -> Result<(), LogsError> {
 ///
 /// The spans of weir's own pass whatever their level, unless nothing is logged at all: they are no lines, but what the
 /// lines of others are told apart by.
-#[derive(Clone)]
-pub(super) struct Levels(Arc<Targets>);
+pub(super) struct Levels(Targets);
 
 impl Levels {
     pub(super) fn read(level: &str) -> Result<Self, LogsError> {
-        parse(level).map(|targets| Levels(Arc::new(targets)))
+        parse(level).map(Levels)
     }
 
-    fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
+    pub(super) fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_span() && is_weirs(metadata.target()) || self.0.would_enable(metadata.target(), metadata.level())
     }
-}
 
-impl<S: Subscriber> Layer<S> for Levels {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.lets_through(metadata) { Interest::always() } else { Interest::never() }
-    }
-
-    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        self.lets_through(metadata)
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
+    /// The lowest level that any line may have.
+    pub(super) fn most_detailed(&self) -> Option<LevelFilter> {
         // Spans of weir's own are errors, the highest level: any that is not off has them.
-        Layer::<S>::max_level_hint(&*self.0)
+        Layer::<Registry>::max_level_hint(&self.0)
     }
 }
 

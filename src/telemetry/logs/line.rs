@@ -16,6 +16,9 @@ use crate::causes::with_causes;
 /// The field that is the line's sentence.
 const MESSAGE: &str = "message";
 
+/// The room that a span's value has at first: the id of a run has 36 bytes, the others mostly less.
+const USUAL_BYTES: usize = 32;
+
 /// What a line looks like.
 pub(super) trait Style: Send + Sync {
     fn begin(&self, out: &mut String, head: &Head<'_>);
@@ -157,40 +160,70 @@ impl Line<'_> {
     }
 }
 
-/// What a span says, kept for the lines in it, as text.
+/// What a span says, kept for the lines in it, as one text: each task has a span, most of which no line is ever in.
 #[derive(Default)]
-pub(super) struct Fields(Vec<(&'static str, String)>);
+pub(super) struct Fields {
+    text: String,
+    /// Each name, and where the text of its value ends.
+    ends: Vec<(&'static str, usize)>,
+}
 
 impl Fields {
+    /// Of a span that names so many.
+    pub(super) fn with_room_for(fields: usize) -> Self {
+        Fields { text: String::with_capacity(fields * USUAL_BYTES), ends: Vec::with_capacity(fields) }
+    }
+
     /// Adds it all to a line.
     pub(super) fn write(&self, of: &Metadata<'_>, line: &mut Line<'_>) {
         let is_weirs = is_weirs(of.target());
-        for (name, text) in &self.0 {
+        for (name, text) in self.iter() {
             line.field(is_weirs, name, Value::Text(format_args!("{text}")));
         }
     }
 
     /// Adds what was recorded later, in place of what there was of the same names.
     pub(super) fn merge(&mut self, later: Fields) {
-        self.0.retain(|(name, _)| later.get(name).is_none());
-        self.0.extend(later.0);
+        if self.ends.is_empty() {
+            *self = later;
+            return;
+        }
+        let mut merged = Fields::default();
+        let kept = self.iter().filter(|(name, _)| later.get(name).is_none());
+        for (name, text) in kept.chain(later.iter()) {
+            merged.text.push_str(text);
+            merged.ends_here(name);
+        }
+        *self = merged;
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, text)| text.as_str())
+        self.iter().find(|(known, _)| *known == name).map(|(_, text)| text)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.ends.iter().scan(0, |begin, (name, end)| {
+            let text = &self.text[*begin..*end];
+            *begin = *end;
+            Some((*name, text))
+        })
+    }
+
+    fn ends_here(&mut self, name: &'static str) {
+        self.ends.push((name, self.text.len()));
     }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::new();
         // A `Debug` that fails leaves what came before.
-        let _ = write!(text, "{value:?}");
-        self.0.push((field.name(), text));
+        let _ = write!(self.text, "{value:?}");
+        self.ends_here(field.name());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
+        self.text.push_str(value);
+        self.ends_here(field.name());
     }
 }
 
@@ -233,5 +266,28 @@ impl Visit for Bridged {
         if field.name() == "log.target" {
             self.target = Some(value.to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(of: &[(&'static str, &str)]) -> Fields {
+        let mut fields = Fields::with_room_for(of.len());
+        for (name, text) in of {
+            fields.text.push_str(text);
+            fields.ends_here(name);
+        }
+        fields
+    }
+
+    #[test]
+    fn what_is_recorded_later_takes_the_place_of_what_there_was() {
+        let mut span = fields(&[("task", "t-1"), ("run", ""), ("tenant", "acme")]);
+        span.merge(fields(&[("run", "r-1"), ("task", "t-22"), ("integration", "ä")]));
+        let all: Vec<_> = span.iter().collect();
+        assert_eq!(all, [("tenant", "acme"), ("run", "r-1"), ("task", "t-22"), ("integration", "ä")]);
+        assert_eq!((span.get("task"), span.get("trace")), (Some("t-22"), None));
     }
 }

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use tracing::callsite::Identifier;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::{LookupSpan, Scope};
+use tracing_subscriber::registry::{LookupSpan, Scope, SpanRef};
 
 use super::line::{Bridged, Fields, Head, Line, Message, Style, Value};
-use super::repeats::{Example, LeftOut, Repeats, Verdict, WINDOW};
 use super::writer::Buffer;
+use crate::telemetry::repeats::{LeftOut, Repeats, Verdict, WINDOW};
 
 /// The levels, each with its label in metrics.
 pub(super) const LEVELS: [(Level, &str); 5] = [
@@ -38,8 +39,21 @@ pub(super) struct Shared {
     pub(super) node: OnceLock<String>,
     pub(super) counts: Counts,
     style: Box<dyn Style>,
-    repeats: Repeats,
+    repeats: Repeats<Place, Example>,
     hasher: RandomState,
+}
+
+/// What counts as the same: a place in the code, and a number for whose line it is there.
+type Place = (Option<Identifier>, u64);
+
+/// A line that stands for those that were left out, which the line about them quotes.
+struct Example {
+    level: Level,
+    logger: String,
+    file: Option<&'static str>,
+    line: Option<u32>,
+    message: String,
+    integration: Option<String>,
 }
 
 /// Lines by level, in the order of [`LEVELS`].
@@ -75,7 +89,7 @@ impl Shared {
         self.repeats.rest().into_iter().for_each(|left_out| self.tell(left_out));
     }
 
-    fn tell(&self, LeftOut { example, lines }: LeftOut) {
+    fn tell(&self, LeftOut { example, lines }: LeftOut<Example>) {
         let Example { level, logger, file, line, message, integration } = example;
         let head = Head { level: &level, logger: &logger, file, line, node: self.node() };
         let mut told = Line::begin(&*self.style, &head);
@@ -101,11 +115,14 @@ fn index(level: &Level) -> usize {
     LEVELS.iter().position(|(known, _)| known == level).unwrap_or_default()
 }
 
-/// The integration that a line's spans name.
-fn integration<S: Subscriber + for<'a> LookupSpan<'a>>(spans: Option<Scope<'_, S>>) -> Option<String> {
-    let named = |span: tracing_subscriber::registry::SpanRef<'_, S>| {
+/// What `take` makes of the integration that a line's spans name.
+fn of_integration<S, T>(spans: Option<Scope<'_, S>>, take: impl Fn(&str) -> T) -> Option<T>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let named = |span: SpanRef<'_, S>| {
         let extensions = span.extensions();
-        extensions.get::<Fields>().and_then(|fields| fields.get(INTEGRATION)).map(str::to_owned)
+        extensions.get::<Fields>().and_then(|fields| fields.get(INTEGRATION)).map(&take)
     };
     spans?.find_map(named)
 }
@@ -113,7 +130,7 @@ fn integration<S: Subscriber + for<'a> LookupSpan<'a>>(spans: Option<Scope<'_, S
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
+            let mut fields = Fields::with_room_for(attributes.metadata().fields().len());
             attributes.record(&mut fields);
             span.extensions_mut().insert(fields);
         }
@@ -137,14 +154,15 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             event.record(&mut bridged);
         }
         let logger = bridged.target.as_deref().unwrap_or(metadata.target());
-        let integration = integration(context.event_scope(event));
-        let part = shared.hasher.hash_one((&integration, &bridged.target));
+        let integration = of_integration(context.event_scope(event), |name| shared.hasher.hash_one(name));
+        let part = shared.hasher.hash_one((integration, &bridged.target));
         let (verdict, before) = shared.repeats.count((Some(metadata.callsite()), part), Instant::now(), || {
             let mut message = Message::default();
             event.record(&mut message);
             let (level, logger) = (*metadata.level(), logger.to_owned());
             let (file, line) = (metadata.file(), metadata.line());
-            Example { level, logger, file, line, message: message.0, integration: integration.clone() }
+            let integration = of_integration(context.event_scope(event), str::to_owned);
+            Example { level, logger, file, line, message: message.0, integration }
         });
         if let Some(left_out) = before {
             shared.tell(left_out);
