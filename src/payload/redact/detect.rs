@@ -128,7 +128,7 @@ impl Detectors {
         if letters == at {
             let digits = run(bytes, at, |byte| byte.is_ascii_digit());
             let card = if self.card { card::at(bytes, at) } else { None };
-            return (card.map(|end| at..end), word_end(bytes, digits));
+            return (card, word_end(bytes, digits));
         }
         let found = match letters - at {
             2 | 6 if self.iban => iban::at(bytes, at),
@@ -142,7 +142,7 @@ impl Detectors {
             return (found, letters);
         }
         if self.card && bytes.get(letters).is_some_and(u8::is_ascii_digit) {
-            return (card::at(bytes, letters).map(|end| letters..end), word_end(bytes, letters));
+            return (card::at(bytes, letters), word_end(bytes, letters));
         }
         (None, word_end(bytes, letters))
     }
@@ -152,8 +152,8 @@ impl Detectors {
 pub(super) fn classify(plain: &str) -> (Kind, Cow<'_, str>) {
     let bytes = plain.as_bytes();
     let letters_and_digits = || plain.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-    if card::at(bytes, 0) == Some(bytes.len()) {
-        return (Kind::Card, letters_and_digits().into());
+    if let Some(number) = card::number(plain) {
+        return (Kind::Card, number.into());
     }
     if iban::at(bytes, 0) == Some(0..bytes.len()) {
         return (Kind::Iban, letters_and_digits().to_ascii_uppercase().into());
@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn each_kind_is_found_among_words() {
         let text = "pay 4111 1111 1111 1111 to DE89 3704 0044 0532 0130 00 as jo.e+x@bank.example. \
-            PAN5555555555554444,IBANGB82WEST12345698765432;eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln \
+            PAN5555555555554444,IBANGB82WEST12345698765432;ref 0004111111111111111, \
+            ;4111111111111111=29121010000000000? 4111  1111  1111  1111 {4111111111111111.0} eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln \
             Bearer abc-def_123 Basic dXNlcjpwYXNz";
         assert_eq!(
             found(text),
@@ -256,6 +257,10 @@ mod tests {
                 "jo.e+x@bank.example",
                 "5555555555554444",
                 "GB82WEST12345698765432",
+                "4111111111111111",
+                "4111111111111111=29121010000000000",
+                "4111  1111  1111  1111",
+                "4111111111111111",
                 "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
                 "abc-def_123",
                 "dXNlcjpwYXNz",
@@ -275,6 +280,7 @@ mod tests {
             "DE88370400440532013000 XX89370400440532013000 DE8937040044053201300",
             "Bearer token is missing; Bearer realm=\"bank\"; basic authentication; Basic plan",
             "user@host a@b @x.yz",
+            "000000001250 00000000000000004711 5555555555554444.00 EUR",
             "eyJhbGciOi",
             "page=2&limit=100",
         ] {
@@ -285,6 +291,7 @@ mod tests {
     #[test]
     fn a_secret_has_one_form() {
         assert_eq!(classify("4111-1111-1111-1111"), (Kind::Card, "4111111111111111".into()));
+        assert_eq!(classify("4111111111111111=2912101000"), (Kind::Card, "4111111111111111".into()));
         assert_eq!(classify("de89 3704 0044 0532 0130 00"), (Kind::Iban, "DE89370400440532013000".into()));
         assert_eq!(classify("a@b.de"), (Kind::Email, "a@b.de".into()));
         assert_eq!(classify("a b"), (Kind::Redacted, "a b".into()));

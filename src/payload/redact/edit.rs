@@ -34,14 +34,17 @@ pub(super) fn apply<'t>(text: Cow<'t, str>, edits: &[Edit]) -> Cow<'t, str> {
 /// their backslashes: a string at nesting level k begins and ends with a quote after 2^k − 1 of them.
 pub(super) struct Nesting<'t> {
     text: &'t str,
+    /// After the last quote.
     at: usize,
+    /// Up to where there is no other.
+    searched: usize,
     /// Of the text, and of each string that is open: whether it is a JSON document.
     documents: Vec<bool>,
 }
 
 impl<'t> Nesting<'t> {
     pub fn new(text: &'t str) -> Self {
-        Nesting { text, at: 0, documents: vec![starts_document(text.as_bytes())] }
+        Nesting { text, at: 0, searched: 0, documents: vec![starts_document(text.as_bytes())] }
     }
 
     /// What to replace for `range`, and the quotes to put around: a number, or a part of one, that stands bare in a
@@ -69,7 +72,8 @@ impl<'t> Nesting<'t> {
             let after_string = self.documents[0] && range.start > 0 && bytes[range.start - 1] == b'"';
             return (!after_string).then_some(range);
         }
-        let mut probe = Nesting { text: self.text, at: self.at.max(range.start), documents: self.documents.clone() };
+        let mut probe =
+            Nesting { at: self.at.max(range.start), searched: 0, documents: self.documents.clone(), ..*self };
         while let Some(quote) = probe.next_quote(range.end) {
             if probe.documents.len() == 1 {
                 let backslashes = bytes[range.start..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
@@ -77,6 +81,12 @@ impl<'t> Nesting<'t> {
             }
         }
         Some(range)
+    }
+
+    /// Whether a place is in a string.
+    pub fn is_in_string(&mut self, at: usize) -> bool {
+        self.advance(at);
+        self.documents.len() > 1
     }
 
     /// Whether the last place that was asked for is in a document and in none of its strings.
@@ -91,7 +101,10 @@ impl<'t> Nesting<'t> {
     /// Goes past the next quote before `to`.
     fn next_quote(&mut self, to: usize) -> Option<usize> {
         let bytes = self.text.as_bytes();
-        let quote = self.at + memchr(b'"', bytes.get(self.at..to)?)?;
+        let from = self.at.max(self.searched);
+        let found = memchr(b'"', bytes.get(from..to)?);
+        self.searched = found.map_or(to, |_| self.searched);
+        let quote = from + found?;
         let run = bytes[..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
         self.at = quote + 1;
         let open = self.documents.len() - 1;

@@ -1,7 +1,8 @@
 //! Redacts what was said: an exchange's URL, headers and bodies, and attachments.
 //!
 //! A body that cannot be looked into (compressed, of an unknown charset) is withheld: what is not understood is not
-//! kept. The exception are media types that the configuration names, by default images: nothing in them is looked for.
+//! kept. The exception are media types that the configuration names, by default images: nothing in them is looked for,
+//! except that an archive or a document labelled as one of many images is none.
 
 use std::borrow::Cow;
 
@@ -120,10 +121,15 @@ fn text(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: bool) -> Re
 }
 
 fn binary(pass: &mut Pass<'_>, media_type: &str, body: &Bytes) -> Result<Body, Stop> {
-    if pass.rules.keeps_binary(media_type) {
+    let hides = HIDING.iter().any(|start| body.starts_with(start));
+    // Whoever names a type by itself means what there is in it; `image/*` means pictures.
+    let is_mislabelled = hides
+        && ["image/", "audio/", "video/"].iter().any(|media| media_type.starts_with(media))
+        && !pass.rules.names_binary(media_type);
+    if pass.rules.keeps_binary(media_type) && !is_mislabelled {
         return Ok(Body::Binary(body.clone()));
     }
-    if HIDING.iter().any(|start| body.starts_with(start)) {
+    if hides {
         return Ok(Body::Withheld("it is of a binary format that could not be searched for secrets"));
     }
     // The letters of UTF-16 are the letters of ASCII between zeros.

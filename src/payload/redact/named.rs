@@ -2,9 +2,11 @@
 //! and all of them cut short.
 //!
 //! It does not parse, because what is cut or malformed holds the same secrets. It looks at each `:`, `=` and `>` for
-//! the name before it, and when that is a credential's, takes the value after it. Quotes inside quotes are told apart
-//! by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass, linear in the text.
+//! the name before it, and at each `--` for the name after it, and when that is a credential's, takes the value after it.
+//! Quotes inside quotes are told apart by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass,
+//! linear in the text.
 
+mod block;
 mod value;
 
 use std::borrow::Cow;
@@ -12,7 +14,8 @@ use std::ops::Range;
 
 use memchr::{memchr3, memmem, memrchr};
 
-use self::value::{bare_end, bracketed_end, find, line_end, quoted_end, user_info};
+use self::block::block;
+use self::value::{bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::edit::Nesting;
@@ -21,6 +24,13 @@ use super::names::{MAX_NAME_BYTES, is_sensitive};
 
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
 const MAX_PAIR_BYTES: usize = 256;
+
+/// What follows the name of a flag in a sentence, and is no value: `--password is required`.
+const PROSE: &[&str] = &[
+    "and", "are", "argument", "as", "but", "can", "cannot", "flag", "flags", "for", "from", "has", "if", "in",
+    "instead", "is", "may", "must", "needs", "not", "on", "option", "options", "or", "requires", "should", "the", "to",
+    "was", "when", "which", "will", "with", "without",
+];
 
 /// A credential's value.
 #[derive(Debug, PartialEq)]
@@ -37,19 +47,26 @@ pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop>
     let bytes = text.as_bytes();
     let mut search =
         Search { text, from: 0, tag: None, tags_until: 0, pair: (0, Guard::Token), nesting: Nesting::new(text) };
-    let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
-    while let Some(next) = memchr3(b':', b'=', b'>', &bytes[at..]) {
-        let mark = at + next;
-        at = mark + 1;
-        if mark - spent > 4096 {
-            budget.spend(mark - spent)?;
-            spent = mark;
+    let (mut found, mut spent) = (Vec::new(), 0);
+    let dashes = memmem::Finder::new("--");
+    let mark_from = |at: usize| memchr3(b':', b'=', b'>', &bytes[at..]).map(|next| at + next);
+    let flag_from = |at: usize| dashes.find(&bytes[at..]).map(|next| at + next);
+    let (mut mark, mut flag) = (mark_from(0), flag_from(0));
+    while let Some(here) = mark.into_iter().chain(flag).min() {
+        if here - spent > 4096 {
+            budget.spend(here - spent)?;
+            spent = here;
         }
-        if let Some(value) = search.value_at(mark).filter(|value| !value.range.is_empty()) {
+        let (value, mut at) =
+            if Some(here) == flag { (search.flag_at(here), here + 2) } else { (search.value_at(here), here + 1) };
+        if let Some(value) = value.filter(|value| !value.range.is_empty()) {
             at = value.range.end.max(at);
             search.from = value.range.end;
             found.push(value);
         }
+        // What has been looked for and lies ahead is not looked for again.
+        mark = if mark.is_some_and(|mark| mark < at) { mark_from(at) } else { mark };
+        flag = if flag.is_some_and(|flag| flag < at) { flag_from(at) } else { flag };
     }
     budget.spend(bytes.len() - spent)?;
     Ok(found)
@@ -70,6 +87,8 @@ struct Search<'t> {
 
 struct Name<'t> {
     text: &'t str,
+    /// Where it begins, with its quote.
+    start: usize,
     quoted: bool,
     backslashes: usize,
 }
@@ -90,7 +109,9 @@ impl<'t> Search<'t> {
         }
         let name = name_before(self.text, self.from, mark)?;
         let plain_name = plain_name(name.text);
-        let start = find(bytes, mark + 1, |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        // `:=` and `=>` are one mark.
+        let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
+        let start = find(bytes, mark + 1 + usize::from(is_long), |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
         let is_pair_value =
             mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
         if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
@@ -106,10 +127,32 @@ impl<'t> Search<'t> {
             return None;
         }
         let guard = if is_pair_value { self.pair.1 } else { Guard::of(&plain_name) };
+        if bytes[mark] == b':' && matches!(bytes.get(start), Some(b'|' | b'>')) {
+            let in_string = self.nesting.is_in_string(mark);
+            if let Some(range) = block(bytes, name.start, start, in_string) {
+                return self.nesting.clip(range).map(|range| unquoted(range, guard));
+            }
+        }
         let value = Found { guard, ..self.value(start, &name, &plain_name)? };
         // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
         let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
         Some(Found { range, ..value })
+    }
+
+    /// The value after the flag at `at`, on a command line: `--password X`.
+    fn flag_at(&mut self, at: usize) -> Option<Found> {
+        let (text, bytes) = (self.text, self.text.as_bytes());
+        let begins_word = (at == 0 || !is_name(bytes[at - 1])) && bytes.get(at + 2) != Some(&b'-');
+        let end = at + 2 + bytes[at + 2..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| is_name(byte)).count();
+        let name = Name { text: &text[at + 2..end], start: at, quoted: false, backslashes: 0 };
+        if !begins_word || !matches!(bytes.get(end), Some(b' ' | b'\t')) || !is_sensitive(name.text) {
+            return None;
+        }
+        let start = find(bytes, end, |byte| !matches!(byte, b' ' | b'\t'));
+        // It is one word, whatever the name.
+        let Found { range, .. } = self.value(start, &name, "").filter(|_| !bytes[start..].starts_with(b"--"))?;
+        let is_prose = PROSE.iter().any(|word| text[start..range.end].trim_end_matches('.').eq_ignore_ascii_case(word));
+        if is_prose { None } else { self.nesting.clip(range).map(|range| unquoted(range, Guard::of(name.text))) }
     }
 
     /// The value from `start` on, of a credential called `name`.
@@ -137,7 +180,9 @@ impl<'t> Search<'t> {
             _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start), Guard::Token)),
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
-                Some(unquoted(start..bare_end(text, start, is_authorization), Guard::Token))
+                let is_digest = is_authorization && starts_with_word(&bytes[start..], b"digest");
+                let end = if is_digest { digest_end(bytes, start) } else { bare_end(text, start, is_authorization) };
+                Some(unquoted(start..end, Guard::Token))
             }
         }
     }
@@ -207,6 +252,12 @@ fn is_sensitive_line(name: &str) -> bool {
         .any(|line| name.len() >= line.len() && name[name.len() - line.len()..].eq_ignore_ascii_case(line))
 }
 
+/// Whether a text starts with a word and a blank, in either case.
+fn starts_with_word(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+        && bytes.get(word.len()) == Some(&b' ')
+}
+
 fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'%' | b'[' | b']')
 }
@@ -227,12 +278,13 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
         }
         let start = bytes[floor..inside_end].iter().rposition(|&byte| byte == quote);
         // Of a longer name, the end tells what it is.
-        let start = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
+        let inside = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
         let backslashes = end - 1 - inside_end;
-        return Some(Name { text: text.get(start..inside_end)?, quoted: quote == b'"', backslashes });
+        let start = inside.saturating_sub(1);
+        return Some(Name { text: text.get(inside..inside_end)?, start, quoted: quote == b'"', backslashes });
     }
     let start = bytes[floor..end].iter().rposition(|&byte| !is_name(byte)).map_or(floor, |it| floor + it + 1);
-    (start < end).then(|| Name { text: &text[start..end], quoted: false, backslashes: 0 })
+    (start < end).then(|| Name { text: &text[start..end], start, quoted: false, backslashes: 0 })
 }
 
 /// A name without percent-encoding and `\u` escapes.

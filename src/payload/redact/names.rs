@@ -4,12 +4,14 @@
 /// after it do not matter: `password2`.
 const SENSITIVE_ENDINGS: &[&str] = &[
     "apikey",
+    "apikeys",
     "authcode",
     "authorization",
     "assertion",
     "backupcode",
     "backupcodes",
     "connectionstring",
+    "contrasena",
     "cookie",
     "cookies",
     "credential",
@@ -18,10 +20,10 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "kennwort",
     "magiclink",
     "mnemonic",
+    "motdepasse",
     "passphrase",
     "passwd",
     "password",
-    "passwordhash",
     "passwords",
     "passwort",
     "privatekey",
@@ -41,6 +43,7 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "token",
     "tokens",
     "accesskey",
+    "accesskeys",
     "subscriptionkey",
     "codeverifier",
     "csrf",
@@ -59,11 +62,11 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "mfacode",
     "securitycode",
     "verificationcode",
+    "wachtwoord",
     "authorizationcode",
     "securityanswer",
     "passwordconfirm",
     "passwordconfirmation",
-    "tokenvalue",
     "samlassertion",
     "samlresponse",
     "trackdata",
@@ -74,11 +77,14 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "smstan",
 ];
 
-/// Names that are credentials only when they stand alone. `cvv` and the like: PCI DSS forbids to keep them in any form.
-const SENSITIVE_WHOLE: &[&str] = &[
-    "auth", "key", "pass", "pin", "pw", "otp", "totp", "tan", "itan", "csc", "session", "sid", "sig", "saml", "bearer",
-    "xauth", "track1", "track2",
-];
+/// What is the last word of a credential's name, after a separator or a capital, or all of it: `psu-pin`, `smsOtp`, but
+/// not `shipping` or `titan`. Digits after it do not matter. `csc`, `cvv` and the like: PCI DSS forbids to keep them in any
+/// form.
+const SENSITIVE_LAST_WORDS: &[&str] = &["pin", "pass", "pw", "otp", "totp", "tan", "itan", "csc"];
+
+/// Names that are credentials only when they stand alone.
+const SENSITIVE_WHOLE: &[&str] =
+    &["auth", "key", "session", "sid", "sig", "saml", "bearer", "xauth", "track1", "track2"];
 
 /// Headers whose values are kept. All others keep their name only.
 const KEPT_HEADERS: &[&str] = &[
@@ -192,10 +198,39 @@ pub(super) fn is_sensitive(name: &str) -> bool {
     let letters = end.iter().filter(|byte| byte.is_ascii_alphanumeric());
     let length = buffer.iter_mut().zip(letters).map(|(to, from)| *to = from.to_ascii_lowercase()).count();
     let plain = &buffer[..length];
-    let digits = plain.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let letters = &plain[..length - digits];
+    let letters = without_version(plain);
+    let last_word = last_word(end);
     SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
-        || SENSITIVE_ENDINGS.iter().any(|ending| letters.ends_with(ending.as_bytes()))
+        || SENSITIVE_ENDINGS.iter().any(|ending| ends_with(letters, ending.as_bytes()))
+        || SENSITIVE_LAST_WORDS.iter().any(|word| {
+            let word = word.as_bytes();
+            letters == word || last_word.eq_ignore_ascii_case(word)
+        })
+}
+
+/// Of a name in small letters and digits, what it is the version, the value or the hash of: `secretvalue`, `tokenv2`.
+fn without_version(plain: &[u8]) -> &[u8] {
+    let digits = plain.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let letters = &plain[..plain.len() - digits];
+    let tails: &[&[u8]] = if digits > 0 { &[b"v", b"value", b"hash"] } else { &[b"value", b"hash"] };
+    tails.iter().find_map(|tail| letters.strip_suffix(*tail)).unwrap_or(letters)
+}
+
+/// As the method of slices, which compares only where the last bytes are the same.
+fn ends_with(name: &[u8], ending: &[u8]) -> bool {
+    name.last() == ending.last() && name.ends_with(ending)
+}
+
+/// The last word of a name, without digits after it. A word begins after a separator, and with a capital after a small
+/// letter or a digit.
+fn last_word(name: &[u8]) -> &[u8] {
+    let end = name.iter().rposition(u8::is_ascii_alphabetic).map_or(0, |last| last + 1);
+    let begins = |at: usize| {
+        let before = name[at - 1];
+        let is_separator = before.is_ascii() && !before.is_ascii_alphanumeric();
+        is_separator || (name[at].is_ascii_uppercase() && !before.is_ascii_uppercase())
+    };
+    &name[(1..end).rev().find(|&at| begins(at)).unwrap_or(0)..end]
 }
 
 /// Whether a query key's value may be kept. Case and separators do not matter: `dateFrom`, `date_from`, `date-from`.
@@ -219,7 +254,7 @@ mod tests {
     fn the_documented_names_are_these() {
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/payloads.md"));
         let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        for names in [SENSITIVE_ENDINGS, SENSITIVE_WHOLE] {
+        for names in [SENSITIVE_ENDINGS, SENSITIVE_LAST_WORDS, SENSITIVE_WHOLE] {
             let (page, names) = (page.split_whitespace().collect::<Vec<_>>().join(" "), listed(names));
             assert!(page.contains(&names), "docs/payloads.md does not list {names}");
         }
@@ -247,6 +282,23 @@ mod tests {
             "mTAN",
             "backup_codes",
             "X-Auth",
+            "psu-pin",
+            "onlinePin",
+            "login_tan",
+            "smsOtp",
+            "smsOTP",
+            "ONLINE_PIN",
+            "psu.pin2",
+            "auth[tan]",
+            "db-pw",
+            "iTAN",
+            "pIN",
+            "TAN_1",
+            "login_pass",
+            "clientSecretValue",
+            "refresh_token_v2",
+            "password.value",
+            "api_keys",
         ] {
             assert!(is_sensitive(name), "{name}");
         }
@@ -262,6 +314,20 @@ mod tests {
             "7",
             "code",
             "titan",
+            "spin",
+            "user_spin",
+            "orderShipping",
+            "SHIPPING",
+            "pin_tries",
+            "tanMedium",
+            "Titan",
+            "desktop",
+            "éspin",
+            "café_épin",
+            "value",
+            "hash2",
+            "bypass",
+            "tokens_v",
         ] {
             assert!(!is_sensitive(name), "{name}");
         }

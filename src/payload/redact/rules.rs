@@ -116,6 +116,12 @@ impl Rules {
         })
     }
 
+    /// Whether a media type, in lowercase, is named by itself among those, not as one of `type/*`.
+    pub fn names_binary(&self, media_type: &str) -> bool {
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        self.keep_binary.iter().any(|kept| media_type == kept)
+    }
+
     /// The paths for an integration.
     pub fn paths(&self, integration: &IntegrationName) -> Vec<&Path> {
         [ANY, integration.as_str()].into_iter().filter_map(|name| self.paths.get(name)).flatten().collect()
@@ -224,7 +230,9 @@ mod tests {
             rules.keeps_query_key("accounttype") && rules.keeps_query_key("dateFrom") && !rules.keeps_query_key("q")
         );
         assert!(rules.keeps_binary("application/pdf; x=y") && !rules.keeps_binary("image/png"));
-        assert!(Rules::new(&Config::default()).expect("right").keeps_binary("image/png"));
+        assert!(rules.names_binary("application/pdf; x=y") && !rules.names_binary("image/png"));
+        let defaults = Rules::new(&Config::default()).expect("right");
+        assert!(defaults.keeps_binary("image/png") && !defaults.names_binary("image/png"));
         let names = ["bank", "other"].map(|name| rules.paths(&name.parse().expect("a name")).len());
         assert_eq!(names, [2, 1]);
         let all = Config { keep_query: vec!["*".into()], ..Config::default() };

@@ -20,7 +20,8 @@ const BEGINNING_BYTES: usize = 32;
 /// The shortest start of a secret that tells something about it.
 const MIN_CUT_BYTES: usize = 4;
 
-/// The shortest secret that is looked for in base64, where it stands alone: of a shorter one it is as short as a word.
+/// The shortest secret that is looked for in base64, where it stands alone, and in hexadecimal: of a shorter one it is as
+/// short as a word or an amount.
 const MIN_PACKED_BYTES: usize = 5;
 
 /// What RFC 3986 lets stand.
@@ -116,18 +117,23 @@ impl Secrets {
     }
 }
 
-/// A secret as it is, percent-encoded in the ways in use, inside JSON strings down to the second level, in JSON of ASCII
-/// alone, and in base64, where it has a length at which that is no word by chance.
+/// A secret as it is, percent-encoded in the ways in use (a space as `%20` or `+`, `~` as it is or not), inside JSON
+/// strings down to the second level, in JSON of ASCII alone, and in base64 and hexadecimal, where it has a length at which
+/// that is no word by chance.
 fn forms(secret: &Secret) -> Vec<String> {
     let Secret { text: secret, in_base64, .. } = secret;
     let upper = utf8_percent_encode(secret, ENCODED).to_string();
-    let lower = percent_lowercase(&upper);
+    // A `%` of the secret's own is `%25` in it.
+    let plus = upper.replace("%20", "+");
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let lower = [&upper, &plus, &form].map(|encoded| percent_lowercase(encoded));
     let escaped = json_escaped(secret);
     let (slashes, ascii) = (escaped.replace('/', "\\/"), ascii_escaped(&escaped));
-    let mut forms = vec![secret.clone(), upper, lower, form, json_escaped(&escaped), escaped, slashes, ascii];
+    let mut forms = vec![secret.clone(), upper, plus, form, json_escaped(&escaped), escaped, slashes, ascii];
+    forms.extend(lower);
     if *in_base64 && secret.len() >= MIN_PACKED_BYTES {
-        forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
+        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret), hex.to_ascii_uppercase(), hex]);
     }
     forms
 }
@@ -202,6 +208,23 @@ mod tests {
         {
             assert_eq!(found(&secrets, text).len(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_named_secret_is_found_as_python_quotes_it_and_in_hexadecimal() {
+        let secret = "p/q~ é%20";
+        let secrets = secrets(&[secret, "abcd"]);
+        for form in [
+            "p%2Fq~+%C3%A9%2520",
+            "p%2fq~+%c3%a9%2520",
+            "p%2Fq%7E+%C3%A9%2520",
+            "p%2fq%7e+%c3%a9%2520",
+            "702f717e20c3a9253230",
+            "702F717E20C3A9253230",
+        ] {
+            assert_eq!(found(&secrets, &format!("q={form}&n=1")), [(2..form.len() + 2, secret)], "{form}");
+        }
+        assert!(found(&secrets, "too short for it: 61626364").is_empty());
     }
 
     #[test]

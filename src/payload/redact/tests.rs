@@ -202,6 +202,15 @@ fn a_body_that_cannot_be_searched_is_withheld() {
     ] {
         assert!(matches!(redacted_body("{}", &withheld), Body::Withheld(_)));
     }
+    for mislabelled in ["image/png", "audio/mpeg", "video/mp4"] {
+        for start in [&b"\x1f\x8b\x08\xff"[..], b"PK\x03\x04\xff", b"%PDF-1.7\n\xff\xfe"] {
+            let body = plain_message(mislabelled, start);
+            let kept = redacted_body(r#"{"keep_binary": ["image/*", "audio/*", "video/*"]}"#, &body);
+            assert!(matches!(kept, Body::Withheld(_)), "{mislabelled}: {start:?}");
+            let kept = redacted_body(&format!(r#"{{"keep_binary": ["{mislabelled}"]}}"#), &body);
+            assert_eq!(kept, Body::Binary(body.body), "named by itself");
+        }
+    }
     let pdf = plain_message("application/pdf", b"%PDF-1.7\n\xff\xfe");
     let kept = redacted_body(r#"{"keep_binary": ["application/pdf"]}"#, &pdf);
     assert_eq!(kept, Body::Binary(pdf.body));
@@ -290,6 +299,17 @@ const SLOW: &[&str] = &[
     "token:'",
     "\\\"",
     "://",
+    "--token ",
+    "--pin '",
+    "pin: |\n ",
+    "pin: |\\n  x",
+    "pin:=",
+    "=>",
+    "--",
+    "0",
+    "4111111111111111=1",
+    "authorization: digest \"",
+    "authorization: digest \\\"\\n",
 ];
 
 #[test]

@@ -1,8 +1,12 @@
 //! Card numbers: 13 to 19 digits that begin as an issuer's do and end in the right check digit (ISO/IEC 7812, Luhn).
 //!
-//! In one run, or in groups of at least four (the last may be shorter) with the same separator between them. A run within a
-//! longer one, a part of a decimal number or of a UUID is no card number. One in ten other numbers of the same length
-//! and beginning has the right check digit by chance; it is taken out too.
+//! In one run, or in groups of at least four (the last may be shorter) with the same separator, or two spaces, between
+//! them. A run within a longer one, a part of a decimal number or of a UUID is no card number; after zeros that fill a field up, and before
+//! the `.0` of a number that a program took for a decimal one, it is. What the magnetic stripe has after the number (track
+//! 2 of ISO/IEC 7813) goes with it. One in ten other numbers of the same length and beginning has the right check digit by
+//! chance; it is taken out too.
+
+use std::ops::{Range, RangeInclusive};
 
 use super::separator_at;
 
@@ -12,12 +16,35 @@ const MAX_GROUPS: usize = 5;
 const MIN_DIGITS: usize = 13;
 const MAX_DIGITS: usize = 19;
 
-/// Where the card number that begins at `start`, a digit at the start of a word or after its letters, ends.
-pub fn at(bytes: &[u8], start: usize) -> Option<usize> {
+/// So many zeros before a number fill it up; a single one is a digit of an account's number.
+const MIN_PADDING: usize = 2;
+
+/// What follows the number on track 2: the month of expiry, the service code, and what the issuer likes, in 40 characters
+/// altogether.
+const TRACK_DIGITS: RangeInclusive<usize> = 7..=40;
+
+/// The card number in the digits that begin at `start`, at the start of a word or after its letters, with the rest of its
+/// track.
+pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     if !bytes.get(start)?.is_ascii_digit() || is_fraction(bytes, start) {
         return None;
     }
-    let (mut number, mut end, mut separator, mut best) = ([0; MAX_DIGITS], start, None, None);
+    let zeros = bytes[start..].iter().take_while(|&&byte| byte == b'0').count();
+    let number = start + if zeros >= MIN_PADDING { zeros } else { 0 };
+    let end = number_end(bytes, start, number)?;
+    Some(number..track_end(bytes, number, end))
+}
+
+/// The digits of the card number that a text is, with the rest of its track or without.
+pub fn number(text: &str) -> Option<String> {
+    let (number, track) = text.split_once('=').unwrap_or((text, ""));
+    let is_card = at(number.as_bytes(), 0) == Some(0..number.len()) && track.bytes().all(|it| it.is_ascii_digit());
+    is_card.then(|| number.chars().filter(char::is_ascii_digit).collect())
+}
+
+/// Where the number that begins at `from` ends; the digits before and in it begin at `start`.
+fn number_end(bytes: &[u8], start: usize, from: usize) -> Option<usize> {
+    let (mut number, mut end, mut separator, mut best) = ([0; MAX_DIGITS], from, None, None);
     let mut digits = 0;
     for group in 0..MAX_GROUPS {
         let from = end;
@@ -29,7 +56,7 @@ pub fn at(bytes: &[u8], start: usize) -> Option<usize> {
         if digits >= MIN_DIGITS && ends_here && is_card(&number[..digits]) {
             best = Some(end);
         }
-        let next = separator_at(bytes, end).filter(|next| separator.is_none_or(|before| before == *next));
+        let next = gap_at(bytes, end).filter(|next| separator.is_none_or(|before| before == *next));
         let is_whole_group = end - from >= 4 && !(separator.is_none() && is_chained(bytes, start, next));
         let Some(next) = next.filter(|next| is_whole_group && is_digit(bytes, end + next.len())) else { break };
         separator = Some(next);
@@ -39,6 +66,12 @@ pub fn at(bytes: &[u8], start: usize) -> Option<usize> {
         end += next.len();
     }
     best
+}
+
+/// What stands between two groups: a separator, or two spaces (in a form, `++`).
+fn gap_at(bytes: &[u8], at: usize) -> Option<&'static str> {
+    let wide = ["  ", "++"].into_iter().find(|wide| bytes[at..].starts_with(wide.as_bytes()));
+    wide.or_else(|| separator_at(bytes, at))
 }
 
 fn is_digit(bytes: &[u8], at: usize) -> bool {
@@ -70,9 +103,21 @@ fn ends_group(bytes: &[u8], end: usize, separator: Option<&str>) -> bool {
     !letter && !goes_on
 }
 
-/// Whether the number that ends at `end` has a fraction.
+/// Where track 2 ends whose number this is: before its `?`. A cut one is known by the `;` before it.
+fn track_end(bytes: &[u8], start: usize, end: usize) -> usize {
+    if bytes.get(end) != Some(&b'=') {
+        return end;
+    }
+    let rest = &bytes[end + 1..];
+    let digits = rest.iter().take(TRACK_DIGITS.end() + 1).take_while(|byte| byte.is_ascii_digit()).count();
+    let is_marked = bytes[..start].ends_with(b";") || rest.get(digits) == Some(&b'?');
+    if is_marked && TRACK_DIGITS.contains(&digits) { end + 1 + digits } else { end }
+}
+
+/// Whether the number that ends at `end` has a fraction, other than the `.0` of a whole one.
 fn is_decimal(bytes: &[u8], end: usize) -> bool {
-    bytes.get(end) == Some(&b'.') && is_digit(bytes, end + 1)
+    let is_whole = bytes[end..].starts_with(b".0") && !is_digit(bytes, end + 2);
+    bytes.get(end) == Some(&b'.') && is_digit(bytes, end + 1) && !is_whole
 }
 
 /// Whether the digits at `start` are a fraction.
@@ -146,9 +191,10 @@ mod tests {
             "4111/1111/1111/1111",
             "4111_1111_1111_1111",
             "4111\t1111\t1111\t1111",
+            "4111  1111  1111  1111",
             "36227206271667",
         ] {
-            assert_eq!(at(card.as_bytes(), 0), Some(card.len()), "{card}");
+            assert_eq!(at(card.as_bytes(), 0), Some(0..card.len()), "{card}");
         }
         for other in ["1755666000250", "9111111111111111", "4111111111111", "41111111111111111111", "4111 11 11"] {
             assert_eq!(at(other.as_bytes(), 0), None, "{other}");
@@ -157,10 +203,34 @@ mod tests {
 
     #[test]
     fn a_number_ends_where_the_digits_that_go_with_it_end() {
-        assert_eq!(at(b"4111 1111 1111 1111 12/27", 0), Some(19));
-        assert_eq!(at(b"4111111111111111=25121011234", 0), Some(16));
+        assert_eq!(at(b"4111 1111 1111 1111 12/27", 0), Some(0..19));
+        assert_eq!(at(b"4111111111111111=25121011234", 0), Some(0..16));
         assert_eq!(at(b"4111-1111-1111-1111-1111", 0), None);
         assert_eq!(at(b"00-4111-1111-1111-1111", 3), None);
-        assert_eq!(at(b"4111111111111111.", 0), Some(16));
+        assert_eq!(at(b"4111111111111111.", 0), Some(0..16));
+        assert_eq!(at(b"4111111111111111.0", 0), Some(0..16));
+        for amount in ["5555555555554444.00", "5555555555554444.05", "5555555555554444.50"] {
+            assert_eq!(at(amount.as_bytes(), 0), None, "{amount}");
+        }
+    }
+
+    #[test]
+    fn zeros_before_a_number_do_not_hide_it() {
+        assert_eq!(at(b"0004111111111111111", 0), Some(3..19));
+        assert_eq!(at(b"004111111111111111100", 0), None);
+        assert_eq!(at(b"00000000004111 1111 1111 1111", 0), Some(10..29));
+        for other in ["04111111111111111", "0004111111111111112", "00000000000000000000", "00"] {
+            assert_eq!(at(other.as_bytes(), 0), None, "{other}");
+        }
+        assert_eq!(at(b"0.004111111111111111", 2), None);
+    }
+
+    #[test]
+    fn track_2_goes_with_its_number() {
+        assert_eq!(at(b";4111111111111111=29121010000000000?", 1), Some(1..35));
+        assert_eq!(at(b"4111111111111111=2912101?", 0), Some(0..24));
+        assert_eq!(at(b";4111111111111111=2912101", 1), Some(1..25));
+        assert_eq!(at(b";4111111111111111=2912", 1), Some(1..17));
+        assert_eq!(at(b"4111111111111111=2?page=29121010", 0), Some(0..16));
     }
 }

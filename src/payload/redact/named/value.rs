@@ -2,6 +2,11 @@
 
 use std::ops::Range;
 
+use memchr::memchr3;
+
+/// The deepest JSON string in a JSON string whose lines are told apart, by the backslashes of its `\n`.
+const MAX_NEWLINE_BACKSLASHES: usize = 8;
+
 /// What stands between `://` and the last `@` before the path.
 pub fn user_info(text: &str, start: usize) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
@@ -87,6 +92,54 @@ fn escaped_end(text: &str, at: usize) -> Option<usize> {
             // Half of a character of two is none, and ends nothing.
             (!char::from_u32(unit).is_some_and(ends_bare)).then_some(letter + 1 + DIGITS)
         }
+        _ => None,
+    }
+}
+
+/// Where the parameters of `Authorization: Digest` end, in whose values there are quotes: with the line.
+pub fn digest_end(bytes: &[u8], start: usize) -> usize {
+    let quote = find(bytes, start, |byte| matches!(byte, b'"' | b'\n' | b'<'));
+    let backslashes = bytes[start..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
+    // A quote in k strings has 2^k − 1 of them, the n of a newline 2^(k − 1).
+    let (end, _) = line(bytes, start, backslashes.div_ceil(2), false);
+    find(&bytes[..end], start, |byte| byte == b'<')
+}
+
+/// Where the line ends in which `at` is, and where the next one begins, if there is one: at a newline, or at a `\n` with so
+/// many backslashes. With `in_string`, or where a newline has backslashes, a string ends the line that ends before it.
+pub fn line(bytes: &[u8], at: usize, backslashes: usize, in_string: bool) -> (usize, Option<usize>) {
+    let (own, quote) = (2 * backslashes.max(1), if in_string || backslashes > 0 { b'"' } else { b'\n' });
+    let mut from = at;
+    while let Some(found) = memchr3(b'\n', quote, b'\\', &bytes[from..]) {
+        let end = from + found;
+        from = find(bytes, end, |byte| byte != b'\\');
+        // Backslashes of the text itself come in twos, fours and so on before them.
+        let run = (from - end) % own;
+        match bytes.get(from) {
+            Some(b'\n') => {
+                let end = from - usize::from(from > at && bytes[from - 1] == b'\r');
+                return (end, Some(from + 1));
+            }
+            Some(&byte) if byte == quote && run + 1 < own => return (from - run, None),
+            Some(b'n' | b'r') if backslashes > 0 && run == backslashes => {
+                let newline = "\\".repeat(backslashes) + "n";
+                let is_two = bytes[from] == b'r' && bytes[from + 1..].starts_with(newline.as_bytes());
+                return (from - run, Some(from + 1 + if is_two { newline.len() } else { 0 }));
+            }
+            // The quote of a string in this one.
+            Some(b'"') => from += 1,
+            _ => {}
+        }
+    }
+    (bytes.len(), None)
+}
+
+/// How many backslashes the newline at `at` has, if there is one: none, or as many as in one of a JSON string.
+pub fn newline_backslashes(bytes: &[u8], at: usize) -> Option<usize> {
+    let letter = at + bytes[at..].iter().take(MAX_NEWLINE_BACKSLASHES + 1).take_while(|&&byte| byte == b'\\').count();
+    match (letter - at, bytes.get(letter)?) {
+        (0, b'\n') => Some(0),
+        (run, b'n' | b'r') if run.is_power_of_two() && run <= MAX_NEWLINE_BACKSLASHES => Some(run),
         _ => None,
     }
 }
