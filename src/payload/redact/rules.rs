@@ -30,6 +30,7 @@ pub struct Config {
     /// credentials.
     pub keep_query: Vec<String>,
     /// Media types, `type/subtype` or `type/*`, of binary bodies that are kept though nothing can be looked for in them.
+    /// Archives and documents labelled as one of `image/*`, `audio/*` or `video/*` are not.
     pub keep_binary: Vec<String>,
     /// By the integration's name, or `*` for all: JSON paths to what is taken out of bodies, inputs and outputs.
     pub paths: BTreeMap<String, Vec<String>>,

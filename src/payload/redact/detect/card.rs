@@ -1,10 +1,10 @@
 //! Card numbers: 13 to 19 digits that begin as an issuer's do and end in the right check digit (ISO/IEC 7812, Luhn).
 //!
 //! In one run, or in groups of at least four (the last may be shorter) with the same separator, or two spaces, between
-//! them. A run within a longer one, a part of a decimal number or of a UUID is no card number; after zeros that fill a field up, and before
-//! the `.0` of a number that a program took for a decimal one, it is. What the magnetic stripe has after the number (track
-//! 2 of ISO/IEC 7813) goes with it. One in ten other numbers of the same length and beginning has the right check digit by
-//! chance; it is taken out too.
+//! them. A run within a longer one, a part of a decimal number or of a UUID is no card number; after zeros that fill a
+//! field up, and before the `.0` of a number that a program took for a decimal one, it is. What the magnetic stripe has
+//! after the number (track 2 of ISO/IEC 7813) goes with it. One in ten other numbers of the same length and beginning has
+//! the right check digit by chance; it is taken out too.
 
 use std::ops::{Range, RangeInclusive};
 

@@ -7,6 +7,9 @@ use memchr::memchr3;
 /// The deepest JSON string in a JSON string whose lines are told apart, by the backslashes of its `\n`.
 const MAX_NEWLINE_BACKSLASHES: usize = 8;
 
+/// How far the first quote of a list of parameters may be.
+const MAX_PARAMETER_BYTES: usize = 256;
+
 /// What stands between `://` and the last `@` before the path.
 pub fn user_info(text: &str, start: usize) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
@@ -98,7 +101,9 @@ fn escaped_end(text: &str, at: usize) -> Option<usize> {
 
 /// Where the parameters of `Authorization: Digest` end, in whose values there are quotes: with the line.
 pub fn digest_end(bytes: &[u8], start: usize) -> usize {
-    let quote = find(bytes, start, |byte| matches!(byte, b'"' | b'\n' | b'<'));
+    // The user's name comes first, as a rule.
+    let near = &bytes[..bytes.len().min(start + MAX_PARAMETER_BYTES)];
+    let quote = find(near, start, |byte| matches!(byte, b'"' | b'\n' | b'<'));
     let backslashes = bytes[start..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
     // A quote in k strings has 2^k − 1 of them, the n of a newline 2^(k − 1).
     let (end, _) = line(bytes, start, backslashes.div_ceil(2), false);
