@@ -148,14 +148,20 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
         return Err(WriteError::Conflict);
     }
     let mut history = read_history(&path).map_err(WriteError::Failed)?;
-    if let Some(document) = current.filter(|_| history.is_empty()) {
-        let found = String::from_utf8_lossy(&document).into_owned();
-        let found = Edit { document: found, who: UNKNOWN.into(), why: FOUND.into() };
-        history.push(Revision { number: 1, at: SystemTime::now(), edit: found });
+    let known = history.last().map(|last| last.edit.document.clone());
+    let mut note = |edit: Edit| {
+        let number = history.last().map_or(1, |last| last.number + 1);
+        history.push(Revision { number, at: SystemTime::now(), edit });
+        number
+    };
+    // What somebody else has put there can be gone back to.
+    let is_known = |document: &[u8]| known.as_deref().is_some_and(|known| known.as_bytes() == document);
+    if let Some(document) = current.filter(|document| !is_known(document)) {
+        let document = String::from_utf8_lossy(&document).into_owned();
+        note(Edit { document, who: UNKNOWN.into(), why: FOUND.into() });
     }
-    let number = history.last().map_or(1, |last| last.number + 1);
     write_file(&path, &edit.document).map_err(failed)?;
-    history.push(Revision { number, at: SystemTime::now(), edit });
+    let number = note(edit);
     write_history(&path, &history[history.len().saturating_sub(HISTORY)..]).map_err(failed)?;
     Ok(number)
 }
@@ -210,6 +216,13 @@ mod tests {
         let said: Vec<_> =
             history.iter().map(|it| (it.number, it.edit.document.as_str(), it.edit.who.as_str())).collect();
         assert_eq!(said, [(1, "found", UNKNOWN), (2, "first", "me"), (3, "second", "me")]);
+
+        // By hand, and then with weir again: both are there.
+        std::fs::write(&path, "by hand").expect("written");
+        assert_eq!(write(&path, Some(b"by hand"), edit("third")), Ok(5));
+        let last = read_history(&path).expect("readable").split_off(3);
+        let said: Vec<_> = last.iter().map(|it| (it.edit.document.as_str(), it.edit.who.as_str())).collect();
+        assert_eq!(said, [("by hand", UNKNOWN), ("third", "me")]);
     }
 
     #[test]

@@ -18,7 +18,10 @@ use super::flagd::Evaluated;
 use super::kept::Kept;
 use super::store::{ReadError, Reading, Store, open, version_of};
 use super::targeting::{Context, Role};
-use super::{Arrival, Config, Rejected, Rejection, Settings, SettingsError, Spec, TABLE, WHOLE_DOCUMENT, apply, brief};
+use super::{
+    Arrival, Config, Rejected, Rejection, START_VERSION, Settings, SettingsError, Spec, TABLE, WHOLE_DOCUMENT, apply,
+    brief,
+};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Telemetry;
 
@@ -157,7 +160,7 @@ impl Follower {
     }
 
     fn look(&mut self, reading: Reading) {
-        self.heard.note(reading.is_ok());
+        self.heard.note(reading.is_ok() || reading == Err(ReadError::Missing) && self.is_new());
         if self.seen.as_ref() == Some(&reading) {
             self.settle();
             return;
@@ -174,6 +177,12 @@ impl Follower {
         if !self.store.may_be_partial() {
             self.settle();
         }
+    }
+
+    /// Whether nothing is amiss though there is no document: there never was one, and the start values hold.
+    fn is_new(&self) -> bool {
+        let starts = self.sender.borrow().version == START_VERSION;
+        starts && self.store.may_be_empty()
     }
 
     /// Applies a document that parses.
@@ -239,8 +248,12 @@ impl Follower {
                     self.rejected = Some(Rejected::whole(&version_of(document), reason));
                 }
             },
+            Some(Err(ReadError::Missing)) if self.is_new() => {
+                tracing::info!(source, "no settings there yet: the start values hold");
+                return self.tell(&holds);
+            }
             Some(Err(ReadError::Missing)) => {
-                tracing::warn!(source, version, "no settings there yet, keeping what holds")
+                tracing::warn!(source, version, "no settings there, keeping what holds");
             }
             Some(Err(ReadError::Failed(reason))) => {
                 tracing::warn!(source, version, "the settings' source is away, keeping what holds: {reason}");
@@ -286,7 +299,10 @@ impl Heard {
         const AGE: &str = "weir_settings_source_age_seconds";
         let last = Arc::new(Mutex::new(Instant::now()));
         let (up, age) = telemetry.register(|| {
-            describe_gauge!("weir_settings_source_up", "1 while the source of the settings can be read, else 0.");
+            describe_gauge!(
+                "weir_settings_source_up",
+                "1 while the source of the settings can be read, else 0; a Redis without a document can."
+            );
             describe_gauge!(AGE, "Time since the source of the settings was last read, or since the start.");
             (gauge!("weir_settings_source_up"), gauge!(AGE))
         });

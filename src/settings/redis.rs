@@ -126,6 +126,10 @@ impl Store for Redis {
         format!("redis {} {}", self.place.name(), self.keys.document)
     }
 
+    fn may_be_empty(&self) -> bool {
+        true
+    }
+
     async fn read(&self) -> Reading {
         let found = self.look().await;
         let mut seen = self.seen.lock();

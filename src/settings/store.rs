@@ -78,7 +78,7 @@ impl Revision {
 pub(super) const UNKNOWN: &str = "unknown";
 
 /// Why such a document is in a history.
-pub(super) const FOUND: &str = "(found when the settings were first changed with weir)";
+pub(super) const FOUND: &str = "(found: it was not written with weir)";
 
 /// A place that holds one document.
 #[async_trait]
@@ -99,6 +99,11 @@ pub trait Store: Send + Sync {
 
     /// Whether a document that is read can be one that somebody is still writing.
     fn may_be_partial(&self) -> bool {
+        false
+    }
+
+    /// Whether it is as it should be before anybody has written a document. Where a file is away, its name may be wrong.
+    fn may_be_empty(&self) -> bool {
         false
     }
 

@@ -323,6 +323,21 @@ async fn a_document_that_redis_lost_is_seen_to_be_lost_and_put_back() {
     assert!(says(&["status", "--watch"]).await.ends_with("pool default: applied on 1 of 1\n"));
     assert!(says(&["history"]).await.contains("Redis came back empty"));
     says(&["set", "payload_sampling=0.5", "--why", "aware"]).await;
+
+    // A document by hand is one to go back to, as one of weir's own.
+    let by_hand = flagd::document(&[("max_parallelism", json!(5))]);
+    let key = "weir:{settings}";
+    let set = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n{by_hand}", key.len(), by_hand.len());
+    assert_eq!(redis.ask(&set), "+OK\r\n");
+    says(&["set", "payload_sampling=0.25", "--why", "after it"]).await;
+    assert!(says(&["history"]).await.contains("found: it was not written with weir"));
+    says(&["rollback", "--why", "undo"]).await;
+    assert!(redis.ask("GET weir:{settings}").contains(&by_hand), "what was there by hand is back");
+
+    // And one that was deleted is put back from the history, not begun anew.
+    redis.ask("DEL weir:{settings}");
+    let set = run(&mut command(&url, &["set", "payload_sampling=0.5", "--why", "unaware"]), "").await;
+    assert_failed(&set, &["there is no document, and there was one (v", "weir settings rollback", "set --new"]);
     worker.stop();
 }
 

@@ -81,9 +81,13 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     let pool = if let Scope::Some { pool, .. } = &scope { pool.as_ref() } else { None };
     let change = |(key, value)| Change { key, value, scope: scope.clone(), allow_jump: args.allow_jump };
     let changes: Vec<_> = args.values.into_iter().map(change).collect();
+    let mut keys = BTreeSet::new();
+    if let Some(Change { key, .. }) = changes.iter().find(|change| !keys.insert(&change.key)) {
+        bail!("{key} is given more than once: give each setting one value");
+    }
     let current = document(store).await?;
     if current.is_none() && !args.new {
-        lost::refuse(pool, config).await?;
+        lost::refuse(pool, store, config).await?;
     }
     let start = config.settings.start();
     let edited = |changes, max_jump| edit::edit(current.as_deref(), changes, &start, max_jump);
@@ -108,9 +112,13 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         }
     }
     let is_raise = may_jump && edited(&changes, 1.0).is_err();
+    let refused = examine(document.as_bytes(), &start, &Context::default()).map_or_else(|_| Vec::new(), |(_, it)| it);
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
     print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose(&changes))))?;
+    for rejection in refused {
+        remark(format_args!("weir: workers refuse another value of the document: {rejection}"));
+    }
     match (&asked, pool) {
         (Ok(workers), Some(pool)) if workers.is_empty() => {
             remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));

@@ -13,8 +13,18 @@ local function note(text, by, reason)
   return number
 end
 
--- What was there before the first change can be gone back to.
-if current ~= '' and redis.call('EXISTS', history) == 0 then
+-- What somebody else has put there can be gone back to.
+local function last_written()
+  local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
+  local fields = last and last[2] or {}
+  for at = 1, #fields, 2 do
+    if fields[at] == 'document' then
+      return fields[at + 1]
+    end
+  end
+end
+
+if current ~= '' and current ~= last_written() then
   note(current, unknown, found)
 end
 redis.call('SET', document, new)
