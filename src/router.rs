@@ -218,7 +218,6 @@ impl Router {
             key: "router.profile_from",
             name: format!("router of pool {}", config.pool),
         };
-        let admin = Admin::start(&config.admin, &telemetry, ready, profiles.clone(), &loops).await?;
         telemetry.run_upkeep(&loops);
         process::register_pool("router", &config.pool, &telemetry);
         Lag::watch(&telemetry, &loops);
@@ -233,6 +232,8 @@ impl Router {
         let timeouts = Timeouts { default: config.default_timeout, max: config.max_timeout };
         let book = Book::default();
         let port = Port::listen(config.listen, &telemetry).await?;
+        // Once it listens and counts everything: nobody is told that it is ready before.
+        let admin = Admin::start(&config.admin, &telemetry, ready, profiles.clone(), &loops).await?;
         let drain_request = DrainRequest::default();
         let operated = RouterOperations {
             settings,

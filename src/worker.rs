@@ -220,7 +220,6 @@ impl Worker {
             key: "worker.profile_from",
             name: format!("worker {id} of pool {}", config.pool),
         };
-        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), profiles.clone(), &loops).await?;
         telemetry.run_upkeep(&loops);
         process::register_pool("worker", &config.pool, &telemetry);
         loops.spawn("tune", tune::tune(settings.clone(), gate.clone(), parts.log_level, loops.token()));
@@ -261,6 +260,9 @@ impl Worker {
         let spared = upstreams.spared();
         let (overloads, environment) = (overload.clone(), runner.environment.clone());
         let look = constraint::Look::new(gate.clone(), overloads, upstreams.clone(), environment, &telemetry);
+        let profiling_metrics = profiling::Metrics::register(&telemetry);
+        // Once it listens and counts everything: nobody is told that it is ready before.
+        let admin = Admin::start(&config.admin, &telemetry, readiness(&gate), profiles.clone(), &loops).await?;
         let operated = WorkerOperations {
             identity: identity.clone(),
             start: Start::now(port.local_address, admin.local_addr),
@@ -287,7 +289,7 @@ impl Worker {
             settings,
             store,
             profiler: profiles.profiler,
-            metrics: profiling::Metrics::register(&telemetry),
+            metrics: profiling_metrics,
         };
         profiling.spawn("profiling mode", mode.run(profiling.token()));
         let announcer = Announcer { identity, registry: parts.registry, gate: gate.clone(), spared, arrival };
