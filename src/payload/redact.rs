@@ -20,6 +20,7 @@ mod multipart;
 mod named;
 mod names;
 mod packed;
+mod pairs;
 mod pass;
 mod path;
 mod placeholder;
@@ -129,16 +130,29 @@ pub fn for_log(text: &str) -> String {
 }
 
 fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Result<Redacted, Stop> {
-    let Record { task, outcome, transcript, pool } = record;
+    let Record { task, transcript, .. } = record;
     if transcript.secrets_left_out > 0 {
         return Err(Stop::TooManySecrets);
     }
-    let mut pass = Pass::new(rules, &task.integration, &transcript.secrets)?.with(placeholders);
+    let mut pass = Pass::new(rules, &task.integration, &transcript.secrets)?.with(placeholders.clone());
+    let mut redacted = once(&mut pass, record)?;
+    if pass.anew(&transcript.secrets, &placeholders)? {
+        redacted = once(&mut pass, record)?;
+    }
+    if let Some(pass) = pass.second()? {
+        again(pass, &transcript.notes, &mut redacted)?;
+    }
+    Ok(redacted)
+}
+
+/// One pass over all of it.
+fn once(pass: &mut Pass<'_>, record: &Record) -> Result<Redacted, Stop> {
+    let Record { task, outcome, transcript, pool } = record;
     // In the order in which it happened, so that the numbers of the placeholders follow the story.
     let input = pass.json(&task.input)?;
     let mut exchanges = Vec::with_capacity(transcript.exchanges.len());
     for exchange in &transcript.exchanges {
-        exchanges.push(message::exchange(&mut pass, exchange)?);
+        exchanges.push(message::exchange(pass, exchange)?);
     }
     let mut notes = Vec::with_capacity(transcript.notes.len());
     for note in &transcript.notes {
@@ -147,18 +161,18 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
     }
     let mut attachments = Vec::with_capacity(transcript.attachments.len());
     for attachment in &transcript.attachments {
-        attachments.push(message::attachment(&mut pass, attachment)?);
+        attachments.push(message::attachment(pass, attachment)?);
     }
     let result = match &outcome.result {
         Ok(output) => Ok(pass.json(output)?),
         Err(failure) => Err(Failure {
             message: pass.text(&failure.message)?.into_owned(),
-            reason: reason(&mut pass, failure.reason.as_ref())?,
+            reason: reason(pass, failure.reason.as_ref())?,
             ..failure.clone()
         }),
     };
     pass.budget.check()?;
-    let mut redacted = Redacted {
+    Ok(Redacted {
         task: Task { input, ..task.clone() },
         outcome: Outcome { result, ..outcome.clone() },
         pool: pool.clone(),
@@ -169,11 +183,7 @@ fn redacted(rules: &Rules, record: &Record, placeholders: Placeholders) -> Resul
         attachments,
         attachments_left_out: transcript.attachments_left_out,
         withheld: None,
-    };
-    if let Some(pass) = pass.second()? {
-        again(pass, &transcript.notes, &mut redacted)?;
-    }
-    Ok(redacted)
+    })
 }
 
 /// A name has no room for a placeholder.

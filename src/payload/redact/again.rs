@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::budget::Stop;
+use super::message::searched;
 use super::pass::Pass;
 use super::reason;
 use crate::payload::record::{Body, Redacted, RedactedExchange, RedactedMessage, Text};
@@ -63,11 +64,7 @@ fn body(pass: &mut Pass<'_>, body: &mut Body, is_cut: bool) -> Result<(), Stop> 
                 changed => *whole = Text::from(changed.into_owned()),
             }
         }
-        Body::Binary(bytes) => {
-            if let Cow::Owned(_) = pass.text(&String::from_utf8_lossy(bytes))? {
-                *body = Body::Withheld("it is binary and holds something like a secret");
-            }
-        }
+        Body::Binary(bytes) => *body = searched(pass, bytes)?,
         Body::Withheld(_) => {}
     }
     Ok(())

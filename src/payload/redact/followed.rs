@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::budget::Stop;
 use super::decoded::plain;
 use super::detect::Kind;
+use super::named::ends_bare;
 use super::placeholder::{is_placeholder, secret_of};
 use super::secrets::{Secret, Secrets};
 
@@ -139,6 +140,13 @@ impl Followed {
     /// All of them, ready to be looked for; none when there are none.
     pub fn secrets(self) -> Result<Option<Secrets>, Stop> {
         if self.secrets.is_empty() { Ok(None) } else { Secrets::of(self.secrets).map(Some) }
+    }
+
+    /// Those of one line with a character that ends a value behind a name without quotes: they have to be looked for
+    /// before names are, for a name takes a part of them.
+    pub fn with_ends(&mut self) -> Vec<Secret> {
+        let has_end = |it: &mut Secret| it.in_base64 && !it.text.contains('\n') && it.text.contains(ends_bare);
+        self.secrets.extract_if(.., has_end).collect()
     }
 
     /// What a document holds, as far as it is one.

@@ -132,6 +132,11 @@ fn binary(pass: &mut Pass<'_>, media_type: &str, body: &Bytes) -> Result<Body, S
     if hides {
         return Ok(Body::Withheld("it is of a binary format that could not be searched for secrets"));
     }
+    searched(pass, body)
+}
+
+/// Bytes of any kind, if no secret is in the texts that they hold.
+pub(super) fn searched(pass: &mut Pass<'_>, body: &Bytes) -> Result<Body, Stop> {
     // The letters of UTF-16 are the letters of ASCII between zeros.
     let lossy = String::from_utf8_lossy(body);
     let lossy = if lossy.contains('\0') { Cow::Owned(lossy.replace('\0', "")) } else { lossy };

@@ -15,7 +15,8 @@ use std::ops::Range;
 use memchr::{memchr3, memmem, memrchr};
 
 use self::block::block;
-use self::value::{bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info};
+pub(super) use self::value::ends_bare;
+use self::value::{after_colours, bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::edit::Nesting;
@@ -112,6 +113,7 @@ impl<'t> Search<'t> {
         // `:=` and `=>` are one mark.
         let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
         let start = find(bytes, mark + 1 + usize::from(is_long), |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        let start = after_colours(bytes, start);
         let is_pair_value =
             mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
         if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {

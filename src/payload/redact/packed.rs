@@ -31,12 +31,17 @@ pub(super) fn find(
     mut holds_secret: impl FnMut(&str, &mut Budget) -> Result<bool, Stop>,
 ) -> Result<Vec<Range<usize>>, Stop> {
     let bytes = text.as_bytes();
-    let (mut found, mut at) = (Vec::new(), 0);
-    while at < bytes.len() {
+    let (mut found, mut at, mut spent) = (Vec::new(), 0, 0);
+    while let Some(shortest) = bytes.get(at..at + MIN_BYTES) {
+        // From the end: of most texts, few bytes need to be looked at.
+        if let Some(other) = shortest.iter().rposition(|&byte| !is_base64(byte)) {
+            at += other + 1;
+            continue;
+        }
         let mut start = at;
         let end = at + bytes[at..].iter().take_while(|&&byte| is_base64(byte)).count();
-        budget.spend(end + 1 - at)?;
-        at = end + 1;
+        budget.spend(end - spent)?;
+        (at, spent) = (end + 1, end);
         // It may begin after any character that also separates: the segments of a path, `state-…`.
         while start + MIN_BYTES <= end {
             if let Some(plain) = unpacked(&bytes[start..end]) {
@@ -52,6 +57,7 @@ pub(super) fn find(
             start = separator.map_or(end, |separator| start + separator + 1);
         }
     }
+    budget.spend(bytes.len() - spent)?;
     Ok(found)
 }
 

@@ -7,8 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use percent_encoding::percent_decode_str;
-use url::form_urlencoded::byte_serialize;
+use memchr::{memchr, memchr2, memrchr};
 
 use super::Rules;
 use super::budget::{Budget, Stop};
@@ -17,7 +16,6 @@ use super::detect::{Kind, classify, merged};
 use super::edit::{Edit, Nesting, apply, starts_document};
 use super::followed::{Followed, Guard};
 use super::named::{Found, named};
-use super::names::is_sensitive;
 use super::packed;
 use super::path::{self, Path, Unreadable};
 use super::placeholder::{Placeholders, is_placeholder};
@@ -44,16 +42,30 @@ pub(super) struct Pass<'r> {
 }
 
 impl<'r> Pass<'r> {
+    /// Looks for `secrets`, which the run named, and for all that its rules tell.
     pub fn new(rules: &'r Rules, integration: &IntegrationName, secrets: &[String]) -> Result<Self, Stop> {
         Ok(Pass {
             rules,
             budget: Budget::new(rules.time_limit),
             paths: rules.paths(integration),
-            secrets: Secrets::new(secrets)?,
+            secrets: Secrets::new(secrets, Vec::new())?,
             is_second: false,
             followed: Followed::default(),
             placeholders: Placeholders::default(),
         })
+    }
+
+    /// The same pass from the start, if this one has learnt secrets that have to be known before names are looked for:
+    /// of `password: two words` a name takes one. `secrets` and `placeholders` are those that it began with.
+    pub fn anew(&mut self, secrets: &[String], placeholders: &Placeholders) -> Result<bool, Stop> {
+        let learnt = self.followed.with_ends();
+        if learnt.is_empty() {
+            return Ok(false);
+        }
+        self.secrets = Secrets::new(secrets, learnt)?;
+        self.followed = Followed::default();
+        self.placeholders = placeholders.clone();
+        Ok(true)
     }
 
     /// With the placeholders of what came before.
@@ -97,26 +109,11 @@ impl<'r> Pass<'r> {
     /// Any text.
     pub fn text<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
         let mut text = self.raw(Cow::Borrowed(text))?;
-        for escapes in [Escapes::Markup, Escapes::All] {
-            let (mut views, mut level): (Vec<View>, usize) = (Vec::new(), 1);
-            'levels: while level <= MAX_ROUNDS {
-                while views.len() < level {
-                    let source = views.last().map_or(&*text, |view| &view.text);
-                    self.budget.spend(source.len())?;
-                    match View::of(source, escapes) {
-                        Some(view) => views.push(view),
-                        None => break 'levels,
-                    }
-                }
-                let edits = self.escaped(&text, &views, escapes)?;
-                if !edits.is_empty() {
-                    text = apply(text, &edits);
-                    views.clear();
-                }
-                level += 1;
-            }
+        if !self.is_second {
+            text = self.unescaped(text, Escapes::Markup)?;
+            text = self.pieces(text)?;
         }
-        Ok(text)
+        self.unescaped(text, Escapes::All)
     }
 
     /// An input or an output.
@@ -176,95 +173,20 @@ impl<'r> Pass<'r> {
     }
 
     /// As [`Pass::text`], of a text that is changed already or not.
-    fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
+    pub fn text_of<'t>(&mut self, text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
         match text {
             Cow::Borrowed(text) => self.text(text),
             Cow::Owned(text) => Ok(Cow::Owned(self.text(&text)?.into_owned())),
         }
     }
 
-    /// A URL: secrets anywhere, and of query and fragment only the values of kept keys.
-    pub fn url(&mut self, url: &str) -> Result<String, Stop> {
-        let (rest, fragment) = url.split_once('#').map_or((url, None), |(rest, fragment)| (rest, Some(fragment)));
-        let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
-        let mut redacted = self.text(base)?.into_owned();
-        for (mark, part) in [('?', query), ('#', fragment)] {
-            if let Some(part) = part {
-                redacted.push(mark);
-                let part = self.whole(part)?;
-                redacted.push_str(&self.pairs(&part, true)?);
-            }
-        }
-        if holds_entities(&redacted) { Ok(self.text(&redacted)?.into_owned()) } else { Ok(redacted) }
-    }
-
-    /// The body of a form.
-    pub fn form<'t>(&mut self, form: &'t str) -> Result<Cow<'t, str>, Stop> {
-        let pairs = match self.whole(form)? {
-            Cow::Borrowed(form) => self.pairs(form, false)?,
-            Cow::Owned(form) => Cow::Owned(self.pairs(&form, false)?.into_owned()),
-        };
-        if holds_entities(&pairs) { self.text_of(pairs) } else { Ok(pairs) }
-    }
-
-    /// Pairs with entities in them, before they are split: the `&` of an entity would part a value from its name.
-    fn whole<'t>(&mut self, pairs: &'t str) -> Result<Cow<'t, str>, Stop> {
-        if holds_entities(pairs) { self.text(pairs) } else { Ok(Cow::Borrowed(pairs)) }
-    }
-
-    /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
-    fn pairs<'t>(&mut self, pairs: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
-        let (mut redacted, mut changed) = (String::with_capacity(pairs.len()), false);
-        for (index, pair) in pairs.split('&').enumerate() {
-            redacted.push_str(if index == 0 { "" } else { "&" });
-            match self.pair(pair, only_kept)? {
-                Cow::Borrowed(same) => redacted.push_str(same),
-                Cow::Owned(other) => {
-                    redacted.push_str(&other);
-                    changed = true;
-                }
-            }
-        }
-        Ok(if changed { Cow::Owned(redacted) } else { Cow::Borrowed(pairs) })
-    }
-
-    fn pair<'t>(&mut self, pair: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
-        let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-        let (name, value) = pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value)));
-        let (plain_name, plain_value) = (decoded(name), value.map(decoded));
-        let is_kept = !only_kept || self.rules.keeps_query_key(&plain_name);
-        let Some(plain_value) = plain_value else {
-            // A key without a value may be a value without a key.
-            return if is_kept || name.is_empty() {
-                self.text(name)
-            } else {
-                Ok(Cow::Owned(self.placeholder(&plain_name)))
-            };
-        };
-        let name_text = self.text(name)?;
-        let value_text = if plain_value.is_empty() {
-            return Ok(if matches!(name_text, Cow::Borrowed(_)) {
-                pair.into()
-            } else {
-                format!("{name_text}=").into()
-            });
-        } else if self.paths.iter().any(|path| path.leads_to_field(&plain_name)) {
-            self.followed.add(&plain_value, Guard::Path);
-            Cow::Owned(self.placeholder(&plain_value))
-        } else if is_sensitive(&plain_name) {
-            Cow::Owned(self.credential(&plain_name, &plain_value))
-        } else if !is_kept {
-            Cow::Owned(self.placeholder(&plain_value))
-        } else {
-            // As it is written first: where it was not encoded, a + is no space.
-            let written = self.text(value.unwrap_or_default())?;
-            match self.text(&decoded(&written))? {
-                Cow::Borrowed(_) => written,
-                Cow::Owned(changed) => Cow::Owned(encoded(&changed)),
-            }
-        };
-        let same = matches!((&name_text, &value_text), (Cow::Borrowed(_), Cow::Borrowed(_)));
-        Ok(if same { Cow::Borrowed(pair) } else { Cow::Owned(format!("{name_text}={value_text}")) })
+    /// What stands for the value of a field to which a path leads, if one does.
+    pub fn at_path(&mut self, name: &str, value: &str) -> Option<String> {
+        let is_led_to = self.paths.iter().any(|path| path.leads_to_field(name));
+        is_led_to.then(|| {
+            self.followed.add(value, Guard::Path);
+            self.placeholders.of(value)
+        })
     }
 
     /// A cut text without an end that may be the beginning of a known secret.
@@ -298,7 +220,6 @@ impl<'r> Pass<'r> {
         let edits: Vec<Edit> = self
             .named(&text)?
             .into_iter()
-            .filter(|it| !is_placeholder(&text[it.range.clone()]))
             .map(|Found { range, quote, .. }| {
                 let with = format!("{quote}{}{quote}", self.placeholders.of(&text[range.clone()]));
                 Edit { range, with }
@@ -321,7 +242,9 @@ impl<'r> Pass<'r> {
         if self.is_second {
             return Ok(Vec::new());
         }
-        let found = named(text, &mut self.budget)?;
+        let mut found = named(text, &mut self.budget)?;
+        // With the end of a sentence it is one still.
+        found.retain(|it| !is_placeholder(text[it.range.clone()].trim_end_matches(['.', '!', '?', ':'])));
         found.iter().for_each(|it| self.followed.add(&text[it.range.clone()], it.guard));
         Ok(found)
     }
@@ -348,8 +271,63 @@ impl<'r> Pass<'r> {
         Ok(merged(found, packed))
     }
 
-    /// What is found in the last of the views, each of which is made of the one before, the first of the text.
-    fn escaped(&mut self, text: &str, views: &[View], escapes: Escapes) -> Result<Vec<Edit>, Stop> {
+    /// The text without its escapes, level by level.
+    fn unescaped<'t>(&mut self, mut text: Cow<'t, str>, escapes: Escapes) -> Result<Cow<'t, str>, Stop> {
+        let (mut views, mut level): (Vec<View>, usize) = (Vec::new(), 1);
+        while level <= MAX_ROUNDS {
+            while views.len() < level {
+                let source = views.last().map_or(&*text, |view| &view.text);
+                self.budget.spend(source.len())?;
+                match View::of(source, escapes) {
+                    Some(view) => views.push(view),
+                    None => return Ok(text),
+                }
+            }
+            let mut found = self.escaped(&views, escapes)?;
+            found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
+            let edits = clipped(&text, found);
+            if !edits.is_empty() {
+                text = apply(text, &edits);
+                views.clear();
+            }
+            level += 1;
+        }
+        Ok(text)
+    }
+
+    /// What follows a name between two quotes of the text, without its escapes. In a view of the whole text a quote that
+    /// was escaped may open what a quote of the text closes, so that a name in it is not seen.
+    fn pieces<'t>(&mut self, mut text: Cow<'t, str>) -> Result<Cow<'t, str>, Stop> {
+        for level in 1..=MAX_ROUNDS {
+            let (mut found, mut any) = (Vec::new(), false);
+            for piece in pieces(&text) {
+                let mut views: Vec<View> = Vec::new();
+                while views.len() < level {
+                    let source = views.last().map_or(&text[piece.clone()], |view| &view.text);
+                    self.budget.spend(source.len())?;
+                    let Some(view) = View::of(source, Escapes::Markup) else { break };
+                    views.push(view);
+                }
+                if views.len() == level {
+                    any = true;
+                    let inside = self.escaped(&views, Escapes::Markup)?;
+                    found.extend(
+                        inside.into_iter().map(|(it, with)| (piece.start + it.start..piece.start + it.end, with)),
+                    );
+                }
+            }
+            if !any {
+                break;
+            }
+            let edits = clipped(&text, found);
+            text = apply(text, &edits);
+        }
+        Ok(text)
+    }
+
+    /// What is found in the last of the views, each of which is made of the one before, by its place in what the first
+    /// is made of.
+    fn escaped(&mut self, views: &[View], escapes: Escapes) -> Result<Vec<(Range<usize>, String)>, Stop> {
         let Some(view) = views.last() else { return Ok(Vec::new()) };
         let mut found: Vec<(Range<usize>, String)> = Vec::new();
         let ranges = if escapes == Escapes::Markup {
@@ -370,8 +348,7 @@ impl<'r> Pass<'r> {
         for (range, _) in &mut found {
             *range = views.iter().rev().fold(range.clone(), |range, view| view.source(range));
         }
-        found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
-        Ok(clipped(text, found))
+        Ok(found)
     }
 }
 
@@ -412,21 +389,16 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
     edits
 }
 
-/// Whether a URL or a form may hold `&#64;`, which is in several of its parts at once.
-fn holds_entities(text: &str) -> bool {
-    text.contains("&#")
-}
-
-/// Encoded for a form or a query, placeholders apart.
-fn encoded(text: &str) -> String {
-    let mut encoded: String = byte_serialize(text.as_bytes()).collect();
-    for kind in Kind::ALL {
-        let (from, to) = (format!("%5B{}-", kind.as_str()), format!("[{}-", kind.as_str()));
-        let mut parts = encoded.split(&from);
-        let first = parts.next().unwrap_or_default().to_owned();
-        encoded = parts.fold(first, |text, part| text + &to + &part.replacen("%5D", "]", 1));
-    }
-    encoded
+/// The parts of a text between quotes, without the backslashes of these, in which there may be an escape of
+/// [`Escapes::Markup`].
+fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> + use<'_> {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    std::iter::from_fn(move || {
+        let found = at + memchr2(b'%', b'&', &bytes[at..])?;
+        let start = memrchr(b'"', &bytes[at..found]).map_or(at, |quote| at + quote + 1);
+        at = memchr(b'"', &bytes[found..]).map_or(bytes.len(), |quote| found + quote);
+        Some(start..start + text[start..at].trim_end_matches('\\').len())
+    })
 }
 
 /// Whether a document is a number and nothing else.

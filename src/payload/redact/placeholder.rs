@@ -21,7 +21,7 @@ const MAX_NUMBERS: u32 = 100_000;
 const MAX_PLACEHOLDER_BYTES: usize = 24;
 
 /// The placeholders of one payload.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Placeholders {
     /// By a hash of the secret, keyed anew for each payload: bodies can be secrets as a whole, and are not held here.
     known: HashMap<(u64, u64), (Kind, u32)>,

@@ -1,10 +1,12 @@
-//! The secrets that the run itself named, in each form in which they may turn up.
+//! Secrets that are known, in each form in which they may turn up.
 //!
-//! One automaton finds the beginnings of all of them in one pass; what follows a beginning is compared.
+//! One search finds the beginnings of all of them in one pass; what follows a beginning is compared. Of few it is a
+//! vectorised one, of many an automaton.
 
 use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use aho_corasick::packed::{self, Searcher};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Span};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -41,7 +43,13 @@ pub(super) struct Secret {
 pub(super) struct Secrets {
     plain: Vec<Secret>,
     needles: Vec<Needle>,
-    beginnings: Option<AhoCorasick>,
+    beginnings: Option<Beginnings>,
+}
+
+/// Finds where needles may begin.
+enum Beginnings {
+    Few(Searcher),
+    Many(AhoCorasick),
 }
 
 /// One form of a secret.
@@ -52,13 +60,13 @@ struct Needle {
 }
 
 impl Secrets {
-    /// Those that a run named.
-    pub fn new(secrets: &[String]) -> Result<Self, Stop> {
+    /// Those that a run named, and others.
+    pub fn new(secrets: &[String], others: Vec<Secret>) -> Result<Self, Stop> {
         if secrets.len() > MAX_SECRETS {
             return Err(Stop::TooManySecrets);
         }
         let named = |text: &String| Secret { text: text.clone(), stands_alone: false, in_base64: true };
-        Secrets::of(secrets.iter().filter(|secret| !secret.is_empty()).map(named).collect())
+        Secrets::of(secrets.iter().filter(|secret| !secret.is_empty()).map(named).chain(others).collect())
     }
 
     /// Any.
@@ -70,11 +78,7 @@ impl Secrets {
         let mut needles: Vec<Needle> = forms.collect();
         needles.sort_by(|a, b| a.text.cmp(&b.text).then(a.secret.cmp(&b.secret)));
         needles.dedup_by(|a, b| a.text == b.text);
-        let beginnings = (!needles.is_empty()).then(|| {
-            let starts = needles.iter().map(|it| &it.text.as_bytes()[..it.text.len().min(BEGINNING_BYTES)]);
-            AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(starts)
-        });
-        let beginnings = beginnings.transpose().map_err(|_| Stop::TooManySecrets)?;
+        let beginnings = if needles.is_empty() { None } else { Some(Beginnings::of(&needles)?) };
         Ok(Secrets { plain, needles, beginnings })
     }
 
@@ -83,14 +87,29 @@ impl Secrets {
         let Some(beginnings) = &self.beginnings else { return Ok(Vec::new()) };
         let mut found: Vec<(Range<usize>, &str)> = Vec::new();
         budget.spend(text.len())?;
-        for beginning in beginnings.find_overlapping_iter(text) {
-            let needle = &self.needles[beginning.pattern().as_usize()];
-            let rest = &text.as_bytes()[beginning.start()..];
+        let mut look = |start: usize, needle: &Needle| {
             let secret = &self.plain[needle.secret];
-            let range = beginning.start()..beginning.start() + needle.text.len();
-            if rest.starts_with(needle.text.as_bytes()) && (!secret.stands_alone || stands_alone(text, &range)) {
+            let range = start..start + needle.text.len();
+            let is_there = text.as_bytes()[start..].starts_with(needle.text.as_bytes());
+            if is_there && (!secret.stands_alone || stands_alone(text, &range)) {
                 budget.spend(needle.text.len())?;
-                found.push((range, &secret.text));
+                found.push((range, &*secret.text));
+            }
+            Ok::<_, Stop>(())
+        };
+        match beginnings {
+            Beginnings::Many(beginnings) => {
+                for beginning in beginnings.find_overlapping_iter(text) {
+                    look(beginning.start(), &self.needles[beginning.pattern().as_usize()])?;
+                }
+            }
+            Beginnings::Few(beginnings) => {
+                let mut rest = Span::from(0..text.len());
+                while let Some(beginning) = beginnings.find_in(text, rest) {
+                    // Of those that begin alike, it tells one.
+                    self.needles.iter().try_for_each(|needle| look(beginning.start(), needle))?;
+                    rest.start = beginning.start() + 1;
+                }
             }
         }
         // Of what overlaps, the longest of the first.
@@ -117,6 +136,18 @@ impl Secrets {
     }
 }
 
+impl Beginnings {
+    fn of(needles: &[Needle]) -> Result<Self, Stop> {
+        let beginnings = || needles.iter().map(|it| &it.text.as_bytes()[..it.text.len().min(BEGINNING_BYTES)]);
+        // It is there for so many, and on so many processors, as it pays for.
+        if let Some(searcher) = packed::Config::new().builder().extend(beginnings()).build() {
+            return Ok(Beginnings::Few(searcher));
+        }
+        let many = AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(beginnings());
+        many.map(Beginnings::Many).map_err(|_| Stop::TooManySecrets)
+    }
+}
+
 /// A secret as it is, percent-encoded in the ways in use (a space as `%20` or `+`, `~` as it is or not), inside JSON
 /// strings down to the second level, in JSON of ASCII alone, and in base64 and hexadecimal, where it has a length at which
 /// that is no word by chance.
@@ -138,13 +169,17 @@ fn forms(secret: &Secret) -> Vec<String> {
     forms
 }
 
-/// Whether nothing at a range's ends goes on, and it is no key of JSON.
+/// Whether nothing at a range's ends goes on, and it is no key of JSON. A number goes on behind a point or a dash: a PIN is
+/// no part of the amount `4711.00` or of a date.
 fn stands_alone(text: &str, range: &Range<usize>) -> bool {
     let (before, after) = (&text[..range.start], &text[range.end..]);
-    let goes_on = before.chars().next_back().is_some_and(char::is_alphanumeric)
-        || after.chars().next().is_some_and(char::is_alphanumeric);
+    let is_number = text[range.clone()].bytes().all(|byte| byte.is_ascii_digit());
+    let goes_on = |beyond: &mut dyn Iterator<Item = char>| match beyond.next() {
+        Some('.' | '-') => is_number && beyond.next().is_some_and(|it| it.is_ascii_digit()),
+        next => next.is_some_and(char::is_alphanumeric),
+    };
     let is_key = || after.strip_prefix('"').is_some_and(|rest| rest.trim_ascii_start().starts_with(':'));
-    !goes_on && !is_key()
+    !goes_on(&mut before.chars().rev()) && !goes_on(&mut after.chars()) && !is_key()
 }
 
 /// As many JSON libraries write it by default: `\u00e4` for `ä`.
@@ -182,7 +217,7 @@ mod tests {
     use super::*;
 
     fn secrets(texts: &[&str]) -> Secrets {
-        Secrets::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("few")
+        Secrets::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::new()).expect("few")
     }
 
     fn found<'s>(secrets: &'s Secrets, text: &str) -> Vec<(Range<usize>, &'s str)> {
@@ -203,9 +238,14 @@ mod tests {
     fn one_that_stands_alone_is_no_part_of_a_word_and_no_key() {
         let secret = Secret { text: "1234".to_owned(), stands_alone: true, in_base64: true };
         let secrets = Secrets::of(vec![secret]).expect("few");
-        for (text, expected) in
-            [("pin=1234&n=12345", 1), (r#"{"1234": "1234", "n": 1234}"#, 2), ("é1234", 0), ("a/1234", 1)]
-        {
+        for (text, expected) in [
+            ("pin=1234&n=12345", 1),
+            (r#"{"1234": "1234", "n": 1234}"#, 2),
+            ("é1234", 0),
+            ("a/1234", 1),
+            (r#"["1234.00", 1234.5, "2026-1234", 0.1234]"#, 0),
+            ("[1,1234,2], is 1234. 1", 2),
+        ] {
             assert_eq!(found(&secrets, text).len(), expected, "{text}");
         }
     }
@@ -245,6 +285,6 @@ mod tests {
 
     #[test]
     fn more_secrets_than_can_be_looked_for_are_refused() {
-        assert_eq!(Secrets::new(&vec!["s".to_owned(); MAX_SECRETS + 1]).err(), Some(Stop::TooManySecrets));
+        assert_eq!(Secrets::new(&vec!["s".to_owned(); MAX_SECRETS + 1], Vec::new()).err(), Some(Stop::TooManySecrets));
     }
 }

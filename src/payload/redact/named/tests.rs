@@ -36,6 +36,8 @@ fn values_after_a_credentials_name_are_found() {
         ("Authorization: Bearer CANARY, next", "Authorization: [redacted], next"),
         ("Set-Cookie: a=CANARY; Path=/\nnext", "Set-Cookie: [redacted]\nnext"),
         ("password=CANARY; x", "password=[redacted]; x"),
+        ("password: \u{1b}[1;31mCANARY\u{1b}[0m x", "password: \u{1b}[1;31m[redacted]\u{1b}[0m x"),
+        (r#"{"m":"pin=\u001b[31mCANARY\u001b[0m"}"#, r#"{"m":"pin=\u001b[31m[redacted]\u001b[0m"}"#),
         (
             r#"{"next":"https:\/\/b\/?token=CA\/NARY\u0026x=1"}"#,
             r#"{"next":"https:\/\/b\/?token=[redacted]\u0026x=1"}"#,

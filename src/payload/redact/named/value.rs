@@ -25,6 +25,25 @@ pub fn find(bytes: &[u8], start: usize, stop: impl Fn(u8) -> bool) -> usize {
     bytes[start..].iter().position(|&byte| stop(byte)).map_or(bytes.len(), |found| start + found)
 }
 
+/// Behind what colours the text of a terminal (ECMA-48: ESC `[31m`), also where JSON writes the ESC as `\u001b`.
+pub fn after_colours(bytes: &[u8], mut at: usize) -> usize {
+    const ESCAPE: &[u8] = b"u001b";
+    let is_escape = |at: usize| bytes.get(at..at + ESCAPE.len()).is_some_and(|it| it.eq_ignore_ascii_case(ESCAPE));
+    loop {
+        let letter = find(bytes, at, |byte| byte != b'\\');
+        let rest = match bytes.get(at) {
+            Some(0x1b) => at + 1,
+            Some(b'\\') if is_escape(letter) => letter + ESCAPE.len(),
+            _ => return at,
+        };
+        let end = find(bytes, (rest + 1).min(bytes.len()), |byte| !byte.is_ascii_digit() && byte != b';');
+        if bytes.get(rest) != Some(&b'[') || bytes.get(end) != Some(&b'm') {
+            return at;
+        }
+        at = end + 1;
+    }
+}
+
 /// Where the string that began before `inside` ends: at its closing quote's first backslash, or the text's end. A quote
 /// of the string around it ends it too.
 pub fn quoted_end(bytes: &[u8], inside: usize, quote: u8, backslashes: usize) -> usize {
@@ -76,7 +95,8 @@ pub fn bare_end(text: &str, start: usize, is_authorization: bool) -> usize {
     }
 }
 
-fn ends_bare(character: char) -> bool {
+/// Whether a value without quotes ends at this character.
+pub fn ends_bare(character: char) -> bool {
     character <= ' ' || matches!(character, '&' | '"' | '\'' | '<' | '>' | ',' | ';' | ')' | '}')
 }
 

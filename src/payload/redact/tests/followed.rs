@@ -81,6 +81,41 @@ fn what_is_no_secret_by_chance_stays() {
 }
 
 #[test]
+fn a_known_value_of_several_words_is_taken_as_a_whole_behind_a_name_without_quotes() {
+    for password in ["CANARY-9 w0rd", "CANARY-9;w0rd", "CANARY-9,w0rd & more"] {
+        let mut record = record("t-1");
+        // Before it is known.
+        record.task.input = json(format!(r#"{{"m":"tried password: {password}"}}"#));
+        let note = |text: String| Note { at: SystemTime::UNIX_EPOCH, text, is_cut: false };
+        record.transcript.notes.push(note(format!("wrong password: {password}.")));
+        record.transcript.notes.push(note(format!(r#"{{"password": "{password}"}}"#)));
+        let stored = stored(record);
+        assert!(!stored.contains("CANARY") && !stored.contains("w0rd"), "{password} is in {stored}");
+        assert!(stored.contains("tried password: [redacted-1]\"") && stored.contains("wrong password: [redacted-1]."));
+    }
+}
+
+#[test]
+fn a_pin_is_no_part_of_an_amount_or_a_date() {
+    let answered = answered(r#"{"pin":"4711","amount":"4711.00","balance":0.4711,"day":"4711-12-01","code":"4711"}"#);
+    let expected =
+        r#"{"pin":"[redacted-1]","amount":"4711.00","balance":0.4711,"day":"4711-12-01","code":"[redacted-1]"}"#;
+    assert_eq!(answer(&Redactor::default(), answered), expected);
+}
+
+#[test]
+fn a_binary_body_with_a_known_value_in_utf_16_is_withheld() {
+    let mut record = record("t-1");
+    record.task.input = json(r#"{"password":"CANARY-1234"}"#.to_owned());
+    let utf_16: Vec<u8> = "the word is CANARY-1234".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let message = plain_message("application/octet-stream", &utf_16);
+    record.transcript.exchanges[0].response = Some(Response { status: 200, message });
+    let document: Value = serde_json::from_str(&stored(record)).expect("JSON");
+    let content = &document["transcript"]["log"]["entries"][0]["response"]["content"];
+    assert!(content["text"].is_null(), "{content}");
+}
+
+#[test]
 fn what_a_cut_leaves_of_a_value_that_is_followed_is_left_out() {
     let mut record = login(r#"{"password":"CANARY-1234"}"#, "x", "x");
     let mut message = plain_message("text/plain", b"the word is CANARY-1");
