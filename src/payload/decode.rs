@@ -9,6 +9,7 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::Deserialize;
 
 use super::record::SCHEMA;
+use super::spool;
 
 /// The largest window that a zstd stream may ask a reader to hold, as a power of two: 8 MiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -65,6 +66,9 @@ pub enum DecodeError {
         /// What its decoder says.
         error: io::Error,
     },
+    /// It is a file of a spool, and damaged.
+    #[error("the payload is a file of a worker's spool, and damaged: {0}")]
+    Spooled(&'static str),
     /// It is not JSON.
     #[error("the payload is not JSON: {0}")]
     Json(serde_json::Error),
@@ -76,11 +80,14 @@ pub enum DecodeError {
     },
 }
 
-/// The JSON text of a stored payload, or of one that is JSON already. White space around a text form is ignored.
+/// The JSON text of a stored payload, of one in a worker's spool, or of one that is JSON already. White space around a text
+/// form is ignored.
 pub fn decode(stored: &[u8], limits: Limits) -> Result<String, DecodeError> {
     if stored.len() as u64 > limits.stored_bytes {
         return Err(DecodeError::TooLarge { bytes: stored.len() as u64, limit: limits.stored_bytes });
     }
+    let spooled = spool::body(stored).map_err(DecodeError::Spooled)?;
+    let stored = spooled.as_deref().unwrap_or(stored);
     let json = match Form::of(stored) {
         Some(form) => form.unfold(stored, limits.json_bytes)?,
         None if stored.trim_ascii_start().starts_with(b"{") => plain(stored.trim_ascii(), limits.json_bytes)?,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use self::berth::Berth;
-pub(super) use self::file::ReadError;
+pub(super) use self::file::{ReadError, body};
 pub(super) use self::index::Entry;
 use self::index::{Index, Name};
 use super::ConfigError;

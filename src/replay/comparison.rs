@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::json::{Difference, differences};
 use super::matching::{self, Entry, Found, after_origin, origin, text};
 use super::pattern::Names;
+use crate::payload::redact::placeholders;
 use crate::payload::{Recorded, RecordedExchange};
 use crate::task::transcript::{Exchange, Message};
 use crate::task::{Failure, Json};
@@ -95,6 +96,13 @@ impl Replayed {
         let requests = pairs.iter().filter_map(|pair| Request::of(&entries, &names, pair, is_live)).collect();
         now.outcome.result = as_then(&names, now.outcome.result);
         let outcome = outcomes(&names, &then.outcome.result, &now.outcome.result);
+        let hidden = if is_live { 0 } else { redacted_answers(&then.exchanges) };
+        if hidden > 0 && !outcome.is_empty() {
+            remarks.push(format!(
+                "{hidden} recorded answers have placeholders for what was redacted: code that reads such a value may go \
+                 another way than the run did"
+            ));
+        }
         Replayed { then, now, is_live, outcome, requests, remarks }
     }
 
@@ -102,6 +110,12 @@ impl Replayed {
     pub fn is_same(&self) -> bool {
         self.outcome.is_empty()
     }
+}
+
+/// Of so many exchanges the answer is not quite what the run saw.
+fn redacted_answers(exchanges: &[RecordedExchange]) -> usize {
+    let bodies = exchanges.iter().filter_map(|it| it.exchange.response.as_ref()).map(|it| &it.message.body);
+    bodies.filter(|body| placeholders(&String::from_utf8_lossy(body)).next().is_some()).count()
 }
 
 /// The result with the recording's placeholders, as far as they are known.

@@ -31,7 +31,7 @@ Examples:
   weir payload get ./t1.0192….json.zlib.b64 --har t1.har
   aws s3 cp s3://weir/payloads/7/…b64 - | weir payload get - --raw")]
 pub(super) struct Args {
-    /// A file, as it was stored or as --output wrote it, - for standard input, or else a key in the configured store, or
+    /// A file, as it was stored, spooled or written by --output, - for standard input, or else a key in the configured store, or
     /// s3://BUCKET/KEY.
     #[arg(value_name = "KEY|FILE")]
     which: Option<String>,

@@ -53,6 +53,8 @@ pub struct Config {
     pub max_run_bytes: usize,
     /// Resident memory of a process and its children, above which it is replaced.
     pub max_resident_bytes: u64,
+    /// Whether a line on stderr is a note of every run that is in the process, also where there are several.
+    pub shared_stderr: bool,
     /// A process is replaced after so many runs, where there is such a number.
     pub max_runs_per_process: Option<u64>,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             max_line_bytes: 8 * 1024 * 1024,
             max_run_bytes: 64 * 1024 * 1024,
             max_resident_bytes: 1024 * 1024 * 1024,
+            shared_stderr: false,
             max_runs_per_process: None,
         }
     }

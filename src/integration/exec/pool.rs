@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn process(id: u32) -> Arc<Process> {
-        let limits = Limits { line_bytes: 1_000, run_bytes: 1_000, cancel_grace: WARN_INTERVAL };
+        let limits = Limits { line_bytes: 1_000, run_bytes: 1_000, cancel_grace: WARN_INTERVAL, shared_stderr: false };
         Process::new(id, limits, tokio::sync::mpsc::channel(1).0)
     }
 

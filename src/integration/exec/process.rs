@@ -45,6 +45,7 @@ pub(super) struct Limits {
     pub(super) line_bytes: usize,
     pub(super) run_bytes: usize,
     pub(super) cancel_grace: Duration,
+    pub(super) shared_stderr: bool,
 }
 
 pub(super) struct Process {
@@ -72,6 +73,8 @@ struct Running {
     kept: Kept,
     lines: usize,
     bytes: usize,
+    /// Lines on stderr that may be of another run.
+    doubtful_lines: u64,
     /// Set when it was told to stop.
     answer_by: Option<Instant>,
 }
@@ -111,7 +114,9 @@ impl Process {
             return Err(kept);
         }
         let (answer, answered) = oneshot::channel();
-        state.runs.insert(run, Running { answer, recorder, kept, lines: 0, bytes: 0, answer_by: None });
+        state
+            .runs
+            .insert(run, Running { answer, recorder, kept, lines: 0, bytes: 0, doubtful_lines: 0, answer_by: None });
         Ok(answered)
     }
 
@@ -271,7 +276,7 @@ impl Process {
         }
     }
 
-    /// Reads its stderr to the end: each line is a note of each run that is in it. It is not logged: what a program
+    /// Reads its stderr to the end: each line is a note of the run that is in it. It is not logged: what a program
     /// writes about a task may be as personal as the task, and the log is not redacted.
     pub(super) async fn read_errors(&self, mut errors: impl AsyncBufRead + Unpin) {
         let (mut line, mut since, mut kept, mut left_out) = (Vec::new(), Instant::now(), 0, 0_u64);
@@ -286,7 +291,7 @@ impl Process {
             let passed_over = std::mem::replace(&mut is_rest, !line.ends_with(b"\n"));
             if since.elapsed() >= ERROR_LINES_PER {
                 if left_out > 0 {
-                    self.note(&format!("stderr: {left_out} more lines were left out"));
+                    self.note(left_out, &format!("stderr: {left_out} more lines were left out"));
                 }
                 (since, kept, left_out) = (Instant::now(), 0, 0);
             }
@@ -296,13 +301,21 @@ impl Process {
             }
             kept += 1;
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            self.note(&format!("stderr: {text}"));
+            self.note(1, &format!("stderr: {text}"));
             self.state.lock().last_error_line = Some(text);
         }
     }
 
-    fn note(&self, text: &str) {
-        let recorders: Vec<_> = self.state.lock().runs.values().map(|running| running.recorder.clone()).collect();
+    /// Tells the run that is in it. Of several, only the one that wrote them may have the lines in its transcript: another's
+    /// secrets are not known there.
+    fn note(&self, lines: u64, text: &str) {
+        let mut state = self.state.lock();
+        if state.runs.len() > 1 && !self.limits.shared_stderr {
+            state.runs.values_mut().for_each(|running| running.doubtful_lines += lines);
+            return;
+        }
+        let recorders: Vec<_> = state.runs.values().map(|running| running.recorder.clone()).collect();
+        drop(state);
         recorders.iter().for_each(|recorder| recorder.note(text));
     }
 }
@@ -310,6 +323,13 @@ impl Process {
 impl Running {
     /// Its places are free before its answer is told, as the worker has it too.
     fn finish(self, result: Result<Json, Error>) {
+        if self.doubtful_lines > 0 {
+            self.recorder.note(format!(
+                "stderr: lines left out: {} (several runs were in the process, and which of them wrote these is not known; \
+                 shared_stderr keeps them)",
+                self.doubtful_lines
+            ));
+        }
         let Kept { place, hold } = self.kept;
         drop((place, hold));
         let _ = self.answer.send(result);

@@ -282,8 +282,8 @@ async fn beside<T>(work: impl Future<Output = T>, mut background: Pin<&mut Maybe
 
 impl Launch {
     fn limits(&self) -> Limits {
-        let Config { max_line_bytes, max_run_bytes, cancel_grace, .. } = self.config;
-        Limits { line_bytes: max_line_bytes, run_bytes: max_run_bytes, cancel_grace }
+        let Config { max_line_bytes, max_run_bytes, cancel_grace, shared_stderr, .. } = self.config;
+        Limits { line_bytes: max_line_bytes, run_bytes: max_run_bytes, cancel_grace, shared_stderr }
     }
 
     fn start(&self) -> Result<Started, String> {

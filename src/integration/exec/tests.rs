@@ -262,6 +262,29 @@ async fn stderr_is_in_the_transcript_of_what_runs_and_cut() {
     programs.stop().await;
 }
 
+/// One run's secret has no place in what is stored of another.
+#[tokio::test]
+async fn stderr_of_several_runs_is_counted_and_kept_only_where_that_is_wanted() {
+    for shared_stderr in [false, true] {
+        let programs = Programs::start(&Config { processes: 1, shared_stderr, cancel_grace: LONG, ..python(PROGRAM) });
+        let cancel = CancellationToken::new();
+        let writing = async {
+            eventually("the other runs", || programs.metric(r#"weir_exec_busy{integration="bank"}"#) == 1.0).await;
+            let (_, transcript) = programs.run_with(r#"["stderr", "CANARY"]"#, &CancellationToken::new()).await;
+            cancel.cancel();
+            transcript
+        };
+        let ((_, other), writer) = tokio::join!(programs.run_with(r#"["wait", null]"#, &cancel), writing);
+        for transcript in [writer, other] {
+            let notes: Vec<_> = transcript.notes.iter().map(|note| &*note.text).collect();
+            let [note] = notes[..] else { panic!("{notes:?}") };
+            let expected = if shared_stderr { "stderr: CANARY" } else { "stderr: lines left out: 1 (several runs" };
+            assert!(note.starts_with(expected), "{note}");
+        }
+        programs.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_command_that_cannot_be_started_fails_tasks_at_once_and_says_why() {
     let unready = Duration::from_millis(200);

@@ -80,22 +80,30 @@ pub(super) fn write(directory: &Path, name: &str, head: &str, body: &Body) -> io
 pub(super) fn read(path: &Path, bytes: u64) -> Result<Object, ReadError> {
     let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
     File::open(path)?.take(bytes.saturating_add(1)).read_to_end(&mut content)?;
-    parse(content.into())
+    parse(content.into()).map_err(ReadError::Damaged)
 }
 
-fn parse(content: Bytes) -> Result<Object, ReadError> {
-    let rest = content.strip_prefix(MAGIC.as_bytes()).ok_or(ReadError::Damaged("it has no head"))?;
+/// The body in a spooled payload's file; None when it is none.
+pub(in crate::payload) fn body(content: &[u8]) -> Result<Option<Bytes>, &'static str> {
+    if !content.starts_with(MAGIC.as_bytes()) {
+        return Ok(None);
+    }
+    parse(Bytes::copy_from_slice(content)).map(|object| Some(object.body.to_bytes()))
+}
+
+fn parse(content: Bytes) -> Result<Object, &'static str> {
+    let rest = content.strip_prefix(MAGIC.as_bytes()).ok_or("it has no head")?;
     let mut lines = rest.splitn(3, |byte| *byte == b'\n');
     let (Some(sum), Some(head), Some(body)) = (lines.next(), lines.next(), lines.next()) else {
-        return Err(ReadError::Damaged("its head is cut short"));
+        return Err("its head is cut short");
     };
     if hex(&Sha256::digest(head)).as_bytes() != sum {
-        return Err(ReadError::Damaged("its head does not match its checksum"));
+        return Err("its head does not match its checksum");
     }
-    let head: Head = serde_json::from_slice(head).map_err(|_| ReadError::Damaged("its head is of another version"))?;
+    let head: Head = serde_json::from_slice(head).map_err(|_| "its head is of another version")?;
     let body = Body::from(content.slice_ref(body));
     if body.len() != head.bytes || body.sha256_hex() != head.sha256 {
-        return Err(ReadError::Damaged("its body does not match its checksum"));
+        return Err("its body does not match its checksum");
     }
     let Head { key, media_type, metadata, .. } = head;
     Ok(Object { key, body, media_type, metadata })
@@ -121,6 +129,8 @@ mod tests {
         assert_eq!((found.key, found.media_type, found.metadata), (object.key, object.media_type, object.metadata));
         assert_eq!(found.body.to_bytes(), object.body.to_bytes());
         assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 1);
+        assert_eq!(body(&content).expect("it is whole"), Some(object.body.to_bytes()));
+        assert_eq!(body(b"eJwDAAAAAAE=").expect("another form"), None);
 
         for length in 0..content.len() {
             assert!(parse(Bytes::copy_from_slice(&content[..length])).is_err(), "cut to {length}");
