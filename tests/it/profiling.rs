@@ -255,6 +255,24 @@ fn the_command_writes_files_that_appear_whole_or_not_at_all() {
     router.stop();
 }
 
+#[test]
+fn a_process_that_ends_while_it_is_profiled_is_said_to_have_ended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (router, address) = router(directory.path(), &[]);
+    let lines = router.lines_logged();
+    let admin = lines.iter().find_map(|line| line["admin"].as_str()).expect("an address").parse().expect("an address");
+    let file = directory.path().join("flame.svg").display().to_string();
+    let flags = ["profile", &address, "--seconds", "60", "-o", &file];
+    let mut command = Process::start("profile", directory.path(), &processes::weir(), &flags, &[]);
+    let samples = || processes::metric(&processes::get(admin, "/metrics"), "weir_profile_sampling", "") == 1.0;
+    processes::wait_for("it samples", processes::LONG, || samples().then_some(()));
+    router.signal(rustix::process::Signal::KILL);
+    let (code, log) = (command.exit_code(processes::LONG), command.log());
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("did not answer as it should: it was being profiled, and the connection broke"), "{log}");
+    assert!(!std::path::Path::new(&file).exists());
+}
+
 #[cfg(feature = "jemalloc")]
 #[test]
 fn a_heap_profile_names_who_allocated_what_is_held() {
