@@ -314,6 +314,8 @@ const LEASE: &str = "weir:{default}:lease:profile";
 async fn one_worker_of_a_pool_profiles_itself_and_stores_the_profile_when_it_ends() {
     let _turn = turn().await;
     let mut house = Plan { workers: 2, ..hot_plan() }.start().await;
+    // The first one of a process reads its unwind tables, and on a busy machine that takes as long as the task below.
+    get_bytes(house.worker(0).admin_address(), "/debug/pprof/profile?seconds=1").await;
     let holds = |house: &House, index| house.worker_metric(index, "weir_profile_lease_held") == 1.0;
     for index in [0, 1] {
         house.set(index, &[("profiling", json!("until_exit"))]);
