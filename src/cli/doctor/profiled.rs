@@ -9,20 +9,24 @@ const SAMPLING: &str = "weir_profile_sampling";
 pub(super) const ENDED: &str = "weir_profiles_total";
 const OUTCOMES: [&str; 3] = ["taken", "abandoned", "failed"];
 
+/// The first one of a process reads the program's unwind tables, which may take some seconds, and only then samples.
+const BEGINS_WITHIN_SECONDS: f64 = 10.0;
+
 /// The times between two readings in which one began or ended, and those right after them.
 pub(super) fn times(track: &Track) -> Vec<Time> {
     let ended: Vec<f64> = OUTCOMES.iter().flat_map(|outcome| rises_at(track, outcome)).collect();
-    let (mut times, mut looks_up, mut is_counted, mut just_changed) = (Vec::new(), false, false, false);
+    let (mut times, mut looks_up, mut is_counted) = (Vec::new(), false, false);
+    let (mut just_changed, mut begins_until) = (false, f64::NEG_INFINITY);
     for pair in track.points(SAMPLING, None).windows(2) {
         let [(from, before), (to, now)] = [pair[0], pair[1]];
         let has_ended = ended.contains(&to);
         if now > before {
-            (looks_up, is_counted) = (false, false);
+            (looks_up, is_counted, begins_until) = (false, false, to + BEGINS_WITHIN_SECONDS);
         }
         is_counted |= has_ended;
         looks_up = (looks_up || now < before) && !is_counted;
         let changes = now != before || has_ended || looks_up;
-        if changes || just_changed {
+        if changes || just_changed || from < begins_until {
             times.push((from, to));
         }
         just_changed = changes;
@@ -45,14 +49,14 @@ mod tests {
 
     fn times_of(sampling: &[f64], taken: &[f64]) -> Vec<f64> {
         let series = |name: &str, labels: BTreeMap<String, String>, values: &[f64]| {
-            let points = (0..).map(f64::from).zip(values.iter().copied()).collect();
+            let points = (0..).map(|index| 5.0 * f64::from(index)).zip(values.iter().copied()).collect();
             Series { name: name.into(), labels, points }
         };
         let outcome = BTreeMap::from([("outcome".to_owned(), "taken".to_owned())]);
         let all = vec![series(SAMPLING, BTreeMap::new(), sampling), series(ENDED, outcome, taken)];
         let times = times(&Track::of(all, 0.0));
-        assert!(times.iter().all(|(from, to)| to - from == 1.0));
-        times.iter().map(|(_, to)| *to).collect()
+        assert!(times.iter().all(|(from, to)| to - from == 5.0));
+        times.iter().map(|(_, to)| to / 5.0).collect()
     }
 
     #[test]
@@ -61,7 +65,7 @@ mod tests {
         assert!(times_of(&[1.0; 5], &[7.0; 5]).is_empty(), "it profiles itself all the time");
         let long =
             times_of(&[0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
-        assert_eq!(long, [1.0, 2.0, 5.0, 6.0, 7.0], "names are looked up until it is counted");
+        assert_eq!(long, [1.0, 2.0, 3.0, 5.0, 6.0, 7.0], "names are looked up until it is counted");
         let between_two_readings = times_of(&[0.0; 5], &[0.0, 0.0, 1.0, 1.0, 1.0]);
         assert_eq!(between_two_readings, [2.0, 3.0]);
         // One that is given up is counted before it ends.
