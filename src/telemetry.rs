@@ -50,6 +50,14 @@ struct Inner {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     before_scrape: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    fractions: Mutex<Vec<Fraction>>,
+}
+
+/// A counter with a fraction. The recorder's own counters are whole numbers.
+struct Fraction {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> f64 + Send>,
 }
 
 impl Telemetry {
@@ -61,7 +69,9 @@ impl Telemetry {
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), SIZE_BYTES)?
             .build_recorder();
         let handle = recorder.handle();
-        Ok(Telemetry { inner: Arc::new(Inner { recorder, handle, before_scrape: Mutex::default() }) })
+        Ok(Telemetry {
+            inner: Arc::new(Inner { recorder, handle, before_scrape: Mutex::default(), fractions: Mutex::default() }),
+        })
     }
 
     /// Runs `build` so that every handle that it creates with the `metrics` macros belongs to this role for good.
@@ -74,12 +84,21 @@ impl Telemetry {
         self.inner.before_scrape.lock().push(Box::new(read));
     }
 
+    /// Shows a counter without labels that has a fraction, such as one of seconds, read at each scrape. It must not block.
+    pub fn fraction(&self, name: &'static str, help: &'static str, read: impl Fn() -> f64 + Send + 'static) {
+        self.inner.fractions.lock().push(Fraction { name, help, read: Box::new(read) });
+    }
+
     /// The metrics in Prometheus' text format. One scrape at a time: what is read together is told together, however
     /// many scrape.
     pub fn render(&self) -> String {
         let before_scrape = self.inner.before_scrape.lock();
         self.register(|| before_scrape.iter().for_each(|read| read()));
-        self.inner.handle.render()
+        let mut text = self.inner.handle.render();
+        for Fraction { name, help, read } in self.inner.fractions.lock().iter() {
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n\n", read()));
+        }
+        text
     }
 
     /// Keeps histograms small between scrapes.
@@ -125,6 +144,17 @@ mod tests {
         assert!(first.render().contains("weir_example_total 3"));
         assert!(first.render().contains("weir_example 7"));
         assert!(!second.render().contains("weir_example"));
+    }
+
+    #[test]
+    fn a_counter_may_have_a_fraction() {
+        let telemetry = Telemetry::new().expect("recorder");
+        telemetry.register(|| metrics::counter!("weir_example_total")).increment(3);
+        telemetry.fraction("weir_example_seconds_total", "How long it took.", || 1.25);
+        let text = telemetry.render();
+        let shown = "\n# HELP weir_example_seconds_total How long it took.\n# TYPE weir_example_seconds_total counter\n\
+                     weir_example_seconds_total 1.25\n";
+        assert!(text.contains(shown) && text.contains("weir_example_total 3\n"), "{text}");
     }
 
     #[test]

@@ -6,15 +6,17 @@
 
 mod history;
 mod judge;
+mod lives;
 mod observation;
 mod observe;
+mod profiled;
 mod rules;
 mod show;
 mod track;
 mod watch;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use serde_json::json;
@@ -98,4 +100,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verdict::Findings => FINDINGS.into(),
         Verdict::TooLittleTraffic => TOO_LITTLE_TRAFFIC.into(),
     })
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

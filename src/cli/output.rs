@@ -75,7 +75,15 @@ impl Output {
             Output::File(path) if !parent(path).is_dir() => {
                 bail!("cannot write {}: there is no directory {}", path.display(), parent(path).display())
             }
-            Output::File(path) => check_file(path, force),
+            Output::File(path) => {
+                check_file(path, force)?;
+                // What takes minutes to make must not come to nothing at the end.
+                let is_new_or_replaced = fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+                if is_new_or_replaced {
+                    NamedTempFile::new_in(parent(path)).with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                Ok(())
+            }
             Output::Standard => Ok(()),
         }
     }
@@ -146,6 +154,17 @@ mod tests {
         assert!(file("old").is(&file("link")) && file("no/x").is(&file("no/x")));
         let null = || Output::File("/dev/null".into());
         assert!(!null().is(&null()) && Output::Standard.is(&Output::Standard) && !null().is(&Output::Standard));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_to_is_named_before_there_is_anything_to_write() {
+        // Nobody makes a file there, whoever they are.
+        let error = Output::File("/proc/self/t.har".into()).check(false).expect_err("no place for files");
+        assert_eq!(error.to_string(), "cannot write /proc/self/t.har");
+        let directory = tempfile::tempdir().expect("a directory");
+        Output::File(directory.path().join("t.har")).check(false).expect("it can be written");
+        Output::File("/dev/null".into()).check(false).expect("a device");
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 0, "nothing is left");
     }
 
     #[test]

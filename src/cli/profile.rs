@@ -95,6 +95,11 @@ fn form(args: &Args) -> anyhow::Result<ProfileForm> {
             _ => None,
         },
     };
+    if let (Some(by_name), Some(format)) = (by_name, args.format)
+        && by_name != format
+    {
+        bail!("--output {} and --format say different things: leave --format out, or name the file by it", args.output);
+    }
     match (args.heap, args.format.or(by_name)) {
         (true, Some(Format::Svg)) => bail!("a heap profile is in pprof's format: end --output in .pb.gz"),
         (true, _) => Ok(ProfileForm::Heap),
@@ -148,6 +153,8 @@ mod tests {
         for (flags, says) in [
             ("-o flame.png", "end it in .svg or .pb.gz"),
             ("-o heap.svg --heap", "in pprof's format"),
+            ("-o w1.pb.gz --format svg", "--output w1.pb.gz and --format say different things"),
+            ("-o w1.svg --format pprof", "--output w1.svg and --format say different things"),
             ("", "--output <FILE>"),
             ("-o - --seconds 0", "0 is not in 1..=300"),
             ("-o - --hz 100", "100 is not in 1..=99"),

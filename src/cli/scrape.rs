@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::integration::transport::{self, Request};
 use crate::integration::{Recorder, Transport, recorder};
+use crate::task::transcript::Fault;
 use crate::telemetry::Telemetry;
 
 pub(super) use text::parse;
@@ -78,6 +79,12 @@ impl Scraper {
         }
         Ok(text)
     }
+}
+
+/// Whether the error of a reading says that nobody is there, rather than somebody who does not answer.
+pub(super) fn is_nobody_there(error: &anyhow::Error) -> bool {
+    let fault = error.downcast_ref::<transport::Error>().and_then(transport::Error::fault);
+    matches!(fault, Some(Fault::Connect | Fault::Broken))
 }
 
 /// A Prometheus, asked over its HTTP API: <https://prometheus.io/docs/prometheus/latest/querying/api/>.

@@ -120,7 +120,7 @@ impl Operations {
         let whole = async {
             let mut parts = client.profile(Request::new(request)).await?.into_inner();
             let mut bytes = Vec::new();
-            while let Some(part) = parts.message().await? {
+            while let Some(part) = parts.message().await.map_err(broken)? {
                 if bytes.len() + part.data.len() > MAX_PROFILE_BYTES {
                     let reason = format!("the profile has more than {MAX_PROFILE_BYTES} bytes");
                     return Err(Status::failed_precondition(reason));
@@ -168,6 +168,17 @@ impl Operations {
             // No other status is weir's own: what answers speaks something else.
             _ => OperationsError::NotWeir { endpoint, cause: describe(status) },
         }
+    }
+}
+
+/// Of an answer that has begun: what else goes wrong is no other server.
+fn broken(status: Status) -> Status {
+    match status.code() {
+        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => status,
+        _ => Status::failed_precondition(format!(
+            "it was being profiled, and the connection broke ({}): the process has ended, or cannot be reached any more",
+            describe(&status)
+        )),
     }
 }
 

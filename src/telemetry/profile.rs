@@ -131,7 +131,7 @@ impl Metrics {
     fn register(telemetry: &Telemetry) -> Self {
         const TOTAL: &str = "weir_profiles_total";
         telemetry.register(|| {
-            describe_gauge!("weir_profile_sampling", "Profiles that this role is taking: 1 or 0.");
+            describe_gauge!("weir_profile_sampling", "Profiles that this role is taking, those of the heap included.");
             describe_counter!(
                 TOTAL,
                 "Profiles that were asked for: taken, refused because one was under way (busy), given up (abandoned), failed."

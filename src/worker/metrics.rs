@@ -26,6 +26,7 @@ pub(super) struct Metrics {
 
 struct OfIntegration {
     durations: [Histogram; LEVELS.len()],
+    failed_seconds: Gauge,
     ok: Counter,
     failures: [Counter; FailureCode::ALL.len()],
 }
@@ -41,6 +42,10 @@ impl Metrics {
                 "weir_task_duration_seconds",
                 "How long integrations ran, by the time-weighted number of tasks that were in flight beside each."
             );
+            describe_gauge!(
+                "weir_task_failed_seconds",
+                "How long integrations ran for tasks that did not end in ok, since the start and all together."
+            );
             describe_counter!("weir_tasks_total", "Tasks that ended in an outcome, by integration and outcome.");
             describe_gauge!("weir_tasks_overdue", "Tasks answered for that have not stopped and keep their place.");
             let of = |name: &IntegrationName| (name.clone(), OfIntegration::new(pool, name));
@@ -52,10 +57,14 @@ impl Metrics {
     pub(super) fn ended(&self, integration: &IntegrationName, outcome: &Outcome, mean_in_flight: f64) {
         outcomes::log(outcome);
         let Some(metrics) = self.by_integration.get(integration) else { return };
-        metrics.durations[level(mean_in_flight)].record(outcome.timings.ran.as_secs_f64());
+        let ran_seconds = outcome.timings.ran.as_secs_f64();
+        metrics.durations[level(mean_in_flight)].record(ran_seconds);
         match &outcome.result {
             Ok(_) => metrics.ok.increment(1),
-            Err(failure) => metrics.failures[failure_index(failure.code)].increment(1),
+            Err(failure) => {
+                metrics.failed_seconds.increment(ran_seconds);
+                metrics.failures[failure_index(failure.code)].increment(1);
+            }
         }
     }
 
@@ -76,6 +85,8 @@ impl OfIntegration {
         let ended = |outcome| counter!("weir_tasks_total", "integration" => name(), "outcome" => outcome);
         OfIntegration {
             durations: LEVELS.map(duration),
+            // A gauge that only grows: a counter of the crate `metrics` has whole numbers.
+            failed_seconds: gauge!("weir_task_failed_seconds", "integration" => name()),
             ok: ended("ok"),
             failures: FailureCode::ALL.map(|code| ended(code.as_str())),
         }

@@ -3,6 +3,8 @@
 //! Bounds are wide, for the machine may be a busy one. A CPU quota cannot be made here: its case is in `tests/doctor`, as
 //! readings.
 
+mod ends;
+
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;

@@ -255,6 +255,24 @@ fn the_command_writes_files_that_appear_whole_or_not_at_all() {
     router.stop();
 }
 
+#[test]
+fn a_process_that_ends_while_it_is_profiled_is_said_to_have_ended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (router, address) = router(directory.path(), &[]);
+    let lines = router.lines_logged();
+    let admin = lines.iter().find_map(|line| line["admin"].as_str()).expect("an address").parse().expect("an address");
+    let file = directory.path().join("flame.svg").display().to_string();
+    let flags = ["profile", &address, "--seconds", "60", "-o", &file];
+    let mut command = Process::start("profile", directory.path(), &processes::weir(), &flags, &[]);
+    let samples = || processes::metric(&processes::get(admin, "/metrics"), "weir_profile_sampling", "") == 1.0;
+    processes::wait_for("it samples", processes::LONG, || samples().then_some(()));
+    router.signal(rustix::process::Signal::KILL);
+    let (code, log) = (command.exit_code(processes::LONG), command.log());
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("did not answer as it should: it was being profiled, and the connection broke"), "{log}");
+    assert!(!std::path::Path::new(&file).exists());
+}
+
 #[cfg(feature = "jemalloc")]
 #[test]
 fn a_heap_profile_names_who_allocated_what_is_held() {
@@ -296,6 +314,8 @@ const LEASE: &str = "weir:{default}:lease:profile";
 async fn one_worker_of_a_pool_profiles_itself_and_stores_the_profile_when_it_ends() {
     let _turn = turn().await;
     let mut house = Plan { workers: 2, ..hot_plan() }.start().await;
+    // The first one of a process reads its unwind tables, and on a busy machine that takes as long as the task below.
+    get_bytes(house.worker(0).admin_address(), "/debug/pprof/profile?seconds=1").await;
     let holds = |house: &House, index| house.worker_metric(index, "weir_profile_lease_held") == 1.0;
     for index in [0, 1] {
         house.set(index, &[("profiling", json!("until_exit"))]);

@@ -1,14 +1,15 @@
 //! Some workers over a time that has passed, from a Prometheus that scraped them.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 
 use super::judge::LEAST_READINGS;
-use super::observation::{Mean, Observation};
+use super::observation::{Observation, Runs};
+use super::rules::LEAST_COMPARED;
 use super::track::Track;
-use super::{Args, COMMAND, LONGEST_RANGE, observe};
+use super::{Args, COMMAND, LONGEST_RANGE, observe, unix};
 use crate::cli::scrape::{Prometheus, Series, of_instances};
 
 /// Workers at a time: a larger pool is looked at in parts.
@@ -23,6 +24,9 @@ const SHORTEST_STEP: f64 = 1.0;
 pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observation>> {
     if !(Duration::from_secs(10)..=LONGEST_RANGE).contains(&args.range) {
         bail!("--range {} is not 10s to 31 days", humantime::format_duration(args.range));
+    }
+    if let Some(from) = args.from.filter(|from| *from > SystemTime::now()) {
+        bail!("--from {} is in the future", humantime::format_rfc3339_seconds(from));
     }
     let prometheus = Prometheus::new(COMMAND, url)?;
     let range = args.range.as_secs_f64();
@@ -47,12 +51,13 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
         }
     }
     let observe = |(instance, pool): (String, String)| {
-        let track = Track::of(by_instance.remove(&instance).unwrap_or_default(), from);
+        let track = Track::of(of_one_target(by_instance.remove(&instance).unwrap_or_default()), from);
         let readings = readings.get(&instance).copied().unwrap_or_default();
-        Observation { readings, ..Observation::of(&track, &instance, &pool) }
+        anyhow::Ok(Observation { readings, ..Observation::of_process(track, None, &instance, &pool)? })
     };
+    let seen = workers.into_iter().map(observe).collect::<anyhow::Result<Vec<_>>>()?;
     let (mut seen, seldom): (Vec<_>, Vec<_>) =
-        workers.into_iter().map(observe).partition(|seen| seen.readings >= LEAST_READINGS && seen.seconds > 0.0);
+        seen.into_iter().partition(|seen| seen.readings >= LEAST_READINGS && seen.seconds > 0.0);
     if seen.is_empty() {
         let read: Vec<_> = seldom.iter().map(|seen| format!("{} {} times", seen.instance, seen.readings)).collect();
         bail!(
@@ -63,6 +68,18 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
     }
     compare(&mut seen);
     Ok(seen)
+}
+
+/// Of a worker that is scraped twice, by two jobs or by two Prometheus that are asked as one: what one of them has read, the one
+/// with the most of it.
+fn of_one_target(series: Vec<Series>) -> Vec<Series> {
+    // It has no labels but those that say where it was read.
+    let of_target = series.iter().filter(|series| series.name == observe::READ);
+    let Some(target) = of_target.max_by_key(|series| series.points.len()).map(|series| series.labels.clone()) else {
+        return series;
+    };
+    let is_of_target = |series: &Series| target.iter().all(|(label, value)| series.labels.get(label) == Some(value));
+    series.into_iter().filter(is_of_target).collect()
 }
 
 /// The workers that are asked for and were scraped: their pools by their instances.
@@ -104,38 +121,79 @@ async fn workers(
     }
 }
 
-/// Each integration on a worker with the same one on the others.
+/// Each integration on a worker with the same one on the others of its pool: with the one of them of which as many are slower as are
+/// faster, or of two in the middle with the slower one. A sum of all would be that of the fastest, which end the most.
 fn compare(seen: &mut [Observation]) {
-    let mut all: BTreeMap<String, Mean> = BTreeMap::new();
-    for (name, of) in seen.iter().flat_map(|seen| &seen.integrations) {
-        let sum = all.entry(name.clone()).or_default();
-        (sum.count, sum.seconds) = (sum.count + of.took.count, sum.seconds + of.took.seconds);
+    let of = |seen: &Observation, name: &str| Some((seen.pool.clone(), seen.integrations.get(name)?.took));
+    let ok_seconds = |runs: &Runs| runs.ok().mean_seconds().unwrap_or_default();
+    let names: BTreeSet<String> = seen.iter().flat_map(|seen| seen.integrations.keys().cloned()).collect();
+    for name in names {
+        let all: Vec<_> = seen.iter().map(|seen| of(seen, &name)).collect();
+        for (index, seen) in seen.iter_mut().enumerate() {
+            let Some(integration) = seen.integrations.get_mut(&name) else { continue };
+            let others = all.iter().enumerate().filter(|(other, _)| *other != index).filter_map(|(_, of)| of.as_ref());
+            let of_pool = others.filter(|(pool, _)| *pool == seen.pool).map(|(_, runs)| *runs);
+            let mut others: Vec<_> = of_pool.filter(|runs| runs.ok().count >= LEAST_COMPARED).collect();
+            others.sort_by(|one, other| ok_seconds(one).total_cmp(&ok_seconds(other)));
+            integration.peers = others.get(others.len() / 2).copied().unwrap_or_default();
+        }
     }
-    for (name, of) in seen.iter_mut().flat_map(|seen| &mut seen.integrations) {
-        let sum = all.get(name).copied().unwrap_or_default();
-        of.peers = Mean { count: sum.count - of.took.count, seconds: sum.seconds - of.took.seconds };
-    }
-}
-
-fn unix(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::observation::Integration;
+    use super::super::observation::{Integration, Mean};
     use super::*;
 
     #[test]
-    fn an_integration_is_compared_with_itself_on_the_others() {
-        let of = |count, seconds| {
-            let took = Mean { count, seconds };
-            let integrations = BTreeMap::from([("bank".to_owned(), Integration { took, ..Integration::default() })]);
-            Observation { integrations, ..Observation::default() }
+    fn a_worker_that_is_scraped_twice_counts_once() {
+        let series = |name: &str, labels: &[(&str, &str)], points: usize| {
+            let labels = labels.iter().map(|(label, value)| (label.to_string(), value.to_string())).collect();
+            Series { name: name.into(), labels, points: vec![(1.0, 1.0); points] }
         };
-        let mut seen = [of(10.0, 1.0), of(20.0, 40.0), of(30.0, 3.0)];
+        let one = [("instance", "w:1"), ("job", "weir")];
+        let other = [("instance", "w:1"), ("job", "all-pods")];
+        let read = vec![
+            series(observe::READ, &one, 9),
+            series(observe::READ, &other, 3),
+            series("weir_tasks_total", &[one[0], one[1], ("outcome", "ok")], 9),
+            series("weir_tasks_total", &[other[0], other[1], ("outcome", "ok")], 3),
+        ];
+        let kept = of_one_target(read);
+        assert_eq!(kept.len(), 2);
+        assert!(kept.iter().all(|series| series.labels["job"] == "weir"), "{kept:?}");
+        assert!(of_one_target(Vec::new()).is_empty());
+    }
+
+    fn worker(count: f64, seconds: f64, failed: Mean) -> Observation {
+        let took = Runs { count, seconds, failed };
+        let integrations = BTreeMap::from([("bank".to_owned(), Integration { took, ..Integration::default() })]);
+        Observation { integrations, ..Observation::default() }
+    }
+
+    fn peers(mut seen: Vec<Observation>) -> Vec<Option<f64>> {
         compare(&mut seen);
-        let peers = |index: usize| seen[index].integrations["bank"].peers;
-        assert_eq!([peers(0), peers(1)], [Mean { count: 50.0, seconds: 43.0 }, Mean { count: 40.0, seconds: 4.0 }]);
+        seen.iter().map(|seen| seen.integrations["bank"].peers.ok().mean_seconds()).collect()
+    }
+
+    #[test]
+    fn an_integration_is_compared_with_itself_on_the_worker_in_the_middle_of_the_others() {
+        let none = Mean::default();
+        let of = [(20.0, 2.5), (20.0, 40.0), (40.0, 10.0), (32.0, 12.0)];
+        let seen = of.map(|(count, seconds)| worker(count, seconds, none)).into();
+        assert_eq!(peers(seen), [Some(0.375), Some(0.25), Some(0.375), Some(0.25)]);
+        assert_eq!(peers(vec![worker(20.0, 2.0, none)]), [None]);
+        let elsewhere = Observation { pool: "single".into(), ..worker(20.0, 2.0, none) };
+        assert_eq!(peers(vec![worker(20.0, 20.0, none), elsewhere]), [None, None], "another pool has another N");
+    }
+
+    #[test]
+    fn a_worker_whose_tasks_fail_at_once_makes_the_others_look_slow_to_nobody() {
+        let none = Mean::default();
+        // All of them fail there, or all but a few, in a millisecond each, and so there are many.
+        let all = worker(10_000.0, 10.0, Mean { count: 10_000.0, seconds: 10.0 });
+        assert_eq!(peers(vec![all, worker(30.0, 30.0, none)]), [Some(1.0), None]);
+        let most = worker(10_040.0, 50.0, Mean { count: 10_000.0, seconds: 10.0 });
+        assert_eq!(peers(vec![most, worker(30.0, 30.0, none)]), [Some(1.0), Some(1.0)]);
     }
 }

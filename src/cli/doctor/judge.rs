@@ -33,6 +33,7 @@ pub(super) const LEAST_READINGS: usize = 3;
 #[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Cause {
+    Ended,
     CpuThrottled,
     BlockedThreads,
     Descriptors,
@@ -46,6 +47,7 @@ pub(super) enum Cause {
     SlowUpstream,
     StoreBehind,
     EncodingBehind,
+    TakesNone,
     SlotsFull,
     MemoryGrowth,
     NoisyLogs,

@@ -19,8 +19,16 @@ pub(super) struct Observation {
     pub readings: usize,
     /// Readings that were asked for and not answered in time.
     pub unanswered: usize,
-    /// Whether the process was started anew meanwhile.
-    pub restarted: bool,
+    /// How often the process was started anew meanwhile. The numbers are of its longest life then.
+    pub restarts: usize,
+    /// How the life before the last one ended (`weir_last_exit`), where there were several.
+    pub last_exit: Option<String>,
+    /// How old the process was at the first reading, where that is known.
+    pub age_seconds: Option<f64>,
+    /// For how long, at the end, nobody was where its metrics are.
+    pub gone_seconds: f64,
+    /// Profiles that were taken of it meanwhile.
+    pub profiles: f64,
     pub gate: Gate,
     pub runtime: Runtime,
     pub memory: Memory,
@@ -34,8 +42,7 @@ pub(super) struct Observation {
     pub socket_waits: Mean,
     /// Closures of integrations on blocking threads.
     pub blocking: Line,
-    /// Lines that the log could not take.
-    pub log_lines_dropped: f64,
+    pub logs: Logs,
     /// The setting, where the worker was asked for it.
     pub log_level: Option<String>,
     /// Why it sheds load, in its own words, where it was asked and does.
@@ -69,6 +76,40 @@ impl Mean {
     }
 }
 
+/// Runs that ended, and those of them that did not end in ok.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub(super) struct Runs {
+    pub count: f64,
+    pub seconds: f64,
+    pub failed: Mean,
+}
+
+impl Runs {
+    /// All of them.
+    pub fn all(&self) -> Mean {
+        Mean { count: self.count, seconds: self.seconds }
+    }
+
+    /// Those that ended in ok.
+    pub fn ok(&self) -> Mean {
+        let Mean { count, seconds } = self.failed;
+        Mean { count: (self.count - count).max(0.0), seconds: (self.seconds - seconds).max(0.0) }
+    }
+}
+
+/// Lines of the log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub(super) struct Logs {
+    /// That were written or lost, by level.
+    pub said: BTreeMap<String, f64>,
+    /// Left out because their like was said too often.
+    pub left_out: f64,
+    /// Lost, by reason.
+    pub lost: BTreeMap<String, f64>,
+}
+
 /// Something of which there are so many places, all taken or not, and those that wait for one: means over the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
@@ -82,8 +123,11 @@ pub(super) struct Line {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 pub(super) struct Gate {
-    /// N, at the end.
+    /// N, at the end, and the share, 0 to 1, of the readings in which it was 0.
     pub target: f64,
+    pub closed: f64,
+    /// Whether it drained at the end.
+    pub drains: bool,
     /// Slots.
     pub held: Level,
     /// Tasks.
@@ -113,9 +157,14 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    /// The share, 0 to 1, of the processors that was not used. There is an async thread for each, unless configured otherwise.
+    /// Processors that there are: an async thread for each, unless configured otherwise. Who uses clearly more has more.
+    pub fn places(&self) -> f64 {
+        if self.processors > 1.1 * self.threads { self.processors.ceil() } else { self.threads }
+    }
+
+    /// The share, 0 to 1, of them that was not used.
     pub fn idle(&self) -> f64 {
-        if self.threads > 0.0 { (1.0 - self.processors / self.threads).clamp(0.0, 1.0) } else { 0.0 }
+        if self.threads > 0.0 { (1.0 - self.processors / self.places()).clamp(0.0, 1.0) } else { 0.0 }
     }
 }
 
@@ -176,10 +225,13 @@ pub(super) struct Payloads {
 pub(super) struct Integration {
     /// Tasks that ended, by outcome.
     pub outcomes: BTreeMap<String, f64>,
-    /// How long its runs took: in the window, before it, and on the other workers in the window.
-    pub took: Mean,
-    pub before: Mean,
-    pub peers: Mean,
+    /// How long its runs took: in the window, before it, and in the window on the other worker of which as many are slower as
+    /// are faster.
+    pub took: Runs,
+    pub before: Runs,
+    pub peers: Runs,
+    /// What is known of how the times before were spread.
+    pub spread: Option<Spread>,
     /// For how long those that run at the end have run so far, where the worker was asked.
     pub running: Mean,
     /// Slots.
@@ -195,6 +247,18 @@ pub(super) struct Integration {
     pub exchanges: BTreeMap<String, f64>,
     /// The share, 0 to 1, of the readings in which its breaker was open.
     pub breaker_open: f64,
+}
+
+/// How the times of runs were spread, by the bounds of a histogram's buckets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub(super) struct Spread {
+    /// Half of those before that ended in ok, or more, took no longer than this.
+    pub half_within: f64,
+    /// And 95% of them, or more, no longer than this.
+    pub most_within: f64,
+    /// The share, 0 to 1, of those in the window that took longer than `half_within`.
+    pub above_half: f64,
 }
 
 impl Integration {
@@ -214,6 +278,11 @@ impl Observation {
     /// Tasks that ended by themselves.
     pub fn ended(&self) -> f64 {
         self.integrations.values().map(Integration::ended).fold(0.0, |sum, ended| sum + ended)
+    }
+
+    /// Tasks that were not taken.
+    pub fn refused(&self) -> f64 {
+        self.gate.refused.values().sum()
     }
 
     /// So many per second of the window.

@@ -6,12 +6,14 @@ mod memory;
 mod payloads;
 mod pools;
 mod process;
+mod standing;
 mod threads;
 mod upstreams;
 mod words;
 
 use super::judge::{Cause, Seen};
 use super::observation::Observation;
+pub(super) use upstreams::LEAST_COMPARED;
 pub(super) use words::{amount, bytes, percent, time};
 
 /// One rule.
@@ -39,12 +41,22 @@ impl Rule {
 }
 
 use Cause::{
-    BlockedThreads, BlockingWait, CpuBusy, CpuThrottled, Descriptors, EncodingBehind, FailingUpstream, MemoryGrowth,
-    MemoryLimit, NoisyLogs, ProcessesWait, RuntimeLag, SlotsFull, SlowUpstream, SocketsWait, StoreBehind, StuckTasks,
+    BlockedThreads, BlockingWait, CpuBusy, CpuThrottled, Descriptors, EncodingBehind, Ended, FailingUpstream,
+    MemoryGrowth, MemoryLimit, NoisyLogs, ProcessesWait, RuntimeLag, SlotsFull, SlowUpstream, SocketsWait, StoreBehind,
+    StuckTasks, TakesNone,
 };
 
 /// In an order in which causes come before what they bring about.
-pub(super) const RULES: [Rule; 17] = [
+pub(super) const RULES: [Rule; 19] = [
+    Rule {
+        cause: Ended,
+        measures: "times that the process ended, half as much for an end in order",
+        nothing: 0.0,
+        sure: 1.0,
+        explained_by: &[],
+        read: "docs/runbooks.md",
+        look: standing::ended,
+    },
     Rule {
         cause: CpuThrottled,
         measures: "share of the CPU quota's periods in which it was used up",
@@ -170,6 +182,15 @@ pub(super) const RULES: [Rule; 17] = [
         look: payloads::encoding,
     },
     Rule {
+        cause: TakesNone,
+        measures: "share of the readings in which the worker drained, or N was 0",
+        nothing: 0.05,
+        sure: 0.5,
+        explained_by: &[(Ended, 0.9)],
+        read: "docs/settings.md",
+        look: standing::takes_none,
+    },
+    Rule {
         cause: SlotsFull,
         measures: "share of the time in which a limit on slots was what binds, or of N that is held where it ever was, times \
                    the share of the processors that is idle",
@@ -198,7 +219,7 @@ pub(super) const RULES: [Rule; 17] = [
     },
     Rule {
         cause: NoisyLogs,
-        measures: "log lines lost per second",
+        measures: "log lines lost per second, or 1/10000 of those said in it",
         nothing: 0.0,
         sure: 1.0,
         explained_by: &[],

@@ -14,8 +14,10 @@ pub(super) fn text(verdict: Verdict, findings: &[Finding], observations: &[Obser
         Verdict::Healthy => vec!["nothing stands out".to_owned()],
         Verdict::TooLittleTraffic => {
             let seconds = observations.iter().map(|seen| seen.seconds).fold(0.0, f64::max);
+            let refused = observations.iter().map(Observation::refused).sum::<f64>();
+            let refused = if refused > 0.0 { format!(", and {refused:.0} were refused") } else { String::new() };
             vec![format!(
-                "not enough traffic to judge: {} in {}; watch for longer, or while there is more to do",
+                "not enough traffic to judge: {} in {}{refused}; watch for longer, or while there is more to do",
                 counted(observations.iter().map(Observation::ended).sum::<f64>() as u64, "task"),
                 time(seconds)
             )]
@@ -67,15 +69,16 @@ fn watched(seen: &Observation) -> Vec<String> {
             if took.1 > 0.0 { time(took.0 / took.1) } else { "-".into() }
         ),
         format!(
-            "{} of {:.0} held on average, {:.0} tasks in flight at the end",
+            "{} of {:.0} held on average, {:.0} tasks in flight at the end{}",
             amount(gate.held.mean),
             gate.target,
-            gate.in_flight.last
+            gate.in_flight.last,
+            if seen.refused() > 0.0 { format!("; {:.0} refused", seen.refused()) } else { String::new() }
         ),
         format!(
             "{} of {:.0} processors, {} async threads busy, {} late on average",
             amount(runtime.processors),
-            runtime.threads,
+            runtime.places(),
             amount(runtime.busy_threads),
             time(runtime.lag_seconds.mean)
         ),
@@ -99,11 +102,24 @@ fn watched(seen: &Observation) -> Vec<String> {
             payloads.pending_limit
         ));
     }
-    let restarted = if seen.restarted { ", and it was started anew meanwhile" } else { "" };
     let seconds = time(seen.seconds);
-    let head = format!("watched: worker {instance} in pool {pool} for {seconds}, {readings} readings{restarted}");
+    let head =
+        format!("watched: worker {instance} in pool {pool} for {seconds}, {readings} readings{}", meanwhile(seen));
     let numbers = names.iter().zip(&numbers).map(|(name, line)| format!("   {name:<13}{line}"));
     std::iter::once(head).chain(numbers).collect()
+}
+
+/// What the numbers are to be read with.
+fn meanwhile(seen: &Observation) -> String {
+    let mut also = String::new();
+    if seen.restarts > 0 {
+        also.push_str("; of its longest life, for it was started anew");
+    }
+    if seen.profiles > 0.0 {
+        let taken = counted(seen.profiles as u64, "profile");
+        also.push_str(&format!("; {taken} taken meanwhile, whose memory and processor time is not counted as its own"));
+    }
+    also
 }
 
 fn limit(is: String, of: String, used: f64, limit: f64) -> String {

@@ -2,6 +2,8 @@
 //!
 //! Counters may begin anew with the process: what they rose by is the sum of their rises, and after a fall the whole
 //! value, as Prometheus' `increase` has it, without its extrapolation.
+//!
+//! The window is of one life of the process, where it was started anew: the longest one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,27 +11,45 @@ use super::observation::{Level, Mean};
 use crate::cli::scrape::{Sample, Series};
 
 /// All series of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Track {
     series: Vec<Series>,
     /// Where each series is, for readings that come one after the other.
     known: BTreeMap<(String, BTreeMap<String, String>), usize>,
-    /// Where the window begins; what lies before it is what is compared with.
+    /// Where the window begins and ends; what lies before it is what is compared with.
     from: f64,
+    to: f64,
+    /// Whether what a series had at its first reading belongs to what came before.
+    is_since_start: bool,
+}
+
+/// When, and until when.
+pub(super) type Time = (f64, f64);
+
+/// In the window; or before it: as far back as it was read, or since the process began where it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Before,
+    Window,
 }
 
 /// Which of a metric's series: those with this label.
-type With<'a> = Option<(&'a str, &'a str)>;
+pub(super) type With<'a> = Option<(&'a str, &'a str)>;
 
 impl Track {
     /// Nothing read yet.
     pub fn new() -> Self {
-        Track::default()
+        Track { is_since_start: true, ..Track::of(Vec::new(), f64::NEG_INFINITY) }
     }
 
     /// Of whole series; the window begins at `from`.
     pub fn of(series: Vec<Series>, from: f64) -> Self {
-        Track { series, known: BTreeMap::new(), from }
+        Track { series, known: BTreeMap::new(), from, to: f64::INFINITY, is_since_start: false }
+    }
+
+    /// The same, with another window in it.
+    pub fn within(self, (from, to): Time) -> Self {
+        Track { from, to, ..self }
     }
 
     /// Adds a reading.
@@ -54,7 +74,8 @@ impl Track {
 
     fn window<'a>(&self, series: &'a Series) -> &'a [(f64, f64)] {
         let begin = series.points.partition_point(|(at, _)| *at < self.from);
-        &series.points[begin..]
+        let end = series.points.partition_point(|(at, _)| *at <= self.to);
+        &series.points[begin..end.max(begin)]
     }
 
     /// The values of a label.
@@ -74,27 +95,37 @@ impl Track {
 
     /// What a counter rose by in the window, all its series with the label together.
     pub fn rise(&self, name: &str, with: With) -> f64 {
-        self.of_metric(name, with).map(|series| risen(self.window(series))).sum()
+        self.rise_in(When::Window, name, with)
     }
 
-    /// What a counter rose by before the window: as far back as it was read, or since the process began where it was not.
-    fn rise_before(&self, name: &str, with: With) -> f64 {
-        let of = |series: &Series| {
-            let begin = series.points.partition_point(|(at, _)| *at < self.from);
-            match begin {
-                0 => series.points.first().map_or(0.0, |(_, value)| *value),
+    /// The same, then.
+    pub fn rise_in(&self, when: When, name: &str, with: With) -> f64 {
+        self.of_metric(name, with).map(|series| self.risen_in(when, series)).sum()
+    }
+
+    fn risen_in(&self, when: When, series: &Series) -> f64 {
+        let begin = series.points.partition_point(|(at, _)| *at < self.from);
+        match when {
+            When::Window => risen(self.window(series)),
+            When::Before => {
+                let is_all = begin == 0 || self.is_since_start;
+                let first = series.points.first().filter(|_| is_all).map_or(0.0, |(_, value)| *value);
                 // Up to the first point of the window, where its own rise begins.
-                _ => risen(&series.points[..series.points.len().min(begin + 1)]),
+                first + risen(&series.points[..series.points.len().min(begin + 1)])
             }
-        };
-        self.of_metric(name, with).map(of).sum()
+        }
     }
 
     /// The rises of a counter that are more than 0, by a label.
     pub fn rises(&self, name: &str, label: &str, with: With) -> BTreeMap<String, f64> {
+        self.rises_in(When::Window, name, label, with)
+    }
+
+    /// The same, then.
+    pub fn rises_in(&self, when: When, name: &str, label: &str, with: With) -> BTreeMap<String, f64> {
         let mut rises = BTreeMap::new();
         for series in self.of_metric(name, with) {
-            let rise = risen(self.window(series));
+            let rise = self.risen_in(when, series);
             if let (Some(value), true) = (series.labels.get(label), rise > 0.0) {
                 *rises.entry(value.clone()).or_default() += rise;
             }
@@ -108,14 +139,61 @@ impl Track {
         Mean { count: part("count"), seconds: part("sum") }
     }
 
-    /// The same before the window.
-    pub fn mean_before(&self, histogram: &str, with: With) -> Mean {
-        let part = |part: &str| self.rise_before(&format!("{histogram}_{part}"), with);
-        Mean { count: part("count"), seconds: part("sum") }
+    /// What a histogram's buckets rose by then: each bound, and how many were not above it.
+    pub fn buckets(&self, when: When, histogram: &str, with: With) -> Vec<(f64, f64)> {
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        for series in self.of_metric(&format!("{histogram}_bucket"), with) {
+            let Some(bound) = series.labels.get("le").and_then(|bound| bound.parse::<f64>().ok()) else { continue };
+            let rise = self.risen_in(when, series);
+            match buckets.binary_search_by(|(known, _)| known.total_cmp(&bound)) {
+                Ok(index) => buckets[index].1 += rise,
+                Err(index) => buckets.insert(index, (bound, rise)),
+            }
+        }
+        buckets
     }
 
     /// A gauge, its series with the label added up at each moment; none where there is none.
     pub fn level(&self, name: &str, with: With) -> Option<Level> {
+        level(&self.points(name, with))
+    }
+
+    /// The same, without what it grew by in those times.
+    pub fn level_without(&self, name: &str, times: &[Time]) -> Option<Level> {
+        let points = self.points(name, None);
+        let (all, mut rest, mut left_out) = (level(&points)?, points.clone(), 0.0);
+        for (pair, point) in points.windows(2).zip(&mut rest[1..]) {
+            if is_in(times, pair) {
+                left_out += pair[1].1 - pair[0].1;
+            }
+            point.1 -= left_out;
+        }
+        Some(Level { grown: level(&rest)?.grown, ..all })
+    }
+
+    /// The level of a gauge at the readings that do not end one of those times; at all where there are no others.
+    pub fn level_outside(&self, name: &str, times: &[Time]) -> Option<Level> {
+        let points = self.points(name, None);
+        let outside = points.iter().filter(|(at, _)| !times.iter().any(|(_, end)| end == at));
+        level(&outside.copied().collect::<Vec<_>>()).or_else(|| level(&points))
+    }
+
+    /// What a counter rose by per second outside those times; in the whole window where nothing is outside.
+    pub fn per_second_outside(&self, name: &str, times: &[Time]) -> f64 {
+        let points = self.points(name, None);
+        let outside = |times: &[Time]| {
+            let pairs = points.windows(2).filter(|pair| !is_in(times, pair));
+            pairs.fold((0.0, 0.0), |(rise, seconds), pair| (rise + risen(pair), seconds + pair[1].0 - pair[0].0))
+        };
+        match (outside(times), outside(&[])) {
+            ((rise, seconds), _) if seconds > 0.0 => rise / seconds,
+            (_, (rise, seconds)) if seconds > 0.0 => rise / seconds,
+            _ => 0.0,
+        }
+    }
+
+    /// What a gauge or a counter was at each moment of the window, its series with the label added up.
+    pub fn points(&self, name: &str, with: With) -> Vec<(f64, f64)> {
         let mut points: Vec<(f64, f64)> = Vec::new();
         for series in self.of_metric(name, with) {
             for (at, value) in self.window(series).iter().filter(|(_, value)| value.is_finite()) {
@@ -125,7 +203,7 @@ impl Track {
                 }
             }
         }
-        level(&points)
+        points
     }
 
     /// The mean of a gauge, 0 where there is none.
@@ -148,6 +226,10 @@ impl Track {
     }
 }
 
+fn is_in(times: &[Time], pair: &[(f64, f64)]) -> bool {
+    times.contains(&(pair[0].0, pair[1].0))
+}
+
 fn risen(points: &[(f64, f64)]) -> f64 {
     let rises = points.windows(2).map(|pair| if pair[1].1 >= pair[0].1 { pair[1].1 - pair[0].1 } else { pair[1].1 });
     rises.sum()
@@ -165,7 +247,10 @@ fn level(points: &[(f64, f64)]) -> Option<Level> {
     }
     let slope = if square > 0.0 { both / square } else { 0.0 };
     let max = points.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
-    Some(Level { first: *first, last: *last, mean, max, grown: slope * (to - from) })
+    // What came and went is no growth.
+    let (along, between) = (slope * (to - from), last - first);
+    let grown = if along > 0.0 { along.min(between).max(0.0) } else { along };
+    Some(Level { first: *first, last: *last, mean, max, grown })
 }
 
 #[cfg(test)]
@@ -196,8 +281,50 @@ mod tests {
         let points = [(1.0, 10.0), (2.0, 20.0), (3.0, 50.0), (4.0, 51.0)];
         let all = || vec![series("t_count", &[], &points), series("t_sum", &[], &points)];
         let (lived, seen) = (Track::of(all(), 0.0), Track::of(all(), 3.0));
-        assert_eq!((lived.mean_before("t", None).count, lived.mean("t", None).count), (10.0, 41.0));
-        assert_eq!((seen.mean_before("t", None).count, seen.mean("t", None).count), (40.0, 1.0));
+        assert_eq!((lived.rise_in(When::Before, "t_sum", None), lived.rise("t_count", None)), (10.0, 41.0));
+        assert_eq!((seen.rise_in(When::Before, "t_sum", None), seen.rise("t_count", None)), (40.0, 1.0));
+        // What is watched has all since the start before its window, wherever that begins and ends.
+        let watched = Track { is_since_start: true, ..Track::of(all(), 0.0) }.within((2.0, 3.0));
+        assert_eq!((watched.rise_in(When::Before, "t_sum", None), watched.rise("t_sum", None)), (20.0, 30.0));
+    }
+
+    #[test]
+    fn buckets_are_added_up_by_their_bounds() {
+        let of = |le: &str, parallelism: &str, points: &[(f64, f64)]| {
+            series("t_bucket", &[("le", le), ("parallelism", parallelism)], points)
+        };
+        let track = Track::of(
+            vec![
+                of("0.25", "1", &[(1.0, 5.0), (2.0, 6.0)]),
+                of("+Inf", "1", &[(1.0, 9.0), (2.0, 12.0)]),
+                of("0.25", "2-15", &[(1.0, 1.0), (2.0, 3.0)]),
+            ],
+            0.0,
+        );
+        assert_eq!(track.buckets(When::Window, "t", None), [(0.25, 3.0), (f64::INFINITY, 3.0)]);
+        assert_eq!(track.buckets(When::Before, "t", None), [(0.25, 6.0), (f64::INFINITY, 9.0)]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_or_falls_into_a_time_that_is_left_out_is_no_growth() {
+        let of = |values: [f64; 5]| {
+            let points: Vec<_> = (1..).map(f64::from).zip(values).collect();
+            Track::of(vec![series("a", &[], &points)], 0.0)
+        };
+        assert_eq!(of([1.0, 1.0, 9.0, 9.0, 2.0]).level("a", None).map(|level| level.grown), Some(1.0));
+        assert_eq!(of([1.0, 1.0, 9.0, 9.0, 1.0]).level("a", None).map(|level| level.grown), Some(0.0));
+        let jumps = of([10.0, 10.0, 80.0, 80.0, 80.0]);
+        let level = jumps.level_without("a", &[(2.0, 3.0)]).expect("read");
+        assert_eq!((level.first, level.last, level.grown), (10.0, 80.0, 0.0));
+        assert_eq!(jumps.level_without("a", &[]), jumps.level("a", None));
+        assert_eq!(jumps.level_outside("a", &[(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]).map(|level| level.max), Some(10.0));
+        assert_eq!(jumps.per_second_outside("a", &[(2.0, 3.0)]), 0.0);
+        let all: Vec<_> = (1..5).map(|at| (f64::from(at), f64::from(at + 1))).collect();
+        assert_eq!(jumps.per_second_outside("a", &all), 17.5);
+        assert_eq!(
+            jumps.level_outside("a", &[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]),
+            jumps.level("a", None)
+        );
     }
 
     #[test]

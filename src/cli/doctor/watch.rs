@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep_until};
@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use super::judge::LEAST_READINGS;
 use super::observation::{Mean, Observation};
 use super::track::Track;
-use super::{Args, COMMAND, observe};
+use super::{Args, COMMAND, observe, unix};
 use crate::cli::remark;
-use crate::cli::scrape::{Scraper, reachable};
+use crate::cli::scrape::{Scraper, is_nobody_there, reachable};
 use crate::client::operations::{Operations, OperationsError};
 use crate::wire::proto::{Description, description};
 
@@ -29,7 +29,7 @@ const ATTEMPTS: u32 = 3;
 pub(super) async fn watch(address: &str, args: &Args) -> anyhow::Result<Observation> {
     let (operations, scraper) = (Operations::new(address)?, Scraper::new(COMMAND)?);
     let admin = match &args.admin {
-        Some(admin) => admin.clone(),
+        Some(admin) => admin.trim_start_matches("http://").trim_end_matches('/').to_owned(),
         None => admin_of(&operations).await?,
     };
     let (mut track, seconds) = (Track::new(), Duration::from_secs(args.seconds.into()));
@@ -38,31 +38,74 @@ pub(super) async fn watch(address: &str, args: &Args) -> anyhow::Result<Observat
     if std::io::stderr().is_terminal() {
         remark(format_args!("watching {admin} for {}", humantime::format_duration(seconds)));
     }
-    let (started, mut unanswered) = (Instant::now(), 0);
+    let (started, began, mut missed) = (Instant::now(), unix(SystemTime::now()), Missed::default());
     let mut next = started + interval;
     while next <= started + seconds {
         sleep_until(next).await;
-        match scraper.metrics(&admin, observe::is_read).await {
-            Ok(samples) => track.add(samples, started.elapsed().as_secs_f64()),
-            Err(_) => unanswered += 1,
+        let read = scraper.metrics(&admin, observe::is_read).await;
+        let at = started.elapsed().as_secs_f64();
+        missed.note(read.as_ref().err(), at);
+        if let Ok(samples) = read {
+            track.add(samples, at);
         }
         // One that took longer makes up for nothing: readings lie at least so far apart.
         next = (next + interval).max(Instant::now());
     }
-    let mut observation = Observation { unanswered, ..Observation::of(&track, &admin, &pool) };
-    if observation.readings < LEAST_READINGS {
+    if missed.gone_since.is_some() {
+        // One connection may break.
+        let again = scraper.metrics(&admin, observe::is_read).await;
+        missed.note(again.err().as_ref(), started.elapsed().as_secs_f64());
+    }
+    let (readings, _) = track.readings(observe::READ);
+    let gone_seconds = missed.gone_since.map_or(0.0, |since| started.elapsed().as_secs_f64() - since);
+    if readings < LEAST_READINGS {
         bail!(
-            "the metrics at {admin} were read {} times in {}, and {unanswered} readings were not answered: its async threads may all be \
-             blocked (its log names the integration), or it has ended",
-            observation.readings,
-            humantime::format_duration(seconds)
+            "the metrics at {admin} were read {readings} times in {}, and {}",
+            humantime::format_duration(seconds),
+            missed.why()
         );
     }
+    let observation = Observation::of_process(track, Some(began), &admin, &pool)?;
+    let mut observation = Observation { unanswered: missed.unanswered, gone_seconds, ..observation };
     // What it says of itself helps and is not needed.
     if let Ok(description) = operations.describe(MOST_TASKS).await {
         describe(&description, &mut observation);
     }
     Ok(observation)
+}
+
+/// Readings that did not come.
+#[derive(Debug, Default)]
+struct Missed {
+    /// Somebody is there and did not answer.
+    unanswered: usize,
+    /// Since when nobody is there.
+    gone_since: Option<f64>,
+}
+
+impl Missed {
+    /// What a reading came to, and when.
+    fn note(&mut self, error: Option<&anyhow::Error>, at: f64) {
+        match error {
+            None => self.gone_since = None,
+            Some(error) if is_nobody_there(error) => self.gone_since = self.gone_since.or(Some(at)),
+            Some(_) => self.unanswered += 1,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Missed { gone_since: Some(_), .. } => {
+                "then nobody was there any more: the worker has ended, or been started anew \
+                 elsewhere; its log and weir_last_exit of the next one say why"
+                    .into()
+            }
+            Missed { unanswered, .. } => format!(
+                "{unanswered} readings were not answered: its async threads may all be blocked, and then its log names the \
+                 integration"
+            ),
+        }
+    }
 }
 
 /// Where its metrics are, as it says itself.
@@ -119,4 +162,26 @@ fn describe(description: &Description, observation: &mut Observation) {
     let level = worker.settings.as_ref().and_then(|settings| settings.values.get("log_level"));
     observation.log_level = level.map(|level| level.trim_matches('"').to_owned());
     observation.shedding = worker.overload.as_ref().and_then(|overload| overload.why.clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_there_is_told_from_one_who_does_not_answer() {
+        let closed =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let scraper = Scraper::new(COMMAND).expect("a scraper");
+        let refused = scraper.metrics(&closed.to_string(), observe::is_read).await.expect_err("nobody listens");
+        let mut missed = Missed::default();
+        missed.note(Some(&refused), 3.0);
+        missed.note(Some(&refused), 4.0);
+        assert_eq!((missed.unanswered, missed.gone_since), (0, Some(3.0)));
+        assert!(missed.why().contains("nobody was there any more"), "{}", missed.why());
+        missed.note(None, 5.0);
+        missed.note(Some(&anyhow::anyhow!("no answer within 5s")), 6.0);
+        assert_eq!((missed.unanswered, missed.gone_since), (1, None));
+        assert!(missed.why().contains("1 readings were not answered"), "{}", missed.why());
+    }
 }

@@ -10,7 +10,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::{LookupSpan, Scope, SpanRef};
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use super::line::{Bridged, Fields, Head, Line, Message, Style, Value};
 use super::writer::Buffer;
@@ -116,15 +116,15 @@ fn index(level: &Level) -> usize {
 }
 
 /// What `take` makes of the integration that a line's spans name.
-fn of_integration<S, T>(spans: Option<Scope<'_, S>>, take: impl Fn(&str) -> T) -> Option<T>
+fn of_integration<S, T>(spans: &[SpanRef<'_, S>], take: impl Fn(&str) -> T) -> Option<T>
 where
-    S: Subscriber + for<'a> LookupSpan<'a>,
+    S: for<'a> LookupSpan<'a>,
 {
-    let named = |span: SpanRef<'_, S>| {
+    let named = |span: &SpanRef<'_, S>| {
         let extensions = span.extensions();
         extensions.get::<Fields>().and_then(|fields| fields.get(INTEGRATION)).map(&take)
     };
-    spans?.find_map(named)
+    spans.iter().find_map(named)
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -154,14 +154,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             event.record(&mut bridged);
         }
         let logger = bridged.target.as_deref().unwrap_or(metadata.target());
-        let integration = of_integration(context.event_scope(event), |name| shared.hasher.hash_one(name));
+        // Each step to a parent looks it up: once.
+        let spans: Vec<_> = context.event_scope(event).into_iter().flatten().collect();
+        let integration = of_integration(&spans, |name| shared.hasher.hash_one(name));
         let part = shared.hasher.hash_one((integration, &bridged.target));
         let (verdict, before) = shared.repeats.count((Some(metadata.callsite()), part), Instant::now(), || {
             let mut message = Message::default();
             event.record(&mut message);
             let (level, logger) = (*metadata.level(), logger.to_owned());
             let (file, line) = (metadata.file(), metadata.line());
-            let integration = of_integration(context.event_scope(event), str::to_owned);
+            let integration = of_integration(&spans, str::to_owned);
             Example { level, logger, file, line, message: message.0, integration }
         });
         if let Some(left_out) = before {
@@ -175,7 +177,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let head = Head { level: metadata.level(), logger, file, line, node: shared.node() };
         let mut line = Line::begin(&*shared.style, &head);
         event.record(&mut line);
-        for span in context.event_scope(event).into_iter().flatten() {
+        for span in &spans {
             if let Some(fields) = span.extensions().get::<Fields>() {
                 fields.write(span.metadata(), &mut line);
             }

@@ -4,6 +4,7 @@
 //! its first allocation whether it will ever sample, and then does it once per 512 KiB that are allocated.
 
 use super::{ProfileError, Profiler};
+use crate::telemetry::Counted;
 
 /// Why there is no heap profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +26,15 @@ pub enum HeapError {
 impl Profiler {
     /// The allocations that live, by the stacks that made them, in pprof's format: objects and bytes.
     pub async fn heap(&self) -> Result<Vec<u8>, HeapError> {
-        let taken = self.lifecycle.blocking("heap profile", imp::take).await;
-        taken.map_err(|error| ProfileError::Failed(error.to_string()))?
+        let counted = Counted::new(&self.metrics.sampling);
+        let taking = self.lifecycle.blocking("heap profile", move || {
+            let _counted = counted;
+            imp::take()
+        });
+        let taken = taking.await.unwrap_or_else(|error| Err(ProfileError::Failed(error.to_string()).into()));
+        let outcome = if taken.is_ok() { &self.metrics.taken } else { &self.metrics.failed };
+        outcome.increment(1);
+        taken
     }
 }
 

@@ -222,3 +222,139 @@ fn a_container_at_its_cpu_quota_is_named_from_its_readings() {
     assert!(text.contains("in 82% of the periods") && text.contains("0.50 processors over 10s"), "{text}");
     assert_eq!(findings.len(), 1, "that tasks take twice as long follows from it: {findings:#?}");
 }
+
+/// A worker that idles, of which somebody takes a profile; $ is what changes.
+const PROFILED: &str = r#"
+weir_pool_info{pool="parallel",role="worker"} 1
+weir_gate_in_flight 0
+weir_gate_target 30
+weir_runtime_threads 2
+process_cpu_seconds_total $cpu
+process_resident_memory_bytes $resident
+process_start_time_seconds 1700000000
+weir_allocator_allocated_bytes $resident
+weir_overload_lag_seconds $lag
+weir_profile_sampling $sampling
+weir_profiles_total{outcome="taken"} $taken
+"#;
+
+#[test]
+fn what_a_profile_costs_is_no_leak_and_no_want_of_processors() {
+    let judged = |is_counted: bool| {
+        let mut track = Track::new();
+        for second in 0..=10_u32 {
+            // It samples in the seconds 3 to 6, and looks up names in the two that follow.
+            let (resident, cpu) = match second {
+                0..=2 => (60_000_000, 0.0),
+                3..=6 => (90_000_000, 1.5),
+                7 => (150_000_000, 3.5),
+                _ => (200_000_000, 5.0),
+            };
+            let lag = if (7..=8).contains(&second) { 0.4 } else { 0.0 };
+            let (sampling, taken) = ((3..=6).contains(&second) && is_counted, second >= 8 && is_counted);
+            let values = [
+                ("$cpu", cpu.to_string()),
+                ("$resident", resident.to_string()),
+                ("$lag", lag.to_string()),
+                ("$sampling", u8::from(sampling).to_string()),
+                ("$taken", u8::from(taken).to_string()),
+            ];
+            let text = values.iter().fold(PROFILED.to_owned(), |text, (name, value)| text.replace(name, value));
+            track.add(parse(&text, observe::is_read), second.into());
+        }
+        let seen = Observation::of_process(track, None, "10.0.0.7:9401", "parallel").expect("one process");
+        (judge(&seen), seen)
+    };
+    let (unknown, _) = judged(false);
+    assert!(unknown.iter().any(|finding| finding.cause == Cause::MemoryGrowth), "the case has teeth: {unknown:#?}");
+    let (findings, seen) = judged(true);
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert_eq!((seen.profiles, seen.runtime.processors, seen.memory.resident.last), (1.0, 0.0, 200_000_000.0));
+    let text = show::text(verdict(&findings, std::slice::from_ref(&seen)), &findings, &[seen]);
+    assert!(text.contains("; 1 profile taken meanwhile, whose memory and processor time"), "{text}");
+}
+
+/// A worker that is killed and started anew; its counters begin anew, and so does its memory.
+const LIFE: &str = r#"
+weir_gate_in_flight 5
+weir_runtime_threads 2
+process_resident_memory_bytes $resident
+process_start_time_seconds $start
+weir_last_exit{how="first"} $first
+weir_last_exit{how="killed"} $killed
+weir_tasks_total{integration="bank",outcome="ok"} $ended
+weir_task_duration_seconds_sum{integration="bank"} $ended
+weir_task_duration_seconds_count{integration="bank"} $ended
+"#;
+
+fn life(readings: &[(u32, u32, u32)], began: Option<f64>) -> anyhow::Result<Observation> {
+    let mut track = Track::new();
+    for (at, (start, resident, ended)) in (0..).map(f64::from).zip(readings) {
+        let is_first = start == &readings[0].0;
+        let values = [
+            ("$start", start.to_string()),
+            ("$resident", (resident * 1_000_000).to_string()),
+            ("$ended", ended.to_string()),
+            ("$first", u8::from(is_first).to_string()),
+            ("$killed", u8::from(!is_first).to_string()),
+        ];
+        let text = values.iter().fold(LIFE.to_owned(), |text, (name, value)| text.replace(name, value));
+        track.add(parse(&text, observe::is_read), at);
+    }
+    Observation::of_process(track, began, "10.0.0.7:9401", "parallel")
+}
+
+#[test]
+fn a_restart_is_named_and_each_life_judged_by_itself() {
+    let readings =
+        [(100, 600, 5000), (100, 600, 5010), (1002, 60, 0), (1002, 300, 12), (1002, 300, 20), (1002, 300, 28)];
+    let seen = life(&readings, Some(1000.0)).expect("one process");
+    assert_eq!((seen.restarts, seen.last_exit.as_deref(), seen.readings, seen.seconds), (1, Some("killed"), 4, 3.0));
+    let bank = &seen.integrations["bank"];
+    assert_eq!((bank.took.count, bank.before.count), (28.0, 5010.0));
+    let findings = judge(&seen);
+    assert_eq!(findings[0].cause, Cause::Ended, "{findings:#?}");
+    assert!(findings[0].says.ends_with("it ended by: killed (weir_last_exit)"), "{}", findings[0].says);
+}
+
+#[test]
+fn an_address_of_several_processes_is_refused() {
+    let error = life(&[(100, 60, 5), (130, 60, 9000), (100, 60, 6), (130, 60, 9001)], Some(1000.0)).expect_err("two");
+    let says = "10.0.0.7:9401 leads to 2 processes in turn, as behind a load balancer: give the address of one worker";
+    assert_eq!(error.to_string(), says);
+}
+
+/// A bank that refused for long, when tasks failed at once, was slow for a night, and is slow again.
+const HISTORY: &str = r#"
+weir_gate_in_flight 5
+weir_runtime_threads 2
+weir_tasks_total{integration="bank",outcome="ok"} $ok
+weir_tasks_total{integration="bank",outcome="integration_error"} 100000
+weir_task_failed_seconds{integration="bank"} 100.5
+weir_task_duration_seconds_bucket{integration="bank",parallelism="2-15",le="0.25"} 100000
+weir_task_duration_seconds_bucket{integration="bank",parallelism="2-15",le="1"} 109000
+weir_task_duration_seconds_bucket{integration="bank",parallelism="2-15",le="5"} $all
+weir_task_duration_seconds_bucket{integration="bank",parallelism="2-15",le="60"} $all
+weir_task_duration_seconds_bucket{integration="bank",parallelism="2-15",le="+Inf"} $all
+weir_task_duration_seconds_sum{integration="bank",parallelism="2-15"} $seconds
+weir_task_duration_seconds_count{integration="bank",parallelism="2-15"} $all
+"#;
+
+#[test]
+fn an_incident_since_the_start_does_not_hide_the_next_one() {
+    let mut track = Track::new();
+    for second in 0..=10_u32 {
+        // 9,000 runs of 1 s, 1,000 of 50 s; and now each takes 4 s.
+        let (ok, seconds) = (10_000 + 3 * second, 100.5 + 59_000.0 + 12.0 * f64::from(second));
+        let text = HISTORY.replace("$ok", &ok.to_string()).replace("$all", &(100_000 + ok).to_string());
+        track.add(parse(&text.replace("$seconds", &seconds.to_string()), observe::is_read), second.into());
+    }
+    let seen = Observation::of(&track, "10.0.0.7:9401", "parallel");
+    let bank = &seen.integrations["bank"];
+    assert_eq!((bank.before.ok().count, bank.before.ok().seconds, bank.took.ok().count), (10_000.0, 59_000.0, 30.0));
+    let spread = bank.spread.expect("there are buckets");
+    assert_eq!((spread.half_within, spread.most_within, spread.above_half), (1.0, 5.0, 1.0));
+    let findings = judge(&seen);
+    let (cause, measured) = (findings[0].cause, findings[0].measured);
+    assert!(cause == Cause::SlowUpstream && (measured - 4.0).abs() < 1e-6, "{findings:#?}");
+}

@@ -7,6 +7,10 @@ use super::words::{amount, bytes, percent, time};
 /// Less than this is noise.
 const LEAST_GROWTH_BYTES: f64 = (8 << 20) as f64;
 
+/// A process that has just been started fills its pools and its caches, by more than that.
+const YOUNG_SECONDS: f64 = 120.0;
+const LEAST_GROWTH_WHILE_YOUNG_BYTES: f64 = (64 << 20) as f64;
+
 /// What holds memory that was added, from the numbers that name a holder.
 struct Holder {
     grown: f64,
@@ -17,7 +21,9 @@ struct Holder {
 /// Memory grows.
 pub(super) fn growth(seen: &Observation) -> Vec<Seen> {
     let resident = &seen.memory.resident;
-    if resident.grown < LEAST_GROWTH_BYTES || resident.first <= 0.0 {
+    let is_young = seen.age_seconds.is_some_and(|age| age < YOUNG_SECONDS);
+    let least = if is_young { LEAST_GROWTH_WHILE_YOUNG_BYTES } else { LEAST_GROWTH_BYTES };
+    if resident.grown < least || resident.first <= 0.0 {
         return Vec::new();
     }
     let holders = holders(seen);

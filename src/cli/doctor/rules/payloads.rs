@@ -124,7 +124,7 @@ fn queue(seen: &Observation, payloads: &Payloads) -> Vec<String> {
         ),
     ];
     if payloads.lost() > 0.0 {
-        let (lost, share) = (payloads.lost(), payloads.lost() / offered.max(1.0));
+        let (lost, share) = (payloads.lost(), (payloads.lost() / offered.max(1.0)).min(1.0));
         evidence.push(format!("{lost:.0} were lost because the queue was full, {} of those that came", percent(share)));
     }
     evidence

@@ -2,6 +2,7 @@
 
 use super::super::judge::Seen;
 use super::super::observation::{Line, Observation};
+use super::standing::refusals;
 use super::words::{amount, cap, percent, time};
 
 /// Fewer than this at a time, on average, are chance.
@@ -117,6 +118,8 @@ fn limit(seen: &Observation, constraint: &str) -> Option<(String, Vec<String>)> 
     };
     let pool = &seen.pool;
     let (says, change) = match constraint {
+        // Another rule says so.
+        "slots" if target <= 0.0 => return None,
         "slots" => (
             format!("all {target:.0} slots are held by work that waits, and the processors are idle: N can be larger"),
             vec![
@@ -174,7 +177,7 @@ fn full(seen: &Observation) -> Vec<String> {
         format!(
             "the worker used {} of {:.0} processors, {} were idle",
             amount(runtime.processors),
-            runtime.threads,
+            runtime.places(),
             percent(runtime.idle())
         ),
         format!(
@@ -182,10 +185,6 @@ fn full(seen: &Observation) -> Vec<String> {
             shares.collect::<Vec<_>>().join(", ")
         ),
     ];
-    if !gate.refused.is_empty() {
-        let refused =
-            gate.refused.iter().map(|(reason, count)| format!("{reason} {}", amount(seen.per_second(*count))));
-        evidence.push(format!("refusals per second: {}", refused.collect::<Vec<_>>().join(", ")));
-    }
+    evidence.extend(refusals(seen));
     evidence
 }

@@ -2,7 +2,7 @@
 
 use super::super::judge::Seen;
 use super::super::observation::Observation;
-use super::words::{amount, percent, time};
+use super::words::{amount, counts, percent, time};
 
 /// The CPU quota is used up.
 pub(super) fn throttled(seen: &Observation) -> Vec<Seen> {
@@ -39,10 +39,10 @@ pub(super) fn busy(seen: &Observation) -> Vec<Seen> {
     let encoding = seen.payloads.as_ref().map_or(0.0, |payloads| seen.per_second(payloads.encoding.seconds));
     vec![Seen {
         about: None,
-        measured: runtime.processors / runtime.threads,
+        measured: runtime.processors / runtime.places(),
         says: "the processors are busy: the worker computes, and a larger N would only slow its tasks".into(),
         evidence: vec![
-            format!("{} of {:.0} processors over {}", amount(runtime.processors), runtime.threads, time(seen.seconds)),
+            format!("{} of {:.0} processors over {}", amount(runtime.processors), runtime.places(), time(seen.seconds)),
             format!(
                 "{} async threads were busy; encoding payloads took {} processors at the most",
                 amount(runtime.busy_threads),
@@ -86,29 +86,53 @@ pub(super) fn descriptors(seen: &Observation) -> Vec<Seen> {
     }]
 }
 
-/// More is logged than is taken.
+/// Lines per second that cost a sixth of a processor; from a fifth of them on, they cost what logging may, and are told.
+const MANY_LINES_PER_SECOND: f64 = 10_000.0;
+
+/// More is logged than is taken, or than is worth its cost.
 pub(super) fn noisy(seen: &Observation) -> Vec<Seen> {
-    let (lost, ended) = (seen.log_lines_dropped, seen.ended());
-    if lost <= 0.0 {
+    let logs = &seen.logs;
+    let (lost, said) = (logs.lost.values().sum::<f64>(), logs.said.values().sum::<f64>());
+    let failed = logs.lost.get("failed").copied().unwrap_or_default();
+    let measured = seen.per_second(lost).max(seen.per_second(said) / MANY_LINES_PER_SECOND);
+    if measured <= 0.0 {
         return Vec::new();
     }
-    let level = seen.log_level.as_ref().map(|level| format!("the setting log_level is {level}"));
-    let of_task = (ended > 0.0).then(|| format!("{} lines lost for each task that ended", amount(lost / ended)));
-    let lines = format!(
-        "{lost:.0} lines lost in {}, {} per second (weir_log_lines_dropped_total)",
-        time(seen.seconds),
-        amount(seen.per_second(lost))
-    );
-    vec![Seen {
-        about: None,
-        measured: seen.per_second(lost),
-        says: "more is logged than whoever reads stderr takes: lines are lost".into(),
-        evidence: [Some(lines), of_task, level].into_iter().flatten().collect(),
-        change: vec![
-            "log less (info, warn, or only some targets: info,weir::router=debug): weir settings set log_level=info --why 'lines \
-             are lost'"
-                .into(),
-            "or make the reader of stderr faster".into(),
-        ],
-    }]
+    let mut evidence = Vec::new();
+    if lost > 0.0 {
+        evidence.push(format!(
+            "{lost:.0} lines lost in {}, {} per second: {} (weir_log_lines_dropped_total)",
+            time(seen.seconds),
+            amount(seen.per_second(lost)),
+            counts(&logs.lost)
+        ));
+    }
+    if said > 0.0 {
+        let per_second = amount(seen.per_second(said));
+        evidence.push(format!("{per_second} lines said per second: {} (weir_log_lines_total)", counts(&logs.said)));
+    }
+    if logs.left_out > 0.0 {
+        evidence.push(format!("{:.0} more were left out because their like was said too often", logs.left_out));
+    }
+    let (of, ended) = (if lost > 0.0 { (lost, "lost") } else { (said, "said") }, seen.ended());
+    if ended > 0.0 {
+        evidence.push(format!("{} lines {} for each task that ended", amount(of.0 / ended), of.1));
+    }
+    evidence.extend(seen.log_level.as_ref().map(|level| format!("the setting log_level is {level}")));
+    let less = "log less (info, warn, or only some targets: info,weir::router=debug): weir settings set log_level=info --why 'the \
+                log is noisy'";
+    let (says, change) = if failed > lost / 2.0 {
+        (
+            "log lines cannot be written, and are lost: whoever read stderr is gone, or its disk is full",
+            vec!["see where stderr goes: the collector, or the disk behind it".into()],
+        )
+    } else if lost > 0.0 {
+        (
+            "more is logged than whoever reads stderr takes: lines are lost",
+            vec![less.into(), "or make the reader of stderr faster".into()],
+        )
+    } else {
+        ("the log is noisy: lines cost processor time and room", vec![less.into()])
+    };
+    vec![Seen { about: None, measured, says: says.into(), evidence, change }]
 }

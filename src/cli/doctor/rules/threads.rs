@@ -30,8 +30,10 @@ pub(super) fn blocked(seen: &Observation) -> Vec<Seen> {
 fn blocks(seen: &Observation, name: &str, integration: &Integration) -> Seen {
     let Integration { blocked_seconds, blocked_times, .. } = integration;
     let each = time(blocked_seconds / blocked_times.max(1.0));
+    // Several threads at a time, or a poll that began before, make more than there is.
+    let of = if *blocked_seconds > seen.seconds { "of threads within" } else { "of" };
     let mut evidence = vec![format!(
-        "for {} of {}, in {} polls of {each} on average (weir_integration_blocked_seconds)",
+        "for {} {of} {}, in {} polls of {each} on average (weir_integration_blocked_seconds)",
         time(*blocked_seconds),
         time(seen.seconds),
         amount(*blocked_times)

@@ -1,11 +1,16 @@
 //! Banks that fail or have become slow.
 
 use super::super::judge::Seen;
-use super::super::observation::{Integration, Mean, Observation};
-use super::words::{amount, percent, time};
+use super::super::observation::{Integration, Mean, Observation, Runs, Spread};
+use super::words::{amount, counts, percent, time};
 
 /// Fewer tasks of an integration say nothing about it; what is compared with needs twice as many.
 const LEAST: f64 = 10.0;
+
+pub(in super::super) const LEAST_COMPARED: f64 = 2.0 * LEAST;
+
+/// From this share of runs on that took longer than half of those before, more is different than their mixture.
+const NEARLY_ALL: f64 = 0.9;
 
 /// A change of less is noise, whatever it is of.
 const LEAST_SLOWER_SECONDS: f64 = 0.02;
@@ -56,27 +61,19 @@ pub(super) fn slow(seen: &Observation) -> Vec<Seen> {
     seen.integrations.iter().filter_map(|(name, of)| slower(seen, name, of)).collect()
 }
 
+/// Runs that took longer than others.
+struct Slower {
+    times: f64,
+    evidence: [String; 2],
+    than: &'static str,
+}
+
 fn slower(seen: &Observation, name: &str, of: &Integration) -> Option<Seen> {
-    // A bank that hangs ends nothing; those that run say at least how long they have run so far.
-    let (now, how) = match (of.took, of.running) {
-        (took, _) if took.count >= LEAST => (took, "took"),
-        (_, running) if running.count >= LEAST / 2.0 => (running, "that have not ended have run for"),
-        _ => return None,
-    };
-    let now_seconds = now.mean_seconds()?;
-    let ratio = |other: &Mean| {
-        let mean = other.mean_seconds().filter(|_| other.count >= 2.0 * LEAST)?;
-        (now_seconds - mean >= LEAST_SLOWER_SECONDS).then_some(now_seconds / mean)
-    };
-    let ratios = [(ratio(&of.before), of.before, "before"), (ratio(&of.peers), of.peers, "on the other workers")];
-    let (times, other, when) = ratios
-        .into_iter()
-        .filter_map(|(ratio, other, when)| Some((ratio?, other, when)))
-        .max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
-    let mut evidence = vec![
-        format!("{:.0} runs {how} {} on average, over {}", now.count, time(now_seconds), time(seen.seconds)),
-        format!("{:.0} runs took {} on average {when}", other.count, time(other.mean_seconds()?)),
-    ];
+    let before = [Known { runs: of.before, spread: of.spread, when: "before" }, Known::of_peers(of.peers)];
+    let all =
+        before.iter().flat_map(|known| [known.of_ended(seen, of), known.of_all(seen, of), known.of_running(seen, of)]);
+    let Slower { times, evidence, than } = all.flatten().max_by(|one, other| one.times.total_cmp(&other.times))?;
+    let mut evidence: Vec<_> = evidence.into();
     if let Some(sockets) = of.sockets {
         let (busy, waiting) = (amount(sockets.busy), amount(sockets.waiting));
         evidence.push(format!("{busy} of its sockets were busy on average, and {waiting} requests waited for one"));
@@ -85,7 +82,7 @@ fn slower(seen: &Observation, name: &str, of: &Integration) -> Option<Seen> {
     Some(Seen {
         about: Some(name.to_owned()),
         measured: times,
-        says: format!("the upstream of integration {name} is slow: {} times as slow as {when}", amount(times)),
+        says: format!("the upstream of integration {name} is slow: {} times as slow as {than}", amount(times)),
         evidence,
         change: vec![
             format!("ask whoever runs what {name} asks; what it answered: weir payload list --integration {name}"),
@@ -97,7 +94,73 @@ fn slower(seen: &Observation, name: &str, of: &Integration) -> Option<Seen> {
     })
 }
 
-fn counts(of: &std::collections::BTreeMap<String, f64>) -> String {
-    let counts: Vec<_> = of.iter().map(|(name, count)| format!("{name} {count:.0}")).collect();
-    if counts.is_empty() { "none".into() } else { counts.join(", ") }
+/// What is compared with: runs, how their times were spread, and when they were.
+struct Known {
+    runs: Runs,
+    spread: Option<Spread>,
+    when: &'static str,
+}
+
+impl Known {
+    fn of_peers(runs: Runs) -> Self {
+        Known { runs, spread: None, when: "on the other workers" }
+    }
+
+    /// Those that ended in ok with such: what fails may do so at once.
+    fn of_ended(&self, seen: &Observation, of: &Integration) -> Option<Slower> {
+        self.compared(seen, of.took.ok(), self.runs.ok(), "that ended in ok took")
+    }
+
+    /// All that ended: what fails may do so by its deadline. Where failures were fast, they are no measure.
+    fn of_all(&self, seen: &Observation, of: &Integration) -> Option<Slower> {
+        let (all, ok) = (self.runs.all(), self.runs.ok());
+        let known = if ok.mean_seconds() > all.mean_seconds() { ok } else { all };
+        self.compared(seen, of.took.all(), known, "took")
+    }
+
+    fn compared(&self, seen: &Observation, now: Mean, known: Mean, how: &str) -> Option<Slower> {
+        if now.count < LEAST {
+            return None;
+        }
+        let mean = known.mean_seconds()?;
+        // A time since the start may have an incident in it, which must not hide the next one.
+        let half = self.spread.filter(|spread| spread.above_half >= NEARLY_ALL && spread.half_within < mean);
+        let said = match half {
+            Some(spread) => format!(
+                "half of the runs {} took no longer than {}, and {} of these did; on average they took {}",
+                self.when,
+                time(spread.half_within),
+                percent(spread.above_half),
+                time(mean)
+            ),
+            None => format!("{:.0} runs took {} on average {}", known.count, time(mean), self.when),
+        };
+        self.slower(seen, now, how, known, half.map_or(mean, |spread| spread.half_within), said)
+    }
+
+    /// A bank that hangs ends nothing: those that run say at least for how long they have run so far.
+    fn of_running(&self, seen: &Observation, of: &Integration) -> Option<Slower> {
+        let (known, held) = (self.runs.ok(), of.held);
+        let mean = known.mean_seconds()?;
+        let said = format!("{:.0} runs took {} on average {}", known.count, time(mean), self.when);
+        let ends_none = of.took.count <= 0.0 && held >= LEAST / 2.0;
+        let (running, how) = match of.running {
+            running if running.count >= LEAST / 2.0 => (running, "that have not ended have run for"),
+            // Who is not asked for them shows that slots are held all the time, and that nothing ends.
+            _ if ends_none => {
+                (Mean { count: held, seconds: held * seen.seconds }, "held their slots and ended nothing for")
+            }
+            _ => return None,
+        };
+        // Those that take long are most of what runs at a time, also where most that end are short.
+        let is_usual = self.spread.is_some_and(|spread| running.mean_seconds() <= Some(spread.most_within));
+        if is_usual { None } else { self.slower(seen, running, how, known, mean, said) }
+    }
+
+    fn slower(&self, seen: &Observation, now: Mean, how: &str, known: Mean, mean: f64, said: String) -> Option<Slower> {
+        let seconds = now.mean_seconds()?;
+        let is_slower = known.count >= LEAST_COMPARED && seconds - mean >= LEAST_SLOWER_SECONDS;
+        let now = format!("{:.0} runs {how} {} on average, over {}", now.count, time(seconds), time(seen.seconds));
+        is_slower.then(|| Slower { times: seconds / mean, evidence: [now, said], than: self.when })
+    }
 }

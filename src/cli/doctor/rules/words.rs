@@ -1,5 +1,7 @@
 //! Numbers as a report says them: two or three digits and a unit.
 
+use std::collections::BTreeMap;
+
 use crate::cli::table::duration;
 use crate::overload::bytes_text;
 
@@ -33,6 +35,12 @@ pub(in crate::cli::doctor) fn amount(amount: f64) -> String {
 pub(in crate::cli::doctor) fn bytes(bytes: f64) -> String {
     let sign = if bytes < 0.0 { "-" } else { "" };
     format!("{sign}{}", bytes_text(bytes.abs() as u64))
+}
+
+/// `2xx 60, 5xx 80`.
+pub(super) fn counts(of: &BTreeMap<String, f64>) -> String {
+    let counts: Vec<_> = of.iter().map(|(name, count)| format!("{name} {count:.0}")).collect();
+    if counts.is_empty() { "none".into() } else { counts.join(", ") }
 }
 
 /// The command that lets the tasks of an integration hold so many slots. It replaces the caps that there are.
