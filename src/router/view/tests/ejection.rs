@@ -237,7 +237,7 @@ fn no_more_than_a_share_of_the_pool_and_the_worst_first() {
     // The pool becomes smaller: so does a tenth of it.
     for worker in 11..30 {
         let worker: WorkerId = format!("w{worker}").parse().expect("an id");
-        let incarnation = bench.view.workers[&worker].presence.incarnation;
+        let incarnation = bench.view.workers.get(&worker).expect("it is known").presence.incarnation;
         bench.view.apply(Change::Gone(worker, incarnation), bench.now);
     }
     assert_eq!(bench.judge(), ["w0 needed", "w1 needed"]);
