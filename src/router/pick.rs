@@ -6,23 +6,30 @@
 
 use rand::{Rng, RngExt};
 
-/// How many random pairs to try before looking at everyone.
+/// How many random pairs to try before looking for those that have room.
 const PAIRS: usize = 4;
 
-/// Picks one of `count` workers. `load` tells a worker's share of places taken, or `None` when it cannot take the task.
-pub(super) fn pick(count: usize, random: &mut impl Rng, load: impl Fn(usize) -> Option<f64>) -> Option<usize> {
+/// Picks one of some workers. `load` tells a worker's share of places taken, or `None` when it cannot take the task.
+/// `around` gives those of them that may take it, in their order: from one on to the end, and then from the beginning.
+pub(super) fn pick<R: Iterator<Item = usize>>(
+    workers: &[usize],
+    random: &mut impl Rng,
+    load: impl Fn(usize) -> Option<f64>,
+    around: impl FnOnce(usize) -> R,
+) -> Option<usize> {
+    let count = workers.len();
     if count == 0 {
         return None;
     }
     for _ in 0..PAIRS {
         let first = random.random_range(0..count);
         let second = (first + random.random_range(0..count.max(2) - 1) + 1) % count;
-        if let Some(picked) = less_loaded(first, second, &load) {
+        if let Some(picked) = less_loaded(workers[first], workers[second], &load) {
             return Some(picked);
         }
     }
-    let start = random.random_range(0..count);
-    let mut with_room = (0..count).map(|step| (start + step) % count).filter(|index| load(*index).is_some());
+    let start = workers[random.random_range(0..count)];
+    let mut with_room = around(start).filter(|worker| load(*worker).is_some());
     let first = with_room.next()?;
     less_loaded(first, with_room.next().unwrap_or(first), &load)
 }
@@ -38,10 +45,17 @@ fn less_loaded(first: usize, second: usize, load: &impl Fn(usize) -> Option<f64>
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
     use super::*;
+
+    fn pick(count: usize, random: &mut SmallRng, load: impl Fn(usize) -> Option<f64>) -> Option<usize> {
+        let all: Vec<_> = (0..count).collect();
+        super::pick(&all, random, load, |from| (0..count).map(move |step| (from + step) % count))
+    }
 
     #[test]
     fn the_only_worker_with_room_is_found_among_many() {
@@ -52,6 +66,22 @@ mod tests {
         assert_eq!(pick(1000, &mut random, |_| None), None);
         assert_eq!(pick(0, &mut random, |_| Some(0.0)), None);
         assert_eq!(pick(1, &mut random, |_| Some(0.0)), Some(0));
+    }
+
+    #[test]
+    fn of_a_large_fleet_few_are_looked_at() {
+        let mut random = SmallRng::seed_from_u64(5);
+        let all: Vec<_> = (0..4_000).collect();
+        for with_room in [&[][..], &[7], &[7, 3_000]] {
+            let looked_at = Cell::new(0);
+            let load = |worker: usize| {
+                looked_at.set(looked_at.get() + 1);
+                with_room.contains(&worker).then_some(0.5)
+            };
+            let picked = super::pick(&all, &mut random, load, |_| with_room.iter().copied());
+            assert_eq!(picked.is_some(), !with_room.is_empty());
+            assert!(looked_at.get() <= PAIRS * 2 + 4, "{}", looked_at.get());
+        }
     }
 
     #[test]

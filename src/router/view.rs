@@ -12,15 +12,15 @@ mod allowance;
 mod ejection;
 mod held;
 mod known;
+mod openings;
+mod workers;
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::time::Instant;
 
 use super::outlier;
-use super::pick::pick;
 use super::queue::{Place, Room};
 use crate::registry::{Change, Incarnation, Presence, State, TTL};
 use crate::task::{IntegrationName, Priority, Tenant, WorkerId};
@@ -30,6 +30,7 @@ use ejection::Ejections;
 pub(super) use ejection::News;
 pub(super) use held::{Held, Hold};
 use known::Known;
+use workers::{Touches, Workers};
 
 /// How long a report that says "full" keeps a worker from being tried, while the registry has it as open.
 const REPORT_TRUSTED: Duration = Duration::from_millis(250);
@@ -40,11 +41,7 @@ const LOOKED_AT: usize = 500;
 /// The workers of the pool.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    workers: HashMap<WorkerId, Known>,
-    serving: BTreeMap<IntegrationName, Vec<WorkerId>>,
-    /// Of all of them together: see [`Known::slots`].
-    slots: u64,
-    stale: bool,
+    workers: Workers,
     has_other_limits: bool,
     ejections: Ejections,
 }
@@ -150,24 +147,23 @@ impl View {
     }
 
     fn present(&mut self, presence: Presence, now: Instant) -> Option<Placement> {
-        let known = self.workers.get(&presence.worker);
-        let same_life = known.is_some_and(|known| known.presence.incarnation == presence.incarnation);
-        if !same_life {
-            let ended = self.remove(&presence.worker, now);
-            self.insert(presence, now);
-            return ended;
-        }
-        if known.is_some_and(|known| known.presence.integrations != presence.integrations) {
-            self.unlist(&presence.worker);
-            self.list(&presence);
-        }
-        if let Some(known) = self.workers.get_mut(&presence.worker)
-            && known.presence.settings_version != presence.settings_version
-        {
-            known.forget_caps();
+        let worker = presence.worker.clone();
+        let known = self.workers.get(&worker).filter(|known| known.presence.incarnation == presence.incarnation);
+        let Some(known) = known else {
+            let ended = self.remove(&worker, now);
             self.has_other_limits = true;
+            self.workers.insert(Known::new(presence, now));
+            return ended;
+        };
+        let has_other_settings = known.presence.settings_version != presence.settings_version;
+        self.has_other_limits |= has_other_settings;
+        if known.presence.integrations != presence.integrations {
+            self.workers.relist(&worker, &presence.integrations);
         }
-        self.with_slots(&presence.worker.clone(), |known| {
+        self.workers.change(&worker, Touches::All, |known| {
+            if has_other_settings {
+                known.forget_caps();
+            }
             let Presence { in_flight, target, reserved, .. } = presence;
             known.report(in_flight, target, reserved, now);
             known.presence = presence;
@@ -177,62 +173,30 @@ impl View {
         None
     }
 
-    fn insert(&mut self, presence: Presence, now: Instant) {
-        self.list(&presence);
-        self.has_other_limits = true;
-        let known = Known::new(presence, now);
-        self.slots += known.slots();
-        self.workers.insert(known.presence.worker.clone(), known);
-    }
-
     fn remove(&mut self, worker: &WorkerId, now: Instant) -> Option<Placement> {
         let known = self.workers.remove(worker)?;
-        self.slots -= known.slots();
-        self.unlist(worker);
         self.is_no_more(worker);
         Some(known.placement(now))
     }
 
-    /// Changes what is known of a worker, and counts its slots anew.
-    fn with_slots(&mut self, worker: &WorkerId, change: impl FnOnce(&mut Known)) {
-        if let Some(known) = self.workers.get_mut(worker) {
-            self.slots -= known.slots();
-            change(known);
-            self.slots += known.slots();
-        }
-    }
-
-    fn list(&mut self, presence: &Presence) {
-        for integration in &presence.integrations {
-            self.serving.entry(integration.clone()).or_default().push(presence.worker.clone());
-        }
-    }
-
-    fn unlist(&mut self, worker: &WorkerId) {
-        self.serving.retain(|_, workers| {
-            workers.retain(|listed| listed != worker);
-            !workers.is_empty()
-        });
-    }
-
     /// The registry cannot be reached.
     pub(super) fn set_stale(&mut self) {
-        self.stale = true;
+        self.workers.set_stale(true);
     }
 
     /// The registry answers again, and nothing that it said in between was missed.
     pub(super) fn set_fresh(&mut self) {
-        self.stale = false;
+        self.workers.set_stale(false);
     }
 
     /// Whether the registry cannot be reached.
     pub(super) fn is_stale(&self) -> bool {
-        self.stale
+        self.workers.is_stale()
     }
 
     /// Removes workers that a snapshot missed a TTL ago and that have not been heard of since.
     pub(super) fn expire_missing(&mut self, now: Instant) -> Vec<Placement> {
-        if self.stale {
+        if self.is_stale() {
             return Vec::new();
         }
         let over = |known: &Known| known.missing_since.is_some_and(|since| now.duration_since(since) >= TTL);
@@ -243,36 +207,26 @@ impl View {
 
     /// Finds a worker for a task and counts the call that will follow.
     pub(super) fn reserve(&mut self, wanted: &Wanted<'_>, random: &mut impl Rng, now: Instant) -> Room<Placement> {
-        let Some(serving) = self.serving.get(wanted.integration) else { return Room::NotForIntegration };
-        let load = |index: usize| {
-            let known = self.workers.get(&serving[index])?;
-            // Mostly it is full, which is told without a look at names.
-            known.load_for(wanted, self.stale, now).filter(|_| known.takes_of_tenant(wanted.tenant, now))
-        };
-        if let Some(picked) = pick(serving.len(), random, load) {
-            let worker = serving[picked].clone();
+        if let Some(worker) = self.workers.pick(wanted, random, now) {
             return self.take(&worker, wanted, now).map_or(Room::NotForIntegration, Room::Found);
         }
-        if !self.workers.values().any(|known| known.load(wanted.priority, self.stale, now).is_some()) {
-            return Room::NotForClass;
-        }
-        // Somebody has room for the integration, and not for this tenant alone?
-        let has_room = |known: &Known| known.load_for(wanted, self.stale, now).is_some();
-        if serving.iter().filter_map(|worker| self.workers.get(worker)).any(has_room) {
-            Room::NotForTenant { again: self.again_for(wanted, now) }
-        } else {
-            Room::NotForIntegration
+        match () {
+            () if self.workers.serving(wanted.integration).is_none() => Room::NotForIntegration,
+            () if !self.workers.any_has_slot(wanted.priority, now) => Room::NotForClass,
+            // Somebody takes the integration, and not of this tenant alone?
+            () if self.workers.any_takes(wanted, now) => Room::NotForTenant { again: self.again_for(wanted, now) },
+            () => Room::NotForIntegration,
         }
     }
 
     /// As [`View::reserve`], at one worker: the one where room may have appeared.
     pub(super) fn reserve_at(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Room<Placement> {
         let Some(known) = self.workers.get(worker) else { return Room::NotForClass };
-        if known.load(wanted.priority, self.stale, now).is_none() {
+        if known.load(wanted.priority, self.is_stale(), now).is_none() {
             return Room::NotForClass;
         }
         if !known.presence.integrations.contains(wanted.integration)
-            || known.load_for(wanted, self.stale, now).is_none()
+            || known.load_for(wanted, self.is_stale(), now).is_none()
         {
             return Room::NotForIntegration;
         }
@@ -284,46 +238,52 @@ impl View {
 
     /// Whether a worker that runs the integration has a slot for the class, whatever its caps and its breaker say.
     pub(super) fn has_slot_for(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
-        let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
-        let mut known = serving.iter().filter_map(|worker| self.workers.get(worker));
-        known.any(|known| known.load(wanted.priority, self.stale, now).is_some())
+        self.workers.any_has_slot_for(wanted, now)
     }
 
     /// Whether that worker has a slot for anyone.
     pub(super) fn has_slot_at(&self, worker: &WorkerId, now: Instant) -> bool {
-        self.workers.get(worker).is_some_and(|known| known.load(Priority::Interactive, self.stale, now).is_some())
+        self.workers.get(worker).is_some_and(|known| known.load(Priority::Interactive, self.is_stale(), now).is_some())
     }
 
     fn take(&mut self, worker: &WorkerId, wanted: &Wanted<'_>, now: Instant) -> Option<Placement> {
-        let known = self.workers.get_mut(worker)?;
-        known.take(wanted, now);
-        let placement = known.placement(now);
+        let placement = self.workers.change(worker, Touches::Integration(wanted.integration), |known| {
+            known.take(wanted, now);
+            known.placement(now)
+        })?;
         self.is_sent(worker, wanted, now);
         Some(placement)
     }
 
     /// When some worker may take more of the tenant, where none does that runs the integration.
     fn again_for(&self, wanted: &Wanted<'_>, now: Instant) -> Option<Instant> {
-        let serving = self.serving.get(wanted.integration)?;
-        let again = |worker: &WorkerId| self.workers.get(worker)?.again_for_tenant(wanted.tenant, now);
-        serving.iter().map(again).collect::<Option<Vec<_>>>()?.into_iter().min()
+        let mut serving = self.workers.serving(wanted.integration)?;
+        serving.try_fold(None, |earliest: Option<Instant>, known| {
+            let again = known.again_for_tenant(wanted.tenant, now)?;
+            Some(Some(earliest.map_or(again, |earliest| earliest.min(again))))
+        })?
     }
 
     /// What keeps a task from the workers that run its integration.
     pub(super) fn held(&self, wanted: &Wanted<'_>, now: Instant) -> Held {
-        let serving = self.serving.get(wanted.integration).map(Vec::as_slice).unwrap_or_default();
-        let known = serving.iter().take(LOOKED_AT).filter_map(|worker| self.workers.get(worker));
-        let holds = known.map(|known| known.holds(wanted, self.stale, now));
-        Held::new(wanted.integration.clone(), serving.len(), holds).stale(self.stale)
+        let stale = self.is_stale();
+        let serving = self.workers.serving(wanted.integration);
+        let workers = serving.as_ref().map(ExactSizeIterator::len).unwrap_or_default();
+        let holds = serving.into_iter().flatten().take(LOOKED_AT).map(|known| known.holds(wanted, stale, now));
+        Held::new(wanted.integration.clone(), workers, holds).stale(stale)
     }
 
     /// The call that tries a worker has a connection: others may follow.
     pub(super) fn connected(&mut self, placement: &Placement) {
-        if let Some(known) = self.workers.get_mut(&placement.worker)
-            && known.presence.incarnation == placement.incarnation
-        {
-            known.connected();
+        if self.is_alive(placement) {
+            self.workers.change(&placement.worker, Touches::Slots, Known::connected);
         }
+    }
+
+    /// Whether a placement is at a worker that is known, and in the life that it was found in.
+    fn is_alive(&self, placement: &Placement) -> bool {
+        let known = self.workers.get(&placement.worker);
+        known.is_some_and(|known| known.presence.incarnation == placement.incarnation)
     }
 
     /// A call has ended: it no longer counts, and what it taught is kept. `chance`, anything from 0 to 1, is how much of the
@@ -340,7 +300,7 @@ impl View {
         let known = self.workers.get(&placement.worker);
         if let Some(known) = known.filter(|known| known.presence.incarnation == placement.incarnation) {
             let was_suspected = known.is_suspected(now);
-            self.with_slots(&placement.worker, |known| {
+            self.workers.change(&placement.worker, Touches::Integration(wanted.integration), |known| {
                 if placement.tries {
                     known.is_tried();
                 }
@@ -352,6 +312,7 @@ impl View {
 
     /// Forgets what is too old to be of use.
     pub(super) fn forget(&mut self, now: Instant) {
+        // It has no say in who takes calls: what kept anyone out would have been worth keeping.
         self.workers.values_mut().for_each(|known| known.forget(now));
     }
 
@@ -362,7 +323,7 @@ impl View {
 
     /// How many slots the workers have that take tasks, by their last word.
     pub(super) fn slots(&self) -> u64 {
-        self.slots
+        self.workers.slots()
     }
 
     /// Where each of them is.
@@ -377,11 +338,10 @@ impl View {
 
     /// Whether anyone runs an integration.
     pub(super) fn serves(&self, integration: &IntegrationName) -> Served {
-        let Some(serving) = self.serving.get(integration) else {
-            return if self.workers.is_empty() { Served::NoWorkers } else { Served::ByNobody };
+        let Some(mut serving) = self.workers.serving(integration) else {
+            return if self.workers.len() == 0 { Served::NoWorkers } else { Served::ByNobody };
         };
-        let spares = |worker: &WorkerId| self.workers.get(worker).is_some_and(|known| known.spares(integration));
-        if !self.stale && serving.iter().all(spares) { Served::Broken } else { Served::Yes }
+        if !self.is_stale() && serving.all(|known| known.spares(integration)) { Served::Broken } else { Served::Yes }
     }
 
     /// The view in numbers.
@@ -391,7 +351,7 @@ impl View {
             census.draining += usize::from(known.presence.state == State::Draining);
             census.suspected += usize::from(known.is_in_doubt(now));
             census.ejected += usize::from(known.conduct.ejection().is_some());
-            census.with_room += usize::from(known.load(Priority::Interactive, self.stale, now).is_some());
+            census.with_room += usize::from(known.load(Priority::Interactive, self.is_stale(), now).is_some());
             census.slots += u64::from(known.target);
             census.in_flight += u64::from(known.estimate());
             census

@@ -84,7 +84,7 @@ impl<T> Pool<T> {
         if queue.is_empty() || at.is_some_and(|worker| !other.view.has_slot_at(worker, now)) {
             return;
         }
-        // It is the same for all of a class and an integration, and takes a look at each worker.
+        // It is the same for all of a class and an integration.
         let mut lacks: HashMap<(Priority, IntegrationName), Option<Lack>> = HashMap::new();
         let served = queue.serve_elsewhere(now, |place| {
             let wanted = Wanted::from(place);

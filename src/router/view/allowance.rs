@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::openings::Opens;
 use crate::wire::metadata::Share;
 
 /// How long a word of "no more" is believed at first.
@@ -52,9 +53,14 @@ impl Allowance {
         Allowance { own: 0, most: None, is_shut: false, has_others: true, at: now, pause: PAUSE }
     }
 
-    /// Whether another call is worth while.
+    /// When another call is worth while.
+    pub(super) fn opens(&self) -> Opens {
+        if self.has_room() { Opens::Now } else { Opens::At(self.again_at()) }
+    }
+
+    /// Whether one is.
     pub(super) fn is_open(&self, now: Instant) -> bool {
-        self.has_room() || now >= self.again_at()
+        self.opens().by(now)
     }
 
     /// When another call may be tried, unless one ends before.

@@ -5,6 +5,8 @@
 
 use tokio::time::Instant;
 
+use super::known::Known;
+use super::workers::Touches;
 use super::{Learned, Placement, View, Wanted};
 use crate::router::outlier::{Config, Ejection, Reason, Saw, Says, Sent, Watch};
 use crate::task::WorkerId;
@@ -45,8 +47,7 @@ impl View {
         self.take_back(now);
         let Ejections { config, watch, .. } = &mut self.ejections;
         if watch.is_due(config, now) {
-            let pool = self.workers.iter_mut().map(|(worker, known)| (worker, &mut known.conduct));
-            let found = watch.sweep(pool, config, now);
+            let found = self.workers.judge(|pool| watch.sweep(pool, config, now));
             found.into_iter().for_each(|(worker, saw)| self.eject(&worker, saw, now));
         }
         std::mem::take(&mut self.ejections.news)
@@ -77,9 +78,12 @@ impl View {
         let (worker, sent) = (&placement.worker, sent(wanted, placement.at));
         let Ejections { config, watch, .. } = &mut self.ejections;
         watch.ended(worker, &sent);
-        let Some(known) = self.workers.get_mut(worker).filter(|known| known.conduct.counts(sent.at)) else { return };
+        if !self.workers.get(worker).is_some_and(|known| known.conduct.counts(sent.at)) {
+            return;
+        }
         watch.saw(worker, &sent, says, config, now);
-        if let Some(saw) = known.conduct.learn(&sent, says, config, now)
+        let learn = |known: &mut Known| known.conduct.learn(&sent, says, config, now);
+        if let Some(saw) = self.workers.change(worker, Touches::Slots, learn).flatten()
             && !self.most_err()
         {
             self.eject(worker, saw, now);
@@ -97,9 +101,8 @@ impl View {
         if !config.enabled || away >= config.most_of(self.workers.len()) || !self.is_spared(worker) {
             return;
         }
-        let (config, mut ejection) = (config.clone(), None);
-        self.with_slots(worker, |known| ejection = Some(known.conduct.eject(saw, &config, now)));
-        let Some(ejection) = ejection else { return };
+        let eject = |known: &mut Known| known.conduct.eject(saw, config, now);
+        let Some(ejection) = self.workers.change(worker, Touches::Slots, eject) else { return };
         let Ejections { watch, out, on_trial, news, totals, .. } = &mut self.ejections;
         watch.forget(worker);
         on_trial.retain(|other| other != worker);
@@ -117,7 +120,7 @@ impl View {
             let ejection = self.workers.get(worker).and_then(|known| known.conduct.ejection());
             let is_over = ejection.is_some_and(|ejection| now >= ejection.until);
             if is_over {
-                self.with_slots(worker, |known| known.conduct.try_again(now));
+                self.workers.change(worker, Touches::Slots, |known| known.conduct.try_again(now));
                 on_trial.push(worker.clone());
                 self.ejections.news.push(News::OnTrial(worker.clone()));
             }
@@ -131,7 +134,7 @@ impl View {
         on_trial.retain(|worker| !needed.contains(worker));
         (self.ejections.out, self.ejections.on_trial) = (out, on_trial);
         for worker in needed {
-            self.with_slots(&worker, |known| known.conduct.readmit(now));
+            self.workers.change(&worker, Touches::Slots, |known| known.conduct.readmit(now));
             self.ejections.news.push(News::Needed(worker));
         }
     }
@@ -140,10 +143,8 @@ impl View {
     fn is_spared(&self, worker: &WorkerId) -> bool {
         let Some(known) = self.workers.get(worker) else { return false };
         let is_served = |integration| {
-            let relied_on = |other: &WorkerId| {
-                other != worker && self.workers.get(other).is_some_and(|it| it.is_relied_on(integration))
-            };
-            self.serving.get(integration).is_some_and(|serving| serving.iter().any(relied_on))
+            let relied_on = |other: &Known| other.presence.worker != *worker && other.is_relied_on(integration);
+            self.workers.serving(integration).is_some_and(|mut serving| serving.any(relied_on))
         };
         known.presence.integrations.iter().all(|integration| known.spares(integration) || is_served(integration))
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::allowance::{Allowance, Word};
+use super::openings::Opens;
 use super::{Hold, Learned, Placement, REPORT_TRUSTED, Wanted};
 use crate::registry::{Presence, State};
 use crate::router::outlier::Conduct;
@@ -244,10 +245,17 @@ impl Known {
 
     /// Whether a call for this integration would be in vain, though there may be room for others.
     fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
+        !self.opens_for(integration, stale).by(now)
+    }
+
+    /// When a call for this integration is worth while, as far as a slot is free.
+    pub(super) fn opens_for(&self, integration: &IntegrationName, stale: bool) -> Opens {
         let is_full = || self.presence.full.binary_search(integration).is_ok();
         // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
-        (!stale && (self.spares(integration) || is_full()))
-            || self.integrations.get(integration).is_some_and(|allowance| !allowance.is_open(now))
+        if !stale && (self.spares(integration) || is_full()) {
+            return Opens::Never;
+        }
+        self.integrations.get(integration).map_or(Opens::Now, Allowance::opens)
     }
 
     fn learn(&mut self, learned: Learned, chance: f64, now: Instant) {
@@ -282,26 +290,41 @@ impl Known {
 
     /// The share of places taken, or `None` when a call would be in vain.
     pub(super) fn load(&self, priority: Priority, stale: bool, now: Instant) -> Option<f64> {
+        let share = || match self.estimate() {
+            estimate if estimate < self.target_for(priority) => f64::from(estimate) / f64::from(self.target),
+            _ => 1.0,
+        };
+        self.opens(priority, stale).by(now).then(share)
+    }
+
+    /// When a call of a class is worth while.
+    pub(super) fn opens(&self, priority: Priority, stale: bool) -> Opens {
+        let is_overloaded = self.presence.state == State::Overloaded && !stale;
+        let is_shut = self.presence.state == State::Draining || is_overloaded || !self.conduct.admits();
+        if is_shut || self.tried_at.is_some() {
+            return Opens::Never;
+        }
+        self.opens_slot(priority, stale).max(Opens::after(self.sheds_until)).max(Opens::after(self.suspected_until))
+    }
+
+    fn opens_slot(&self, priority: Priority, stale: bool) -> Opens {
         let trusted = match (self.presence.state, stale) {
-            (State::Draining, _) | (State::Overloaded, false) => return None,
             (State::Full, false) => None,
             (State::Full | State::Overloaded, true) => Some(STALE_REPORT_TRUSTED),
-            (State::Open, _) => Some(REPORT_TRUSTED),
+            _ => Some(REPORT_TRUSTED),
         };
-        let sheds = self.sheds_until.is_some_and(|until| now < until);
-        if sheds || self.is_in_doubt(now) || !self.conduct.admits() {
-            return None;
+        let target = self.target_for(priority);
+        match trusted {
+            _ if self.estimate() < target => Opens::Now,
+            Some(trusted) if self.own < target => Opens::At(self.reported_at + trusted),
+            _ => Opens::Never,
         }
-        let report_is_old = || trusted.is_some_and(|trusted| now.duration_since(self.reported_at) >= trusted);
+    }
+
+    /// The slots that a class may take.
+    fn target_for(&self, priority: Priority) -> u32 {
         let reserved = if priority == Priority::Batch { self.reserved } else { 0 };
-        let target = self.target.saturating_sub(reserved);
-        if self.estimate() < target {
-            Some(f64::from(self.estimate()) / f64::from(self.target))
-        } else if self.own < target && report_is_old() {
-            Some(1.0)
-        } else {
-            None
-        }
+        self.target.saturating_sub(reserved)
     }
 }
 

@@ -159,6 +159,29 @@ fn who_fails_what_others_do_not_is_ejected_and_comes_back_by_itself() {
 }
 
 #[test]
+fn who_is_back_is_found_among_the_others() {
+    let mut bench = Bench::with(pool(2, 9));
+    let is_found = |bench: &mut Bench| {
+        // One more than the other has slots.
+        let calls: Vec<_> = (0..10).filter_map(|_| bench.reserve()).collect();
+        calls.iter().for_each(|call| bench.release(call, Learned::Nothing, None));
+        calls.iter().any(|call| call.worker.as_str() == "w0")
+    };
+    bench.calls("w0", Learned::Failed, 20);
+    bench.calls("w1", Learned::Succeeded, 20);
+    assert_eq!(bench.judge(), ["w0 out failing"]);
+    assert!(!is_found(&mut bench));
+    bench.now += Config::default().base_time;
+    assert_eq!(bench.judge(), ["w0 on trial"]);
+    assert!(is_found(&mut bench));
+    bench.calls("w0", Learned::Failed, TRIAL_TASKS as usize);
+    assert!(!is_found(&mut bench), "its trial is over");
+    bench.now += Config::default().window * 12;
+    assert_eq!(bench.judge(), [""; 0], "nobody knows any more how others did");
+    assert!(is_found(&mut bench));
+}
+
+#[test]
 fn refusals_and_cancelled_tasks_eject_nobody() {
     for learned in [
         Learned::Refused(Reason::WorkerFull),
@@ -237,7 +260,7 @@ fn no_more_than_a_share_of_the_pool_and_the_worst_first() {
     // The pool becomes smaller: so does a tenth of it.
     for worker in 11..30 {
         let worker: WorkerId = format!("w{worker}").parse().expect("an id");
-        let incarnation = bench.view.workers[&worker].presence.incarnation;
+        let incarnation = bench.view.workers.get(&worker).expect("it is known").presence.incarnation;
         bench.view.apply(Change::Gone(worker, incarnation), bench.now);
     }
     assert_eq!(bench.judge(), ["w0 needed", "w1 needed"]);
