@@ -192,20 +192,31 @@ async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitC
         let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
         return print(&format!("v{number}: the {what} of {}", path.display()));
     }
-    let is_good = |document: &[u8]| flagd::evaluate(document, &settings::Context::default()).is_ok();
+    let examine = |document: &[u8]| flagd::evaluate(document, &settings::Context::default());
+    // What somebody broke by hand is in the history, too.
+    let mut good = revisions.iter().rev().filter(|revision| examine(revision.edit.document.as_bytes()).is_ok());
     let to = match args.revision {
-        Some(number) => find(&revisions, number)?,
-        None if !current.as_deref().is_some_and(is_good) => revisions.last().with_context(|| {
-            format!(
-                "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
-                store.name()
-            )
-        })?,
+        Some(number) => {
+            let to = find(&revisions, number)?;
+            if let Err(reason) = examine(to.edit.document.as_bytes()) {
+                bail!("nobody would take the document of v{number}: {reason}");
+            }
+            to
+        }
+        None if current.as_deref().is_none_or(|document| examine(document).is_err()) => {
+            good.next().with_context(|| {
+                format!(
+                    "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
+                    store.name()
+                )
+            })?
+        }
         // The one before the last change, even if somebody has set the document by hand since.
-        None => match revisions.as_slice() {
-            [.., before, _] => before,
-            _ => bail!("the history has nothing before the last change"),
-        },
+        None => {
+            let last = revisions.last().map(|revision| revision.number);
+            let before = good.find(|revision| Some(revision.number) != last);
+            before.context("the history has nothing before the last change")?
+        }
     };
     if current.as_deref() == Some(to.edit.document.as_bytes()) {
         return print(&format!("nothing changes: v{} is what is there", to.number));

@@ -81,10 +81,10 @@ impl fmt::Display for Share {
     }
 }
 
-/// A value as it is written in a command: JSON, or a text.
-pub fn value(written: &str) -> Result<Value, String> {
+/// A value as it is written in a command: JSON, or a text that does not begin like some.
+pub fn read_value(written: &str) -> Result<Value, String> {
     match strict_json::read(written.as_bytes()) {
-        Err(strict_json::Error::Syntax(_)) => Ok(written.into()),
+        Err(strict_json::Error::Syntax(_)) if !written.trim_start().starts_with(['{', '[', '"']) => Ok(written.into()),
         read => read.map_err(|error| error.to_string()),
     }
 }
@@ -423,6 +423,16 @@ mod tests {
         }
         let all = "\"100%\" is no share of the workers: use 0.01% to 99.99%, such as \"5%\"";
         assert_eq!("100%".parse::<Share>(), Err(all.into()));
+    }
+
+    #[test]
+    fn what_begins_like_json_is_not_taken_for_a_text() {
+        assert_eq!(read_value("40"), Ok(json!(40)));
+        assert_eq!([read_value("debug"), read_value("\"debug\"")], [Ok(json!("debug")), Ok(json!("debug"))]);
+        assert_eq!(read_value(" {\"bank\": 5}"), Ok(json!({"bank": 5})));
+        let reason = read_value("{\"bank\": 5").expect_err("it has no end");
+        assert_eq!(reason, "is not JSON: EOF while parsing an object at line 1 column 10");
+        assert!(read_value("{\"bank\": 5, \"bank\": 6}").expect_err("twice").starts_with("has the key \"bank\" twice"));
     }
 
     #[test]

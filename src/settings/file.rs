@@ -255,7 +255,7 @@ mod tests {
         let error = read(&path).expect_err("too large");
         assert_eq!(error.to_string(), "it has 1048587 bytes, and may have at most 1048576");
         let ReadError::TooLarge(found) = error else { panic!("{error}") };
-        assert_eq!(write(&path, Some(large[1..].as_bytes()), edit("small")), Err(WriteError::Conflict));
+        assert_eq!(write(&path, Some(&large.as_bytes()[1..]), edit("small")), Err(WriteError::Conflict));
         assert_eq!(write(&path, Some(&found.beginning), edit("small")), Ok(1), "it is not in the history");
         assert_eq!(read(&path), Ok(b"small".to_vec()));
     }

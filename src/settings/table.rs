@@ -279,7 +279,10 @@ impl Spec {
             Kind::Overflow(at) => *at(settings) = value.clone().try_into()?,
             Kind::LogFilter(at) => {
                 let filter = value.as_str().ok_or_else(wrong)?;
-                logs::check(filter).map_err(|error| error.to_string())?;
+                logs::check(filter).map_err(|error| match error {
+                    logs::LogsError::Level { reason, .. } => format!("{reason}; {}", wrong()),
+                    other => other.to_string(),
+                })?;
                 *at(settings) = filter.to_owned();
             }
             Kind::Profiling(at) => *at(settings) = value.as_str().ok_or_else(wrong)?.parse()?,

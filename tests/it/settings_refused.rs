@@ -101,6 +101,14 @@ async fn a_document_that_is_none_is_seen_to_be_refused_and_is_put_back() {
         assert_ok(&run(&mut command(&url, &["status", "--watch"]), "").await);
         assert_eq!(described(&worker, "worker").await.0["rejected"], Value::Null);
     }
+    // The one that was broken is in the history, and is not gone back to.
+    let broken = run(&mut command(&url, &["rollback", "3", "--why", "unaware"]), "").await;
+    assert_failed(&broken, &[&format!("nobody would take the document of v3: it {has_twice}")]);
+    assert_ok(&run(&mut command(&url, &["set", "max_parallelism=8", "--why", "good"]), "").await);
+    let back = run(&mut command(&url, &["rollback", "--why", "not that"]), "").await;
+    assert_eq!(stdout(&back), "v6: the document of v4\n", "{}", stderr(&back));
+    let back = run(&mut command(&url, &["rollback", "--why", "nor that"]), "").await;
+    assert_eq!(stdout(&back), "v7: the document of v5\n", "{}", stderr(&back));
     house.close().await;
 }
 

@@ -68,7 +68,7 @@ pub(super) struct Args {
 
 fn assignment(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("use KEY=VALUE, such as max_parallelism=40")?;
-    Ok((key.trim().to_owned(), edit::value(value).map_err(|reason| format!("the value {reason}"))?))
+    Ok((key.trim().to_owned(), edit::read_value(value).map_err(|reason| format!("the value {reason}"))?))
 }
 
 fn share(text: &str) -> Result<Share, String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::super::super::table::counted;
-use super::super::found;
+use super::super::{BACK, found};
 use crate::registry::{Presence, Rejected};
 use crate::settings::store::{ReadError, Revision, Store, version_of};
 use crate::settings::{Context, START_VERSION, WHOLE_DOCUMENT};
@@ -49,7 +49,10 @@ impl Document {
             }
             None => "set without weir".into(),
         };
-        let refused = refused.as_ref().map(|reason| format!("; NOBODY TAKES IT: {reason}")).unwrap_or_default();
+        let refused = refused
+            .as_ref()
+            .map(|reason| format!("; NOBODY TAKES IT: {reason}; put the last good one back with {BACK}"))
+            .unwrap_or_default();
         format!("{source}: {}, {said}{refused}", self.name(version))
     }
 
@@ -356,7 +359,7 @@ mod tests {
         assert!(lines[1].starts_with("routers: not counted") && lines[1].contains("weir describe"), "{lines:?}");
         assert_eq!(lines[2..], ["pool default: applied on 1 of 1"]);
         let refused = Document { refused: Some("it is not JSON: x".into()), ..changed().0 }.line();
-        assert!(refused.ends_with(": a test; NOBODY TAKES IT: it is not JSON: x"), "{refused}");
+        assert!(refused.ends_with(": a test; NOBODY TAKES IT: it is not JSON: x; put the last good one back with \"weir settings rollback\""), "{refused}");
     }
 
     #[test]
