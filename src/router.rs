@@ -199,7 +199,7 @@ impl Router {
         let (serving, loops) = (Lifecycle::new(), Lifecycle::new());
         let Parts { registries, settings, log_level: level } = parts;
         let kept = config.kept_settings();
-        let Followed { settings, arrival } =
+        let Followed { settings, arrival, source } =
             settings::watch(&settings, config.settings_context(), kept.as_deref(), &telemetry, &loops)?;
         let first = settings.borrow().clone();
         let split = Split::new(&first, &config.pool);
@@ -238,6 +238,7 @@ impl Router {
         let operated = RouterOperations {
             settings,
             arrival,
+            source,
             start: Start::now(port.local_address, admin.local_addr),
             stops_within: config.stops_within(),
             queue_tasks: config.queue.tasks,

@@ -12,6 +12,7 @@
 
 mod arrival;
 mod by_integration;
+mod contact;
 pub mod edit;
 pub mod file;
 pub mod flagd;
@@ -20,12 +21,14 @@ pub mod jump;
 pub mod kept;
 pub mod launchdarkly;
 pub mod mark;
+mod names;
 pub mod pools;
 mod profiling;
 pub mod raise;
 pub mod redis;
 mod shares;
 pub mod store;
+mod strict_json;
 mod table;
 mod targeting;
 
@@ -41,7 +44,9 @@ use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
 pub use arrival::{Arrival, Rejected, TOLD, WHOLE_DOCUMENT};
+pub use contact::{Contact, SourceStatus};
 pub use follow::{Followed, watch};
+pub use names::named_in;
 pub use pools::{Overflow, Sticky, Weights};
 pub use profiling::Profiling;
 pub use shares::Shares;
@@ -301,7 +306,8 @@ pub fn apply(
             Some(Ok(Some(Flag { value, allow_jump }))) => {
                 let written = spec.write(&mut next, value);
                 let written = written.map_err(|reason| format!("{} is not valid, {reason}", brief(value)));
-                written.and_then(|()| if *allow_jump { Ok(()) } else { spec.check_jump(start, last, &next, max_jump) })
+                let check = |()| spec.check_jump(start, last, &next, max_jump).map_err(|jump| jump.in_a_document());
+                if *allow_jump { written } else { written.and_then(check) }
             }
             Some(Err(reason)) => Err(reason.clone()),
         };

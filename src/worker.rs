@@ -203,7 +203,7 @@ impl Worker {
 
         let integrations: Vec<_> = parts.integrations.names().cloned().collect();
         let context = config.settings_context(Some(id.clone()), integrations.clone());
-        let Followed { settings, arrival } =
+        let Followed { settings, arrival, source } =
             settings::watch(&parts.settings, context, config.kept_settings().as_deref(), &telemetry, &loops)?;
         let limits = settings.borrow().limits();
         let gate = Gate::new(limits, integrations.iter().cloned(), &telemetry);
@@ -272,6 +272,7 @@ impl Worker {
             upstreams,
             look,
             arrival: arrival.clone(),
+            source,
             runner,
         };
         let operations = Operations::new(

@@ -258,15 +258,32 @@ fn router_text(text: &mut String, description: &Description, router: &descriptio
 
 /// The values that hold, and what of the last document does not.
 fn settings_text(text: &mut String, settings: &description::Settings) {
-    let description::Settings { version, values, rejected } = settings;
+    let description::Settings { version, values, rejected, source, unserved } = settings;
     section(text, &format!("settings, version {version}"));
+    match source {
+        Some(source) => source_text(text, source),
+        None => pair(text, "source", "none: the start values stay"),
+    }
     values.iter().for_each(|(key, value)| pair(text, key, value));
+    unserved.iter().for_each(|name| pair(text, "NOT SERVED HERE", name));
     let Some(description::Rejected { version: of, values, more }) = rejected else { return };
     let of = if of == version { String::new() } else { format!(" (of version {of}, which did not take effect)") };
     values.iter().for_each(|value| pair(text, "REJECTED", &format!("{}: {}{of}", value.key, value.reason)));
     if *more > 0 {
         pair(text, "REJECTED", &format!("{more} more, which the log has{of}"));
     }
+}
+
+/// Where the document is; what is away is said aloud, for no change arrives from it.
+fn source_text(text: &mut String, source: &description::SettingsSource) {
+    let description::SettingsSource { name, reachable, since_seconds, last_read_seconds, why } = source;
+    let read = last_read_seconds.map(|age| format!("read {} ago", duration(age)));
+    if *reachable {
+        return pair(text, "source", &format!("{name}, {}", read.unwrap_or_default()));
+    }
+    let (since, why) = (duration(*since_seconds), why.as_deref().unwrap_or("nobody knows why"));
+    let read = read.map_or_else(|| "not read since the start".into(), |read| format!("last {read}"));
+    pair(text, "SOURCE AWAY", &format!("{name}, for {since}, {read}: {why}; what held before holds on"));
 }
 
 /// What goes where, and who says so.
@@ -334,5 +351,23 @@ mod tests {
         let busy = format!("{nothing}, 8 slots held until their tasks have ended, 4 in flight");
         assert!(described(0, 8, 4).ends_with(&busy), "{}", described(0, 8, 4));
         assert!(described(8, 8, 4).ends_with("full, 8 of 8 slots held, 4 in flight"));
+    }
+
+    #[test]
+    fn a_source_that_is_away_is_said_aloud_with_why_and_for_how_long() {
+        let described = |reachable, last_read_seconds, why: Option<&str>| {
+            let (mut text, why) = (String::new(), why.map(str::to_owned));
+            let name = "redis 127.0.0.1:6379 weir:{settings}".into();
+            let source = description::SettingsSource { name, reachable, since_seconds: 30.0, last_read_seconds, why };
+            source_text(&mut text, &source);
+            text
+        };
+        let there = "  source            redis 127.0.0.1:6379 weir:{settings}, read 2.0s ago\n";
+        assert_eq!(described(true, Some(2.0), None), there);
+        let away = "  SOURCE AWAY       redis 127.0.0.1:6379 weir:{settings}, for 30s, last read 34s ago: refused; what \
+                    held before holds on\n";
+        assert_eq!(described(false, Some(34.0), Some("refused")), away);
+        let never = described(false, None, Some("refused"));
+        assert!(never.contains(", for 30s, not read since the start: refused; "), "{never}");
     }
 }

@@ -8,6 +8,7 @@ mod lost;
 mod raise;
 mod set;
 mod status;
+mod unserved;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,11 +24,14 @@ use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::settings::edit::{self, Difference};
 use crate::settings::launchdarkly::CHANGED_THERE;
-use crate::settings::store::{self, Edit, ReadError, Revision, Store};
+use crate::settings::store::{self, Edit, ReadError, Reading, Revision, Store};
 use crate::settings::{self, Source, flagd, kept};
 
 /// How long reads and writes of a file may take to end after an error.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// What puts back a good document where there is a bad one.
+const BACK: &str = "\"weir settings rollback\"";
 
 const EXAMPLES: &str = "Examples:
   weir settings set max_parallelism=40 --pool parallel --share 5% --why 'a first step'
@@ -179,7 +183,7 @@ async fn diff(args: &DiffArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
 
 async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
     let why = reason(args.why)?;
-    let (current, revisions) = (document(store).await?, store.history().await?);
+    let (current, revisions) = (replaceable(store).await?, store.history().await?);
     if let Some(path) = args.kept {
         let kept::Last { version, document, values } = kept::read(&path).map_err(anyhow::Error::msg)?;
         let what = if document.is_some() { format!("document {version}") } else { "values".into() };
@@ -188,20 +192,31 @@ async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitC
         let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
         return print(&format!("v{number}: the {what} of {}", path.display()));
     }
-    let is_good = |document: &[u8]| flagd::evaluate(document, &settings::Context::default()).is_ok();
+    let examine = |document: &[u8]| flagd::evaluate(document, &settings::Context::default());
+    // What somebody broke by hand is in the history, too.
+    let mut good = revisions.iter().rev().filter(|revision| examine(revision.edit.document.as_bytes()).is_ok());
     let to = match args.revision {
-        Some(number) => find(&revisions, number)?,
-        None if !current.as_deref().is_some_and(is_good) => revisions.last().with_context(|| {
-            format!(
-                "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
-                store.name()
-            )
-        })?,
+        Some(number) => {
+            let to = find(&revisions, number)?;
+            if let Err(reason) = examine(to.edit.document.as_bytes()) {
+                bail!("nobody would take the document of v{number}: {reason}");
+            }
+            to
+        }
+        None if current.as_deref().is_none_or(|document| examine(document).is_err()) => {
+            good.next().with_context(|| {
+                format!(
+                    "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
+                    store.name()
+                )
+            })?
+        }
         // The one before the last change, even if somebody has set the document by hand since.
-        None => match revisions.as_slice() {
-            [.., before, _] => before,
-            _ => bail!("the history has nothing before the last change"),
-        },
+        None => {
+            let last = revisions.last().map(|revision| revision.number);
+            let before = good.find(|revision| Some(revision.number) != last);
+            before.context("the history has nothing before the last change")?
+        }
     };
     if current.as_deref() == Some(to.edit.document.as_bytes()) {
         return print(&format!("nothing changes: v{} is what is there", to.number));
@@ -214,9 +229,27 @@ async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitC
 
 /// The document; none where nobody has put one there.
 async fn document(store: &dyn Store) -> anyhow::Result<Option<Vec<u8>>> {
+    found(store.read().await, store)
+}
+
+/// The same for whoever replaces it, good or not: of one that is too large, its beginning.
+async fn replaceable(store: &dyn Store) -> anyhow::Result<Option<Vec<u8>>> {
     match store.read().await {
+        Err(ReadError::TooLarge(document)) => Ok(Some(document.beginning)),
+        reading => found(reading, store),
+    }
+}
+
+fn found(reading: Reading, store: &dyn Store) -> anyhow::Result<Option<Vec<u8>>> {
+    match reading {
         Ok(document) => Ok(Some(document)),
         Err(ReadError::Missing) => Ok(None),
+        Err(ReadError::TooLarge(document)) => {
+            bail!(
+                "{}: the document {document}; make it smaller, or put the last good one back with {BACK}",
+                store.name()
+            )
+        }
         Err(error) => Err(anyhow::Error::from(error).context(store.name())),
     }
 }

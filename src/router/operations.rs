@@ -15,7 +15,7 @@ use super::outlier::Ejection;
 use super::pools::{MAX_EJECTED, PoolNumbers};
 use super::queue::{ClassNumbers, Place};
 use super::view::Census;
-use crate::settings::{self, Arrival, Settings};
+use crate::settings::{self, Arrival, Contact, Settings, SourceStatus};
 use crate::task::{Priority, TaskId, WorkerId};
 use crate::wire::Start;
 use crate::wire::operations::{Operated, Remaining};
@@ -28,6 +28,7 @@ const MAX_TENANTS: usize = 10;
 pub(super) struct RouterOperations {
     pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) arrival: watch::Receiver<Arc<Arrival>>,
+    pub(super) source: Option<Contact>,
     pub(super) start: Start,
     pub(super) stops_within: Duration,
     pub(super) queue_tasks: usize,
@@ -60,7 +61,7 @@ impl Operated for RouterOperations {
             view: Some(whole_view(&numbers)),
             channels: count(self.channels.numbers().open),
             pools,
-            settings: Some(settings_out(&settings, &arrival)),
+            settings: Some(settings_out(&settings, &arrival, self.source.as_ref())),
         };
         let role = Some(description::Role::Router(router));
         let to: Vec<_> = numbers.iter().filter(|pool| pool.weight > 0).map(|pool| pool.name.as_str()).collect();
@@ -235,13 +236,25 @@ fn view_out(
     }
 }
 
-fn settings_out(settings: &Settings, arrival: &Arrival) -> description::Settings {
+fn settings_out(settings: &Settings, arrival: &Arrival, source: Option<&Contact>) -> description::Settings {
     let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
     let own = settings::TABLE.iter().filter(|spec| spec.is_read_by_routers());
     description::Settings {
         version: settings.version.clone(),
         values: own.map(value).collect(),
         rejected: arrival.rejected.as_ref().map(rejected_out),
+        source: source.map(|source| source_out(source.now())),
+        unserved: Vec::new(),
+    }
+}
+
+fn source_out(source: SourceStatus) -> description::SettingsSource {
+    description::SettingsSource {
+        name: source.name,
+        reachable: source.is_reachable,
+        since_seconds: source.since.elapsed().as_secs_f64(),
+        last_read_seconds: source.last_read.map(|then| then.elapsed().as_secs_f64()),
+        why: source.why,
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::flagd::{self, ALLOW_JUMP};
 use super::mark::RAISE;
 use super::store::version_of;
-use super::{Context, Settings, brief, spec};
+use super::{Context, Settings, brief, spec, strict_json};
 use crate::task::PoolName;
 
 /// One setting, for some workers.
@@ -71,13 +71,21 @@ impl FromStr for Share {
         let share =
             percent.map(|percent| percent * 100.0).filter(|hundredths| (1.0..f64::from(WHOLE)).contains(hundredths));
         let share = share.map(|hundredths| Share(hundredths.round() as u32)).filter(|share| share.0 < WHOLE);
-        share.ok_or_else(|| format!("{text:?} is no share: use a form such as \"5%\", from 0.01% to 99.99%"))
+        share.ok_or_else(|| format!("{text:?} is no share of the workers: use 0.01% to 99.99%, such as \"5%\""))
     }
 }
 
 impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}%", f64::from(self.0) / 100.0)
+    }
+}
+
+/// A value as it is written in a command: JSON, or a text that does not begin like some.
+pub fn read_value(written: &str) -> Result<Value, String> {
+    match strict_json::read(written.as_bytes()) {
+        Err(strict_json::Error::Syntax(_)) if !written.trim_start().starts_with(['{', '[', '"']) => Ok(written.into()),
+        read => read.map_err(|error| error.to_string()),
     }
 }
 
@@ -98,12 +106,8 @@ pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_j
         spec.write(&mut next, &change.value).map_err(wrong)?;
         if let (Some(document), false) = (document, change.allow_jump) {
             let before = before(document, change, start)?;
-            spec.check_jump(start, &before, &next, max_jump).map_err(|_| {
-                format!(
-                    "{} = {} is more than {max_jump} times what it was; raise it in steps, or add --allow-jump",
-                    change.key, change.value
-                )
-            })?;
+            spec.check_jump(start, &before, &next, max_jump)
+                .map_err(|jump| format!("{} = {}", change.key, jump.in_a_command()))?;
         }
         let flags = edited.entry("flags").or_insert_with(|| json!({}));
         let flags = flags.as_object_mut().ok_or("\"flags\" of the document is not an object")?;
@@ -118,8 +122,7 @@ fn parse(document: Option<&[u8]>) -> Result<Map<String, Value>, String> {
     let Some(document) = document else {
         return Ok(Map::from_iter([("$schema".to_owned(), "https://flagd.dev/schema/v0/flags.json".into())]));
     };
-    let parsed = serde_json::from_slice(document.strip_prefix(flagd::BYTE_ORDER_MARK).unwrap_or(document));
-    match parsed.map_err(|error| format!("the document is not JSON: {error}"))? {
+    match strict_json::read(document).map_err(|error| format!("the document {error}"))? {
         Value::Object(document) => Ok(document),
         _ => Err("the document is not an object".into()),
     }
@@ -396,7 +399,11 @@ mod tests {
         let document = after(None, &[change(30, "", "")]).expect("good");
         for (wrong, why) in [
             (change(-1, "", ""), "max_parallelism = -1 is not valid: use an integer from 0 to 100000"),
-            (change(301, "", ""), "max_parallelism = 301 is more than 10 times what it was; raise it in steps, or add"),
+            (
+                change(301, "", ""),
+                "max_parallelism = 301 is more than 10 times the 30 that it was or started with; set 300 at the most and raise it in \
+                 steps, or add --allow-jump",
+            ),
             (
                 Change { key: "n".into(), ..change(1, "", "") },
                 "there is no setting \"n\"; the settings are max_parallelism",
@@ -414,6 +421,18 @@ mod tests {
         for share in ["0%", "100%", "5", "x%", "NaN%", "-1%"] {
             assert!(share.parse::<Share>().is_err(), "{share}");
         }
+        let all = "\"100%\" is no share of the workers: use 0.01% to 99.99%, such as \"5%\"";
+        assert_eq!("100%".parse::<Share>(), Err(all.into()));
+    }
+
+    #[test]
+    fn what_begins_like_json_is_not_taken_for_a_text() {
+        assert_eq!(read_value("40"), Ok(json!(40)));
+        assert_eq!([read_value("debug"), read_value("\"debug\"")], [Ok(json!("debug")), Ok(json!("debug"))]);
+        assert_eq!(read_value(" {\"bank\": 5}"), Ok(json!({"bank": 5})));
+        let reason = read_value("{\"bank\": 5").expect_err("it has no end");
+        assert_eq!(reason, "is not JSON: EOF while parsing an object at line 1 column 10");
+        assert!(read_value("{\"bank\": 5, \"bank\": 6}").expect_err("twice").starts_with("has the key \"bank\" twice"));
     }
 
     #[test]

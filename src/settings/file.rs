@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::store::{
-    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError,
+    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError, within_limit,
 };
 use super::targeting::Context;
 use super::{Rejection, Settings};
@@ -104,22 +104,22 @@ fn beside(path: &Path, ending: &str) -> io::Result<PathBuf> {
 }
 
 fn read(path: &Path) -> Reading {
-    let reading = || -> io::Result<Vec<u8>> {
+    let reading = || -> io::Result<(Vec<u8>, Option<u64>)> {
         // Opening a pipe would wait for its writer.
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::other("it is not a file"));
         }
-        let mut document = Vec::new();
-        fs::File::open(path)?.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut document)?;
-        if document.len() > MAX_DOCUMENT_BYTES {
-            return Err(io::Error::other(format!("it is larger than {MAX_DOCUMENT_BYTES} bytes")));
-        }
-        Ok(document)
+        let (file, mut document) = (fs::File::open(path)?, Vec::new());
+        let bytes = file.metadata()?.len();
+        file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut document)?;
+        // It may have grown since.
+        Ok((document, Some(bytes).filter(|bytes| *bytes > MAX_DOCUMENT_BYTES as u64)))
     };
-    reading().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Failed(error.to_string()),
-    })
+    match reading() {
+        Ok((document, bytes)) => within_limit(document, bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadError::Missing),
+        Err(error) => Err(ReadError::Failed(error.to_string())),
+    }
 }
 
 /// A line of the history.
@@ -134,6 +134,7 @@ struct Line {
 }
 
 fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteError> {
+    edit.check()?;
     let failed = |error: io::Error| WriteError::Failed(format!("{}: {error}", path.display()));
     // A link is kept, and what it leads to is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -142,6 +143,7 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
     let current = match read(&path) {
         Ok(document) => Some(document),
         Err(ReadError::Missing) => None,
+        Err(ReadError::TooLarge(found)) => Some(found.beginning),
         Err(error) => return Err(WriteError::Failed(error.to_string())),
     };
     if current.as_deref() != expected {
@@ -154,9 +156,10 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
         history.push(Revision { number, at: SystemTime::now(), edit });
         number
     };
-    // What somebody else has put there can be gone back to.
+    // What somebody else has put there can be gone back to, if anybody would take it.
     let is_known = |document: &[u8]| known.as_deref().is_some_and(|known| known.as_bytes() == document);
-    if let Some(document) = current.filter(|document| !is_known(document)) {
+    let is_new = |document: &Vec<u8>| document.len() <= MAX_DOCUMENT_BYTES && !is_known(document);
+    if let Some(document) = current.filter(is_new) {
         let document = String::from_utf8_lossy(&document).into_owned();
         note(Edit { document, who: UNKNOWN.into(), why: FOUND.into() });
     }
@@ -238,6 +241,23 @@ mod tests {
         std::fs::write(directory.path().join("settings.json.history"), "{").expect("written");
         let error = write(&path, Some(b"55"), edit("next")).expect_err("damaged").to_string();
         assert!(error.contains("is damaged; move it away"), "{error}");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_written_and_is_replaced_by_what_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        let large = " ".repeat(MAX_DOCUMENT_BYTES + 1);
+        let refused = write(&path, None, edit(&large)).expect_err("too large").to_string();
+        assert_eq!(refused, "nothing was written: the document has 1048577 bytes, and may have at most 1048576");
+        assert_eq!(read(&path), Err(ReadError::Missing));
+        std::fs::write(&path, format!("{large}, and more")).expect("written");
+        let error = read(&path).expect_err("too large");
+        assert_eq!(error.to_string(), "it has 1048587 bytes, and may have at most 1048576");
+        let ReadError::TooLarge(found) = error else { panic!("{error}") };
+        assert_eq!(write(&path, Some(&large.as_bytes()[1..]), edit("small")), Err(WriteError::Conflict));
+        assert_eq!(write(&path, Some(&found.beginning), edit("small")), Ok(1), "it is not in the history");
+        assert_eq!(read(&path), Ok(b"small".to_vec()));
     }
 
     #[cfg(unix)]

@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::store::{MAX_DOCUMENT_BYTES, TooLarge};
 use super::targeting::{self, Context};
-use super::{brief, by_integration};
+use super::{brief, by_integration, strict_json};
 
 /// A flag's value; none when the flag is disabled or leaves the value to the program; or what is wrong with it.
 pub type Evaluated = Result<Option<Flag>, String>;
@@ -28,16 +29,15 @@ pub struct Flag {
     pub allow_jump: bool,
 }
 
-/// Some editors begin a file with it, and it means nothing.
-pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-
 /// The metadata that says so.
 pub const ALLOW_JUMP: &str = "allow_jump";
 
 /// Every flag of the document as it is for `context`, or why it is none.
 pub fn evaluate(document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
-    let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
-    let document: Value = serde_json::from_slice(document).map_err(|error| format!("it is not JSON: {error}"))?;
+    if document.len() > MAX_DOCUMENT_BYTES {
+        return Err(format!("it {}", TooLarge::of(document.len() as u64)));
+    }
+    let document = strict_json::read(document).map_err(|error| format!("it {error}"))?;
     let flags = document.get("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")?;
     let flags = flags.as_object().ok_or("\"flags\" is not an object; use {\"flags\": {…}}")?;
     let (none, shared) = (Map::new(), document.get("$evaluators").unwrap_or(&Value::Null));
@@ -204,6 +204,11 @@ mod tests {
             ("[]", "no \"flags\""),
             ("{\"flag\": {}}", "no \"flags\""),
             ("{\"flags\": []}", "not an object"),
+            ("{\"flags\": {\"a\": {}, \"a\": {}}}", "it has the key \"a\" twice in \"flags\""),
+            (
+                &format!("{{\"flags\": {{}}}}{}", " ".repeat(MAX_DOCUMENT_BYTES)),
+                "it has 1048589 bytes, and may have at most",
+            ),
         ] {
             let reason = evaluate(document.as_bytes(), &Context::default()).expect_err(why);
             assert!(reason.contains(why), "{reason}");

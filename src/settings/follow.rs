@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use super::contact::{Contact, Heard};
 use super::flagd::Evaluated;
 use super::kept::Kept;
 use super::store::{ReadError, Reading, Store, open, version_of};
@@ -33,6 +32,8 @@ pub struct Followed {
     /// Whether the last document is what they are. It is published before them: whoever has read settings finds here what of
     /// their document was rejected.
     pub arrival: watch::Receiver<Arc<Arrival>>,
+    /// How the source stands; none where the start values stay.
+    pub source: Option<Contact>,
 }
 
 /// Follows the configured source until the lifecycle stops; without one, the start values stay.
@@ -50,7 +51,6 @@ pub fn watch(
     let start = config.start();
     let (sender, settings) = watch::channel(Arc::new(start.clone()));
     let (arrivals, arrival) = watch::channel(Arc::new(Arrival::of(&start, &start, config.max_jump, None)));
-    let followed = Followed { settings, arrival };
     let metrics = Metrics::new(context.role, telemetry);
     metrics.show(&start);
     let token = lifecycle.token();
@@ -59,10 +59,11 @@ pub fn watch(
             token.cancelled().await;
             drop((sender, arrivals));
         });
-        return Ok(followed);
+        return Ok(Followed { settings, arrival, source: None });
     };
     let kept = kept.map(|path| Kept::new(path, store.name()));
-    let heard = Heard::new(telemetry);
+    let heard = Heard::new(store.name(), telemetry);
+    let followed = Followed { settings, arrival, source: Some(heard.contact()) };
     let mut follower = Follower {
         start,
         context,
@@ -160,12 +161,13 @@ impl Follower {
     }
 
     fn look(&mut self, reading: Reading) {
-        self.heard.note(reading.is_ok() || reading == Err(ReadError::Missing) && self.is_new());
+        self.heard.note(&reading, self.is_new());
         if self.seen.as_ref() == Some(&reading) {
             self.settle();
             return;
         }
-        let returns = matches!((&self.seen, &reading), (Some(Err(_)), Ok(_))) && self.settled;
+        let was_away = matches!(&self.seen, Some(Err(ReadError::Missing | ReadError::Failed(_))));
+        let returns = was_away && self.settled && matches!(reading, Ok(_) | Err(ReadError::TooLarge(_)));
         self.settled = match &reading {
             Ok(document) => self.take(document),
             Err(_) => false,
@@ -248,6 +250,11 @@ impl Follower {
                     self.rejected = Some(Rejected::whole(&version_of(document), reason));
                 }
             },
+            Some(Err(ReadError::TooLarge(document))) => {
+                let reason = format!("it {document}");
+                tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
+                self.rejected = Some(Rejected::whole(&version_of(&document.beginning), reason));
+            }
             Some(Err(ReadError::Missing)) if self.is_new() => {
                 tracing::info!(source, "no settings there yet: the start values hold");
                 return self.tell(&holds);
@@ -286,37 +293,6 @@ fn changes(last: &Settings, next: &Settings) -> String {
     };
     let changes: Vec<_> = TABLE.iter().filter_map(change).collect();
     if changes.is_empty() { String::new() } else { format!(": {}", changes.join(", ")) }
-}
-
-/// When the source was last there, as two gauges.
-struct Heard {
-    last: Arc<Mutex<Instant>>,
-    up: Gauge,
-}
-
-impl Heard {
-    fn new(telemetry: &Telemetry) -> Self {
-        const AGE: &str = "weir_settings_source_age_seconds";
-        let last = Arc::new(Mutex::new(Instant::now()));
-        let (up, age) = telemetry.register(|| {
-            describe_gauge!(
-                "weir_settings_source_up",
-                "1 while the source of the settings can be read, else 0; a Redis without a document can."
-            );
-            describe_gauge!(AGE, "Time since the source of the settings was last read, or since the start.");
-            (gauge!("weir_settings_source_up"), gauge!(AGE))
-        });
-        let seen = last.clone();
-        telemetry.before_scrape(move || age.set(seen.lock().elapsed().as_secs_f64()));
-        Heard { last, up }
-    }
-
-    fn note(&self, is_up: bool) {
-        self.up.set(if is_up { 1.0 } else { 0.0 });
-        if is_up {
-            *self.last.lock() = Instant::now();
-        }
-    }
 }
 
 struct Metrics {

@@ -5,9 +5,10 @@
 //! it would go ([`Arrival::jump_limit`](super::Arrival)), and the document is evaluated as each of them will. Of a worker no
 //! zone is known here: a rule that asks for it is evaluated as for one without.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::flagd::{self, Flag};
+use super::strict_json;
 use super::targeting::Context;
 use crate::task::{PoolName, WorkerId};
 
@@ -57,8 +58,7 @@ pub fn judge<'a>(before: Option<&[u8]>, after: &[u8], workers: &'a [Standing]) -
 
 /// What of a document decides about N: it is evaluated once for each worker, and may have much else.
 fn of_n(document: &[u8]) -> Result<Vec<u8>, String> {
-    let parsed: Value = serde_json::from_slice(document.strip_prefix(flagd::BYTE_ORDER_MARK).unwrap_or(document))
-        .map_err(|error| format!("the document is not JSON: {error}"))?;
+    let parsed = strict_json::read(document).map_err(|error| format!("the document {error}"))?;
     let mut part = json!({"flags": {}});
     if let Some(flag) = parsed.pointer(&format!("/flags/{KEY}")) {
         part["flags"][KEY] = flag.clone();

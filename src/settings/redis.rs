@@ -24,7 +24,7 @@ use rand::RngExt;
 
 use super::SettingsError;
 use super::store::{
-    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError,
+    Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError, within_limit,
 };
 use crate::redis::{self, Link, Place};
 
@@ -95,7 +95,8 @@ impl Redis {
                 let Keys { document, history, revision } = &self.keys;
                 let mut script = self.write.key(document);
                 script.key(history).key(revision).arg(expected).arg(&edit.document).arg(&edit.who).arg(&edit.why);
-                script.arg(HISTORY).arg(UNKNOWN).arg(FOUND).invoke_async(connection).await
+                script.arg(HISTORY).arg(UNKNOWN).arg(FOUND).arg(MAX_DOCUMENT_BYTES);
+                script.invoke_async(connection).await
             }
         };
         lease.settle(reply).map_err(|error| error.to_string())
@@ -140,10 +141,8 @@ impl Store for Redis {
         *seen = Seen { change: Some(change.unwrap_or_else(|| BEGINNING.into())), failures: 0 };
         match document.len() {
             0 => Err(ReadError::Missing),
-            bytes if bytes > MAX_DOCUMENT_BYTES => {
-                Err(ReadError::Failed(format!("it is larger than {MAX_DOCUMENT_BYTES} bytes")))
-            }
-            _ => Ok(document),
+            // Its whole size would take one more right of everybody.
+            _ => within_limit(document, None),
         }
     }
 
@@ -170,6 +169,7 @@ impl Store for Redis {
     }
 
     async fn write(&self, expected: Option<&[u8]>, edit: &Edit) -> Result<u64, WriteError> {
+        edit.check()?;
         let number: u64 =
             self.ask(Request::Write(expected.unwrap_or_default(), edit)).await.map_err(WriteError::Failed)?;
         if number == 0 { Err(WriteError::Conflict) } else { Ok(number) }

@@ -73,6 +73,11 @@ impl Shares {
         self.named.get(integration).copied().unwrap_or(self.others)
     }
 
+    /// Those that have a number of their own.
+    pub fn named(&self) -> impl Iterator<Item = &IntegrationName> {
+        self.named.keys()
+    }
+
     /// What holds for those that are not named.
     pub fn others(&self) -> f64 {
         self.others

@@ -1,6 +1,7 @@
 //! Where the document is kept: what reads it, says when to look again, and changes it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -29,9 +30,45 @@ pub enum ReadError {
     /// Nobody has put one there.
     #[error("it is not there")]
     Missing,
+    /// It is there, and too large to be one.
+    #[error("it {0}")]
+    TooLarge(TooLarge),
     /// It cannot be reached, or is none.
     #[error("it cannot be read: {0}")]
     Failed(String),
+}
+
+/// What is larger than a document may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooLarge {
+    /// As much of it as is read: one byte more than a document may have.
+    pub beginning: Vec<u8>,
+    /// How many it has, where that is known.
+    bytes: Option<u64>,
+}
+
+impl TooLarge {
+    /// One of so many bytes.
+    pub(super) fn of(bytes: u64) -> Self {
+        TooLarge { beginning: Vec::new(), bytes: Some(bytes) }
+    }
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            Some(bytes) => write!(f, "has {bytes} bytes, and may have at most {MAX_DOCUMENT_BYTES}"),
+            None => write!(f, "has more than {MAX_DOCUMENT_BYTES} bytes, which is the most that it may have"),
+        }
+    }
+}
+
+/// The document, of which at most one byte more than it may have was read. `bytes` is its size, where that is known.
+pub(super) fn within_limit(read: Vec<u8>, bytes: Option<u64>) -> Reading {
+    match read.len() > MAX_DOCUMENT_BYTES {
+        true => Err(ReadError::TooLarge(TooLarge { beginning: read, bytes })),
+        false => Ok(read),
+    }
 }
 
 /// Why a document was not changed.
@@ -40,6 +77,9 @@ pub enum WriteError {
     /// Somebody else was faster.
     #[error("somebody else has changed the settings meanwhile; look at them, and try again")]
     Conflict,
+    /// Nobody would take it.
+    #[error("nothing was written: the document {0}")]
+    TooLarge(TooLarge),
     /// It cannot be reached, or may not be written.
     #[error("the settings cannot be written: {0}")]
     Failed(String),
@@ -54,6 +94,14 @@ pub struct Edit {
     pub who: String,
     /// What for.
     pub why: String,
+}
+
+impl Edit {
+    /// Whether the document is one that workers and routers take.
+    pub(super) fn check(&self) -> Result<(), WriteError> {
+        let bytes = self.document.len();
+        if bytes > MAX_DOCUMENT_BYTES { Err(WriteError::TooLarge(TooLarge::of(bytes as u64))) } else { Ok(()) }
+    }
 }
 
 /// One change of the document.
@@ -117,7 +165,8 @@ pub trait Store: Send + Sync {
         flagd::evaluate(document, context)
     }
 
-    /// Writes a document in the place of `expected`, if that is still there, and returns the number of the change.
+    /// Writes a document in the place of `expected`, if that is still there, and returns the number of the change. One that is
+    /// too large is expected by its beginning.
     async fn write(&self, expected: Option<&[u8]>, edit: &Edit) -> Result<u64, WriteError>;
 
     /// The last [`HISTORY`] changes, oldest first.

@@ -216,14 +216,14 @@ impl Spec {
         (last.version != START_VERSION).then(|| most.min(f64::from(*range.end())) as u32)
     }
 
-    /// Refuses an integer of more than its [`Spec::jump_limit`].
+    /// Refuses an integer of more than its [`Spec::jump_limit`], with both numbers.
     pub(super) fn check_jump(
         &self,
         start: &Settings,
         last: &Settings,
         next: &Settings,
         max_jump: f64,
-    ) -> Result<(), String> {
+    ) -> Result<(), Jump> {
         let (Kind::Integer(_, at), Some(limit)) = (&self.kind, self.jump_limit(start, last, max_jump)) else {
             return Ok(());
         };
@@ -231,10 +231,7 @@ impl Spec {
         if next <= limit {
             return Ok(());
         }
-        Err(format!(
-            "{next} is more than {max_jump} times {before}; raise it in steps, or set \"metadata\": {{\"{ALLOW_JUMP}\": \
-             true}} in the flag (in LaunchDarkly, a flag {ALLOW_JUMP} that is true)"
-        ))
+        Err(Jump { next, before, limit, max_jump })
     }
 
     /// What it is when neither the configuration nor a document says otherwise.
@@ -282,12 +279,43 @@ impl Spec {
             Kind::Overflow(at) => *at(settings) = value.clone().try_into()?,
             Kind::LogFilter(at) => {
                 let filter = value.as_str().ok_or_else(wrong)?;
-                logs::check(filter).map_err(|error| error.to_string())?;
+                logs::check(filter).map_err(|error| match error {
+                    logs::LogsError::Level { reason, .. } => format!("{reason}; {}", wrong()),
+                    other => other.to_string(),
+                })?;
                 *at(settings) = filter.to_owned();
             }
             Kind::Profiling(at) => *at(settings) = value.as_str().ok_or_else(wrong)?.parse()?,
         }
         Ok(())
+    }
+}
+
+/// An integer that would become too many times what it was.
+pub(super) struct Jump {
+    next: u32,
+    before: u32,
+    limit: u32,
+    max_jump: f64,
+}
+
+impl Jump {
+    /// For whoever writes documents.
+    pub(super) fn in_a_document(&self) -> String {
+        let Jump { next, before, max_jump, .. } = self;
+        format!(
+            "{next} is more than {max_jump} times {before}; raise it in steps, or set \"metadata\": {{\"{ALLOW_JUMP}\": \
+             true}} in the flag (in LaunchDarkly, a flag {ALLOW_JUMP} that is true)"
+        )
+    }
+
+    /// For whoever sets one value.
+    pub(super) fn in_a_command(&self) -> String {
+        let Jump { next, before, limit, max_jump } = self;
+        format!(
+            "{next} is more than {max_jump} times the {before} that it was or started with; set {limit} at the most and raise it \
+             in steps, or add --allow-jump"
+        )
     }
 }
 

@@ -15,7 +15,7 @@ use super::run::Runner;
 use crate::gate::{Gate, IntegrationLoad, Load, State, TenantLoad};
 use crate::overload::{Overload, Pressure, Readings};
 use crate::payload::{Payloads, Reason};
-use crate::settings::{self, Arrival, Settings};
+use crate::settings::{self, Arrival, Contact, Settings, SourceStatus};
 use crate::task::TaskId;
 use crate::upstream::{BreakerIs, Known, Limit, Upstreams};
 use crate::wire::Start;
@@ -35,6 +35,7 @@ pub(super) struct WorkerOperations {
     pub(super) upstreams: Upstreams,
     pub(super) look: Arc<Look>,
     pub(super) arrival: watch::Receiver<Arc<Arrival>>,
+    pub(super) source: Option<Contact>,
     pub(super) runner: Arc<Runner>,
 }
 
@@ -58,7 +59,7 @@ impl Operated for WorkerOperations {
             incarnation: self.identity.incarnation.to_string(),
             address: self.identity.address.clone(),
             gate: Some(gate_out(&self.gate)),
-            settings: Some(settings_out(&settings, &arrival)),
+            settings: Some(self.settings_out(&settings, &arrival, now)),
             integrations: self.gate.by_integration().into_iter().map(integration).collect(),
             running: roster.oldest(max_tasks).iter().map(|entry| run_out(entry, now)).collect(),
             payloads: payloads.as_ref().map(payloads_out),
@@ -106,6 +107,22 @@ impl Operated for WorkerOperations {
     async fn draining(&self) {
         // The gate lives as long as this.
         self.gate.standing().until(State::Draining).await;
+    }
+}
+
+impl WorkerOperations {
+    fn settings_out(&self, settings: &Settings, arrival: &Arrival, now: Instant) -> description::Settings {
+        let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
+        let own = settings::TABLE.iter().filter(|spec| !spec.is_of_routers());
+        let unserved = settings.named_integrations().into_iter();
+        let unserved = unserved.filter(|(_, name)| !self.identity.integrations.contains(name));
+        description::Settings {
+            version: settings.version.clone(),
+            values: own.map(value).collect(),
+            rejected: arrival.rejected.as_ref().map(rejected_out),
+            source: self.source.as_ref().map(|source| source_out(source.now(), now)),
+            unserved: unserved.map(|(key, name)| format!("{key}: {name}")).collect(),
+        }
     }
 }
 
@@ -185,13 +202,14 @@ fn overload_out(overload: &Overload) -> description::Overload {
     }
 }
 
-fn settings_out(settings: &Settings, arrival: &Arrival) -> description::Settings {
-    let value = |spec: &settings::Spec| (spec.key.to_owned(), spec.value(settings).to_string());
-    let own = settings::TABLE.iter().filter(|spec| !spec.is_of_routers());
-    description::Settings {
-        version: settings.version.clone(),
-        values: own.map(value).collect(),
-        rejected: arrival.rejected.as_ref().map(rejected_out),
+fn source_out(source: SourceStatus, now: Instant) -> description::SettingsSource {
+    let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
+    description::SettingsSource {
+        name: source.name,
+        reachable: source.is_reachable,
+        since_seconds: since(source.since),
+        last_read_seconds: source.last_read.map(since),
+        why: source.why,
     }
 }
 

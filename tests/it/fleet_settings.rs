@@ -188,7 +188,10 @@ async fn where_nobody_can_be_asked_a_raise_is_compared_with_the_document_and_tha
     let lower = set(20, None).await;
     assert_ok(&lower);
     assert_eq!(stderr(&lower), "", "that is never a jump");
-    assert_failed(&set(999, None).await, &["max_parallelism = 999 is more than 10 times what it was", "--allow-jump"]);
+    assert_failed(
+        &set(999, None).await,
+        &["max_parallelism = 999 is more than 10 times the 30 that it", "set 300 at the most", "--allow-jump"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

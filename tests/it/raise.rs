@@ -188,7 +188,12 @@ async fn an_interrupted_raise_puts_back_what_was_there() {
     let (code, all, log) = ended(process, LONG);
     assert_eq!(code, Some(130), "{log}");
     let end = events(&all, "end")[0];
-    assert_eq!((&end["n"], &end["remains"]), (&json!(FROM), &json!("All is as it was")));
+    assert_eq!(
+        (&end["how"], &end["n"], &end["why"]),
+        (&json!("interrupted"), &json!(FROM), &json!("it was interrupted"))
+    );
+    let remains = end["remains"].as_str().expect("a text");
+    assert!(remains.starts_with("All is as it was before: v") && remains.ends_with(" put it back"), "{remains}");
     eventually("it is put back", || targets(&house, 2) == [FROM, FROM]).await;
     let history = history(&house).await;
     assert!(history[0]["why"].as_str().is_some_and(|why| why.ends_with("it was interrupted")), "{}", history[0]);
@@ -203,13 +208,13 @@ async fn somebody_elses_change_ends_a_raise_and_stays() {
     let process = raise(&house, &directory, "raise", &[&ENDLESS[..], &WIDE].concat());
     until_trial(&house, &process).await;
     assert_ok(&settings(&house, &["set", "payload_sampling=0.5", "--why", "mine"]).await);
-    let (code, _, log) = ended(process, LONG);
+    let (code, all, log) = ended(process, LONG);
     assert_eq!(code, Some(1));
-    for part in
-        ["somebody else has changed the settings", "to end it: weir settings set max_parallelism=12 --pool default"]
-    {
-        assert!(log.contains(part), "{part:?} is missing in {log}");
-    }
+    let expected = "weir: the raise has ended, for somebody else has changed the settings meanwhile (weir settings history and \
+                    weir settings diff show what); what this raise wrote last (v1) may be a part of the document that is \
+                    there; to end it: weir settings set max_parallelism=12 --pool default --why 'the raise is taken back'\n";
+    assert!(log.ends_with(expected), "{log}");
+    assert!(events(&all, "end").is_empty(), "{all:?}");
     assert_eq!(history(&house).await[0]["why"], "mine");
     let command = ["set", "max_parallelism=12", "--pool", "default", "--why", "the raise is taken back"];
     assert_ok(&settings(&house, &command).await);

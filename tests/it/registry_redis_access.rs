@@ -120,6 +120,7 @@ async fn read(settings: &dyn Store) -> Result<Option<Vec<u8>>, String> {
     match settings.read().await {
         Ok(document) => Ok(Some(document)),
         Err(ReadError::Missing) => Ok(None),
+        Err(error @ ReadError::TooLarge(_)) => Err(error.to_string()),
         Err(ReadError::Failed(reason)) => Err(reason),
     }
 }

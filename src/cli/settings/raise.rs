@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -52,10 +52,39 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 10;
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How the observation ended.
-enum Ended {
-    Stopped(Stop),
+/// How a raise ended, and the N that stays: the last one that has proven itself.
+struct Ended {
+    how: End,
+    stays: u32,
+    /// The same in words, for the history.
+    why: String,
+}
+
+/// How a raise ended.
+enum End {
+    /// By its rule.
+    Decided(How),
+    /// Somebody ended it.
     Interrupted,
+    Failed,
+}
+
+impl From<Stop> for Ended {
+    fn from(Stop { how, stays, why }: Stop) -> Self {
+        Ended { how: End::Decided(how), stays, why }
+    }
+}
+
+impl Ended {
+    fn exit_code(&self) -> u8 {
+        match self.how {
+            End::Decided(How::Reached) => 0,
+            End::Decided(How::Worse) => WORSE,
+            End::Decided(How::Weak) => WEAK,
+            End::Interrupted => INTERRUPTED,
+            End::Failed => 1,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> anyhow::Result<ExitCode> {
@@ -74,29 +103,19 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
     if args.dry_run {
         return session.observe_once(args.window, &mut signals).await;
     }
-    let ended = session.course(&mut raise, args.window, &mut signals).await;
-    let (stop, code) = match &ended {
-        Ok(Ended::Stopped(stop)) => {
-            let code = match stop.how {
-                How::Reached => 0,
-                How::Worse => WORSE,
-                How::Weak => WEAK,
-            };
-            (stop.clone(), code)
-        }
-        Ok(Ended::Interrupted) => {
-            (Stop { how: How::Weak, stays: raise.proven(), why: "it was interrupted".into() }, INTERRUPTED)
-        }
-        Err(error) => (Stop { how: How::Weak, stays: raise.proven(), why: format!("it failed: {error:#}") }, 1),
+    let course = session.course(&mut raise, args.window, &mut signals).await;
+    let stays = raise.proven();
+    let (ended, failure) = match course {
+        Ok(Some(stop)) => (stop.into(), None),
+        Ok(None) => (Ended { how: End::Interrupted, stays, why: "it was interrupted".into() }, None),
+        // What somebody else has written is not written over, not even to take something back.
+        Err(error) if error.is::<Touched>() => return Err(session.touched(stays)),
+        Err(error) => (Ended { how: End::Failed, stays, why: format!("it failed: {error:#}") }, Some(error)),
     };
     let what_remains = session.remains();
-    let left = signals.or_exit(session.leave(&stop), None, || remark(format_args!("weir: {what_remains}"))).await;
-    // What ended it is the first thing to know; what could not be put back is in it.
-    match (ended, left) {
-        (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
-        (Ok(_), left) => left.map(|()| ExitCode::from(code)),
-    }
+    let left = signals.or_exit(session.leave(&ended), None, || remark(format_args!("weir: {what_remains}"))).await;
+    left?;
+    failure.map_or_else(|| Ok(ExitCode::from(ended.exit_code())), Err)
 }
 
 /// A raise, and what it has done so far.
@@ -222,12 +241,18 @@ impl<'a> Session<'a> {
     }
 
     /// Windows, looks, and what follows from them, until there is nothing more to do.
-    async fn course(&mut self, raise: &mut Raise, window: Duration, signals: &mut Signals) -> anyhow::Result<Ended> {
+    /// None where somebody interrupts it.
+    async fn course(
+        &mut self,
+        raise: &mut Raise,
+        window: Duration,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Option<Stop>> {
         self.fleet.begin(&self.source).await;
         let mut end = Instant::now() + window;
         loop {
             tokio::select! {
-                () = signals.next() => return Ok(Ended::Interrupted),
+                () = signals.next() => return Ok(None),
                 () = sleep_until(end) => {}
             }
             self.is_untouched().await?;
@@ -240,12 +265,12 @@ impl<'a> Session<'a> {
             end += window;
             let targets = match look.next {
                 Next::Hold => continue,
-                Next::Stop(stop) => return Ok(Ended::Stopped(stop)),
+                Next::Stop(stop) => return Ok(Some(stop)),
                 Next::Step(to) => self.step(to, n).await?,
                 Next::Promote(to) => self.promote(to, &look).await?,
             };
             tokio::select! {
-                () = signals.next() => return Ok(Ended::Interrupted),
+                () = signals.next() => return Ok(None),
                 arrived = self.arrived(targets) => arrived?,
             }
             self.fleet.begin(&self.source).await;
@@ -297,35 +322,39 @@ impl<'a> Session<'a> {
     }
 
     /// Leaves the document of the last N that has proven itself, without the mark.
-    async fn leave(&mut self, stop: &Stop) -> anyhow::Result<()> {
+    async fn leave(&mut self, ended: &Ended) -> anyhow::Result<()> {
         if self.revision.is_none() {
-            return self.output.end(stop, "Nothing was changed");
+            return self.output.end(ended, "Nothing was changed");
         }
-        let level = self.levels.iter().find(|(n, _)| *n == stop.stays).and_then(|(_, document)| document.clone());
+        let stays = ended.stays;
+        let level = self.levels.iter().find(|(n, _)| *n == stays).and_then(|(_, document)| document.clone());
         let document = match level {
             Some(document) => document,
             // There was no document: this one says what the workers were started with.
-            None => self.edited(stop.stays, None)?,
+            None => self.edited(stays, None)?,
         };
         let whom = format!("all of pool {}, at the end of the raise", self.pool);
         let mut attempts = 1;
-        while let Err(error) = self.write(document.clone(), stop.stays, &whom, &stop.why).await {
-            if error.is::<Touched>() || attempts == ATTEMPTS {
-                let remains = if error.is::<Touched>() { self.remains_beside(stop.stays) } else { self.remains() };
-                return Err(error.context(format!(
-                    "the raise ended ({}), and could not take back its last step: {remains}",
-                    stop.why
-                )));
+        while let Err(error) = self.write(document.clone(), stays, &whom, &ended.why).await {
+            if error.is::<Touched>() {
+                return Err(self.touched(stays));
+            }
+            if attempts == ATTEMPTS {
+                bail!(
+                    "the raise has ended ({}), and its last step could not be taken back ({error:#}); {}",
+                    ended.why,
+                    self.remains()
+                );
             }
             self.output.warn(&format!("{error:#}; trying again"));
             attempts += 1;
             tokio::time::sleep(RETRY).await;
         }
-        let what_remains = match stop.stays == self.from {
-            true => "All is as it was".to_owned(),
-            false => format!("To take it back: {}", self.undo),
+        let what_remains = match stays == self.from {
+            true => format!("All is as it was before: v{} put it back", self.revision.unwrap_or_default()),
+            false => format!("To take all of it back: {}", self.undo),
         };
-        self.output.end(stop, &what_remains)
+        self.output.end(ended, &what_remains)
     }
 
     /// What is there if nothing more is done, and how to undo it.
@@ -336,13 +365,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The same where somebody else has written over it: putting back a whole document would take back that, too.
-    fn remains_beside(&self, stays: u32) -> String {
-        format!(
-            "what this raise last wrote may be a part of the document that is there; to end it: weir settings set {KEY}={stays} \
-             --pool {} --why 'the raise is taken back'",
-            self.pool
-        )
+    /// That somebody else has written over it, and what to do: to put back a whole document would take back that, too.
+    fn touched(&self, stays: u32) -> anyhow::Error {
+        let what = match self.revision {
+            None => "this raise has changed nothing".into(),
+            Some(revision) => format!(
+                "what this raise wrote last (v{revision}) may be a part of the document that is there; to end it: weir settings \
+                 set {KEY}={stays} --pool {} --why 'the raise is taken back'",
+                self.pool
+            ),
+        };
+        anyhow!("the raise has ended, for {Touched}; {what}")
     }
 
     fn edited(&self, n: u32, share: Option<Share>) -> anyhow::Result<String> {
@@ -387,7 +420,7 @@ impl<'a> Session<'a> {
 
 /// Somebody else has changed the document.
 #[derive(Debug, thiserror::Error)]
-#[error("somebody else has changed the settings meanwhile: look at weir settings history and weir settings diff")]
+#[error("somebody else has changed the settings meanwhile (weir settings history and weir settings diff show what)")]
 struct Touched;
 
 fn good(verdicts: &[Verdict], windows: usize) -> String {

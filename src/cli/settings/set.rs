@@ -12,14 +12,14 @@ use serde_json::Value;
 
 use super::super::table::counted;
 use super::super::{print, remark};
-use super::{document, help, lost, reason, who};
+use super::{BACK, document, help, lost, reason, unserved, who};
 use crate::config::Config;
 use crate::limits::MAX_SLOTS;
 use crate::registry::{self, Presence};
 use crate::settings::edit::{self, Change, Scope, Share};
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::{Edit, Store, version_of};
-use crate::settings::{Context, Role, START_VERSION, Spec, examine, spec};
+use crate::settings::{self, Context, Role, START_VERSION, Spec, examine, spec};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
@@ -50,7 +50,7 @@ pub(super) struct Args {
     #[arg(long)]
     pool: Option<PoolName>,
     /// For this share of the workers, such as 5%.
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = share)]
     share: Option<Share>,
     /// For all workers; removes the rules that there are for some.
     #[arg(long, conflicts_with_all = ["pool", "share"])]
@@ -68,7 +68,11 @@ pub(super) struct Args {
 
 fn assignment(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("use KEY=VALUE, such as max_parallelism=40")?;
-    Ok((key.trim().to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+    Ok((key.trim().to_owned(), edit::read_value(value).map_err(|reason| format!("the value {reason}"))?))
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    text.parse().map_err(|reason| format!("{reason}; for all of them, leave --share out"))
 }
 
 pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
@@ -92,15 +96,21 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     let start = config.settings.start();
     let edited = |changes, max_jump| edit::edit(current.as_deref(), changes, &start, max_jump);
     if let Err(reason) = edited(&[], f64::INFINITY) {
-        bail!("{}: {reason}; mend it, or put the last good one back with \"weir settings rollback\"", store.name());
+        bail!("{}: {reason}; mend it, or put the last good one back with {BACK}", store.name());
     }
     let document = edited(&changes, f64::INFINITY).map_err(anyhow::Error::msg)?;
     if current.as_deref() == Some(document.as_bytes()) {
         return print("nothing changes: it is set already");
     }
     let may_jump = changes.iter().any(|change| change.key == jump::KEY && !change.allow_jump);
-    let asked = match may_jump || pool.is_some() {
-        true => ask(&pools(pool, current.as_deref(), config), config).await,
+    let named = settings::named_in(changes.iter().map(|change| (change.key.as_str(), &change.value)));
+    let has_names = !named.named_integrations().is_empty() || !named.named_pools().is_empty();
+    let asked = match may_jump || has_names || pool.is_some() {
+        true => {
+            let mut meant = pools(pool, current.as_deref(), config);
+            meant.extend(pools(pool, Some(document.as_bytes()), config));
+            ask(&meant, config).await
+        }
         false => Ok(Vec::new()),
     };
     if may_jump {
@@ -118,6 +128,9 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose(&changes))))?;
     for rejection in refused {
         remark(format_args!("weir: workers refuse another value of the document: {rejection}"));
+    }
+    if has_names && let Ok(workers) = &asked {
+        unserved::warnings(&named, workers).iter().for_each(|warning| remark(format_args!("weir: {warning}")));
     }
     match (&asked, pool) {
         (Ok(workers), Some(pool)) if workers.is_empty() => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::super::table::printable;
-use super::super::{Signals, print};
+use super::super::{Signals, print, remark};
 use crate::config::Config;
 use crate::registry::{self, Change, Cursor, Presence, Registry, RegistryError};
 use crate::settings::store::Store;
@@ -76,12 +76,19 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
     let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
     let mut fleet = Fleet::read(&*registry).await.context("which document workers run is not known")?;
     let mut signals = Signals::listen()?;
+    let mut awaited = None;
     loop {
         let document = Document::read(&*store).await?;
         let arrived = Arrived::of(&document, &pool, fleet.workers.values());
         said.say(if args.json { vec![arrived.json().to_string()] } else { arrived.lines() })?;
         if !args.watch || arrived.is_read_by_all() {
             return Ok(exit_code(&arrived));
+        }
+        // At once, for what is waited for may never come; and again where it is something else.
+        let waits_for = Some((arrived.document.version.clone(), arrived.workers() == 0));
+        if waits_for != awaited {
+            remark(format_args!("weir: {}", printable(&arrived.awaited())));
+            awaited = waits_for;
         }
         tokio::select! {
             () = signals.next() => return Ok(ExitCode::FAILURE),

@@ -70,7 +70,7 @@ impl Bench {
         change(&mut config);
         let kept = directory.path().join("state/kept.json");
         let followed = watch(&config, context(), Some(&kept), &telemetry, &lifecycle).expect("valid");
-        let Followed { settings, arrival } = followed;
+        let Followed { settings, arrival, .. } = followed;
         Bench { directory, file, telemetry, lifecycle, settings, arrival }
     }
 
@@ -120,6 +120,18 @@ async fn a_broken_file_keeps_all_and_is_counted_once() {
     let huge = format!("{}{}", parallelism(3), " ".repeat(MAX_DOCUMENT_BYTES));
     write_file(&bench.file, &huge).expect("written");
     bench.stays(2).await;
+    let told = bench.arrival.borrow().rejected.clone().expect("it is told");
+    assert_eq!(told.version, version_of(&huge.as_bytes()[..=MAX_DOCUMENT_BYTES]));
+    let reason = format!("document: it has {} bytes, and may have at most 1048576", huge.len());
+    assert_eq!(told.values.iter().map(Rejection::to_string).collect::<Vec<_>>(), [reason]);
+    assert!(bench.metric("weir_settings_source_up 1"), "it is there, and is refused");
+    assert!(bench.metric("weir_settings_rejected_total{key=\"document\"} 5"));
+    let twice = parallelism(3).replace("\"variants\"", "\"state\": \"ENABLED\", \"variants\"");
+    write_file(&bench.file, &twice).expect("written");
+    bench.stays(2).await;
+    let told = bench.arrival.borrow().rejected.clone().expect("it is told").values[0].to_string();
+    let reason = "document: it has the key \"state\" twice in \"flags.max_parallelism\", the second time at line ";
+    assert!(told.starts_with(reason) && told.ends_with("; keep one of them"), "{told}");
     let bad = flagd::document(&[("max_parallelism", json!(-1)), ("payload_sampling", json!(0.5)), ("x", json!(1))]);
     write_file(&bench.file, &bad).expect("written");
     bench.stays(2).await;
@@ -235,7 +247,8 @@ async fn many_updates_in_a_row_end_with_the_last() {
 async fn without_a_file_the_start_values_stay_until_the_end() {
     let (telemetry, lifecycle) = (Telemetry::new().expect("recorder"), Lifecycle::new());
     let followed = watch(&Config::default(), Context::default(), None, &telemetry, &lifecycle).expect("valid");
-    let Followed { settings, arrival } = followed;
+    let Followed { settings, arrival, source } = followed;
+    assert!(source.is_none());
     tokio::task::yield_now().await;
     assert_eq!(settings.borrow().max_parallelism, 30);
     assert!(settings.has_changed().is_ok() && arrival.has_changed().is_ok(), "the senders live");

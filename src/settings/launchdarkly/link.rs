@@ -3,6 +3,10 @@
 //! The SDK goes on with what it has when its stream breaks, and says nothing to the program. It also stops for good after
 //! an answer that it takes for final (any 4xx but 400, 408 and 429), even where the next one would be good. Whoever carries
 //! its requests sees both.
+//!
+//! While nothing answers, its own pause doubles up to 30 s, which no setting of it bounds, and a change would take as long to
+//! arrive after an outage. So a request that got no answer is made again here, within a few seconds, and the SDK hears only of
+//! answers. What it does about those that are errors stays its own: whoever answers with one may have too much to do.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
 use launchdarkly_sdk_transport::{ByteStream, HttpTransport, HyperTransport, Request, ResponseFuture, TransportError};
 use parking_lot::Mutex;
+use rand::RngExt;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls_platform_verifier::Verifier;
@@ -25,6 +30,11 @@ use crate::causes::with_causes;
 
 /// How long connecting may take, TLS apart.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause after an attempt that got no answer, at first and at most; each is cut by up to a half, by chance, so that a fleet
+/// does not come back as one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a stream may be silent. LaunchDarkly and Relay send something every three minutes at least.
 const SILENT_WITHIN: Duration = Duration::from_secs(300);
@@ -147,17 +157,22 @@ impl<T: HttpTransport> Watched<T> {
 impl<T: HttpTransport> HttpTransport for Watched<T> {
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let place = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let (answered, link, refused) = (self.inner.request(request), self.link.clone(), self.refused.clone());
+        let Watched { inner, link, refused } = self.clone();
         Box::pin(async move {
-            link.trying();
-            let answer = match answered.await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    let why = with_causes(&error);
-                    let is_untrusted = UNTRUSTED.iter().any(|word| why.contains(word));
-                    link.down(format!("{place}: {why}{}", if is_untrusted { TRUST_IT } else { "" }));
-                    return Err(error);
+            let mut pause = FIRST_PAUSE;
+            let answer = loop {
+                link.trying();
+                match inner.request(request.clone()).await {
+                    Ok(answer) => break answer,
+                    Err(error) => {
+                        let why = with_causes(&error);
+                        let is_untrusted = UNTRUSTED.iter().any(|word| why.contains(word));
+                        link.down(format!("{place}: {why}{}", if is_untrusted { TRUST_IT } else { "" }));
+                    }
                 }
+                let share = rand::rng().random_range(0.5..1.0);
+                tokio::time::sleep(pause.mul_f64(share)).await;
+                pause = LAST_PAUSE.min(pause * 2);
             };
             let status = answer.status();
             if status.is_success() {
@@ -266,4 +281,45 @@ pub(super) fn transport(authorities: Vec<CertificateDer<'static>>) -> Result<imp
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
     let builder = HyperTransport::builder().connect_timeout(CONNECT_WITHIN).read_timeout(SILENT_WITHIN);
     builder.build_with_connector(https).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers only from a time on, and notes when it was asked.
+    #[derive(Clone)]
+    struct Outage {
+        until: Instant,
+        asked: Arc<Mutex<Vec<Instant>>>,
+    }
+
+    impl HttpTransport for Outage {
+        fn request(&self, _: Request<Option<Bytes>>) -> ResponseFuture {
+            let now = Instant::now();
+            self.asked.lock().push(now);
+            let is_over = now >= self.until;
+            Box::pin(async move {
+                if !is_over {
+                    return Err(TransportError::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+                }
+                let body: ByteStream = Box::pin(futures_util::stream::pending());
+                Ok(launchdarkly_sdk_transport::Response::new(body))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_any_length_is_noticed_to_be_over_within_a_few_seconds() {
+        let (until, asked) = (Instant::now() + Duration::from_secs(600), Arc::default());
+        let (outage, link) = (Outage { until, asked: Arc::clone(&asked) }, Arc::<Link>::default());
+        let (refused, _) = watch::channel(None);
+        let answered = Watched::new(outage, link.clone(), refused).request(Request::new(None)).await;
+        assert!(answered.is_ok() && link.away().is_none());
+        assert!(until.elapsed() <= LAST_PAUSE, "{:?}", until.elapsed());
+        let asked = asked.lock();
+        let pauses: Vec<_> = asked.windows(2).map(|two| two[1].duration_since(two[0])).collect();
+        assert!(pauses[0] <= FIRST_PAUSE && pauses.iter().all(|pause| *pause <= LAST_PAUSE), "{pauses:?}");
+        assert!(asked.len() < 600 / 2, "and it is no storm: {}", asked.len());
+    }
 }

@@ -37,13 +37,13 @@ use crate::settings::{Context, SettingsError};
 /// How often the connection is looked at when nothing happens.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The SDK tries every 30 s at the latest: one that has not for this long has given up.
+/// The SDK, or who carries its requests, tries every 30 s at the latest: one that has not for this long has given up.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(90);
 
 /// How long the SDK may take to say that it has flags, before it is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// The pause of the SDK after its stream broke; it doubles it, up to 30 s.
+/// The pause of the SDK after its stream broke, or an answer that was an error; it doubles it, up to 30 s.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 /// How long names that are being looked up may hold up a stop.

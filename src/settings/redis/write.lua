@@ -1,9 +1,10 @@
 -- Puts a document in the place of the one that was expected, and returns the number of the change; 0 when another is there.
 local document, history, revision = KEYS[1], KEYS[2], KEYS[3]
-local expected, new, who, why, kept, unknown, found = unpack(ARGV)
+local expected, new, who, why, kept, unknown, found, most = unpack(ARGV)
 
 local current = redis.call('GET', document) or ''
-if current ~= expected then
+-- Whoever read one that is larger than a document may be has one byte more of it than that.
+if string.sub(current, 1, most + 1) ~= expected then
   return 0
 end
 
@@ -13,7 +14,7 @@ local function note(text, by, reason)
   return number
 end
 
--- What somebody else has put there can be gone back to.
+-- What somebody else has put there can be gone back to, if anybody would take it.
 local function last_written()
   local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
   local fields = last and last[2] or {}
@@ -24,7 +25,7 @@ local function last_written()
   end
 end
 
-if current ~= '' and current ~= last_written() then
+if current ~= '' and #current <= tonumber(most) and current ~= last_written() then
   note(current, unknown, found)
 end
 redis.call('SET', document, new)

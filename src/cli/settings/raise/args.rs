@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) pool: Option<PoolName>,
     /// The share of the workers that try each step; more where that is nobody.
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = share)]
     pub(super) share: Share,
     /// How much N grows with a step.
     #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = percent::<100>)]
@@ -75,6 +75,10 @@ pub(crate) struct Args {
     /// Prints one JSON object per window, change and line.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    text.parse().map_err(|reason| format!("{reason}; the others are what they are compared with"))
 }
 
 /// From above 0% to `MOST`%.

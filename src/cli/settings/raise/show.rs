@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::super::super::table::{Table, duration, printable};
 use super::super::super::{print, remark};
-use crate::settings::raise::{Group, How, Look, Next, Says, Stop, Tasks, Verdict, Window};
+use super::{End, Ended};
+use crate::settings::raise::{Group, How, Look, Next, Says, Tasks, Verdict, Window};
 
 /// Integrations in a line: those with the most tasks.
 const IN_LINE: usize = 3;
@@ -79,15 +80,17 @@ impl Output {
         }
     }
 
-    pub(super) fn end(&self, stop: &Stop, what_remains: &str) -> anyhow::Result<()> {
-        let (how, word) = match stop.how {
-            How::Reached => ("reached", "reached"),
-            How::Worse => ("worse", "the next step is worse"),
-            How::Weak => ("weak", "the signal is too weak"),
+    pub(super) fn end(&self, Ended { how, stays, why }: &Ended, what_remains: &str) -> anyhow::Result<()> {
+        let (how, word) = match how {
+            End::Decided(How::Reached) => ("reached", "reached: "),
+            End::Decided(How::Worse) => ("worse", "the next step is worse: "),
+            End::Decided(How::Weak) => ("weak", "the signal is too weak: "),
+            End::Interrupted => ("interrupted", ""),
+            End::Failed => ("failed", ""),
         };
         match self.json {
-            true => self.line("end", json!({"how": how, "n": stop.stays, "why": stop.why, "remains": what_remains})),
-            false => self.say(&format!("N = {} stays, {word}: {}. {what_remains}", stop.stays, stop.why)),
+            true => self.line("end", json!({"how": how, "n": stays, "why": why, "remains": what_remains})),
+            false => self.say(&format!("N = {stays} stays, {word}{why}. {what_remains}")),
         }
     }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::document;
+use super::super::super::table::counted;
+use super::super::{BACK, found};
 use crate::registry::{Presence, Rejected};
-use crate::settings::store::{Revision, Store, version_of};
-use crate::settings::{START_VERSION, WHOLE_DOCUMENT};
+use crate::settings::store::{ReadError, Revision, Store, version_of};
+use crate::settings::{Context, START_VERSION, WHOLE_DOCUMENT};
 use crate::task::{PoolName, WorkerId};
 
 /// Workers that are named for each thing that others are not.
@@ -18,18 +19,28 @@ pub(super) struct Document {
     source: String,
     /// None where there is no document.
     pub(super) version: Option<String>,
+    /// Why nobody takes it, where that is so.
+    refused: Option<String>,
     revisions: Vec<Revision>,
 }
 
 impl Document {
     pub(super) async fn read(store: &dyn Store) -> anyhow::Result<Self> {
-        let version = document(store).await?.map(|document| version_of(&document));
-        Ok(Document { source: store.name(), version, revisions: store.history().await? })
+        let (version, refused) = match store.read().await {
+            Ok(document) if store.has_document() => {
+                (Some(version_of(&document)), store.evaluate(&document, &Context::default()).err())
+            }
+            Err(ReadError::TooLarge(document)) => {
+                (Some(version_of(&document.beginning)), Some(format!("it {document}")))
+            }
+            reading => (found(reading, store)?.map(|listing| version_of(&listing)), None),
+        };
+        Ok(Document { source: store.name(), version, refused, revisions: store.history().await? })
     }
 
     /// What it is, since when, and by whom.
     pub(super) fn line(&self) -> String {
-        let Document { source, version, .. } = self;
+        let Document { source, version, refused, .. } = self;
         let Some(version) = version else { return format!("{source}: no document") };
         let said = match self.revision(version) {
             Some(revision) => {
@@ -38,7 +49,11 @@ impl Document {
             }
             None => "set without weir".into(),
         };
-        format!("{source}: {}, {said}", self.name(version))
+        let refused = refused
+            .as_ref()
+            .map(|reason| format!("; NOBODY TAKES IT: {reason}; put the last good one back with {BACK}"))
+            .unwrap_or_default();
+        format!("{source}: {}, {said}{refused}", self.name(version))
     }
 
     fn json(&self) -> Value {
@@ -47,6 +62,14 @@ impl Document {
             Some(Revision { number, at, edit }) => json!({"version": version, "revision": number,
                 "at": humantime::format_rfc3339_seconds(*at).to_string(), "who": edit.who, "why": edit.why}),
             None => json!({"version": version}),
+        }
+    }
+
+    /// What is still to happen, for whoever waits for it.
+    fn awaited(&self) -> String {
+        match &self.version {
+            Some(version) => format!("read {}", self.number(version)),
+            None => "read a document, and there is none now".into(),
         }
     }
 
@@ -98,13 +121,24 @@ impl<'a> Arrived<'a> {
         arrived
     }
 
-    fn workers(&self) -> usize {
+    pub(super) fn workers(&self) -> usize {
         self.applied + self.rejecting.len() + self.behind.len()
     }
 
     /// Whether there are workers, and each has applied or rejected it: nothing more will happen by itself.
     pub(super) fn is_read_by_all(&self) -> bool {
         self.workers() > 0 && self.behind.is_empty()
+    }
+
+    /// What `--watch` waits for.
+    pub(super) fn awaited(&self) -> String {
+        let (what, pool) = (self.document.awaited(), self.pool);
+        match (self.behind.len(), self.workers()) {
+            (_, 0) => format!("waiting for a worker of pool {pool} to {what}"),
+            (behind, all) => {
+                format!("waiting for {behind} of {} of pool {pool} to {what}", counted(all as u64, "worker"))
+            }
+        }
     }
 
     /// For people.
@@ -228,7 +262,7 @@ mod tests {
     fn changed() -> (Document, String, String) {
         let (old, new) = (version_of(b"old"), version_of(b"new"));
         let revisions = vec![revision(41, "old"), revision(42, "new")];
-        (Document { source: "file x".into(), version: Some(new.clone()), revisions }, old, new)
+        (Document { source: "file x".into(), version: Some(new.clone()), refused: None, revisions }, old, new)
     }
 
     fn applied(document: &Document, workers: &[Presence]) -> String {
@@ -256,6 +290,15 @@ mod tests {
             "pool default: applied on 6 of 11 (4 on v41: old-0, old-1, old-2, …; 1 on start: young)"
         );
         assert!(!is_read_by_all(&document, &workers) && !is_read_by_all(&document, &[]));
+        let awaited =
+            |document: &Document, workers: &[Presence]| Arrived::of(document, &PoolName::default(), workers).awaited();
+        assert_eq!(awaited(&document, &workers), "waiting for 5 of 11 workers of pool default to read v42");
+        assert_eq!(awaited(&document, &[]), "waiting for a worker of pool default to read v42");
+        let none = Document { source: "file x".into(), version: None, refused: None, revisions: Vec::new() };
+        assert_eq!(
+            awaited(&none, &[presence("young", "start")]),
+            "waiting for 1 of 1 worker of pool default to read a document, and there is none now"
+        );
         assert_eq!(applied(&document, &[]), "pool default: no workers");
         assert_eq!(advice(&document, &workers), None);
     }
@@ -303,7 +346,7 @@ mod tests {
             "routers": null,
         });
         assert_eq!(Arrived::of(&document, &pool, &workers).json(), expected);
-        let none = Document { source: "file x".into(), version: None, revisions: Vec::new() };
+        let none = Document { source: "file x".into(), version: None, refused: None, revisions: Vec::new() };
         assert_eq!(Arrived::of(&none, &pool, []).json()["document"], Value::Null);
     }
 
@@ -315,11 +358,13 @@ mod tests {
         assert_eq!(lines[0], format!("file x: v42 ({new}), by me at 1970-01-01T00:00:00Z: a test"));
         assert!(lines[1].starts_with("routers: not counted") && lines[1].contains("weir describe"), "{lines:?}");
         assert_eq!(lines[2..], ["pool default: applied on 1 of 1"]);
+        let refused = Document { refused: Some("it is not JSON: x".into()), ..changed().0 }.line();
+        assert!(refused.ends_with(": a test; NOBODY TAKES IT: it is not JSON: x; put the last good one back with \"weir settings rollback\""), "{refused}");
     }
 
     #[test]
     fn a_document_that_is_gone_is_no_document_that_was_never_there() {
-        let gone = Document { source: "redis x".into(), version: None, revisions: Vec::new() };
+        let gone = Document { source: "redis x".into(), version: None, refused: None, revisions: Vec::new() };
         let mut workers = vec![presence("young", "start")];
         assert_eq!(applied(&gone, &workers), "pool default: nothing to apply on 1 (1 on start: young)");
         assert_eq!(advice(&gone, &workers), None);
