@@ -81,6 +81,7 @@ impl Http {
     }
 
     async fn perform(&self, context: &Context) -> Result<Json, Error> {
+        self.auth.name_secrets(context);
         let budget = Budget::new(&self.plan.limits);
         let mut values: Vec<(String, Json)> = Vec::with_capacity(self.plan.steps.len());
         for step in &self.plan.steps {

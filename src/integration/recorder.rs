@@ -98,7 +98,15 @@ impl Recorder {
 
     /// Keeps a remark, cut to what still fits.
     pub fn note(&self, text: impl Into<String>) {
-        let mut text = text.into();
+        self.keep_note(text.into(), false);
+    }
+
+    /// As [`Recorder::note`], of a text that was cut already: what is left of a secret at its end is no secret's form.
+    pub(super) fn note_cut(&self, text: impl Into<String>) {
+        self.keep_note(text.into(), true);
+    }
+
+    fn keep_note(&self, mut text: String, was_cut: bool) {
         let mut transcript = self.inner.transcript.lock();
         let room = self.inner.limits.max_bytes.saturating_sub(transcript.recorded_bytes);
         let is_full = transcript.notes.len() >= MAX_NOTES || room <= size_of::<Note>();
@@ -111,7 +119,7 @@ impl Recorder {
         }
         text.truncate(text.floor_char_boundary(room - size_of::<Note>()));
         transcript.recorded_bytes += text.len() + size_of::<Note>();
-        transcript.notes.push(Note { at: SystemTime::now(), text, is_cut });
+        transcript.notes.push(Note { at: SystemTime::now(), text, is_cut: is_cut || was_cut });
     }
 
     /// Keeps a file, cut as a body is. In its name, all but letters, digits, `.`, `_` and `-` become `_`.

@@ -35,6 +35,7 @@ use metrics::Counter;
 use self::again::again;
 use self::budget::Stop;
 pub use self::detect::Detector;
+use self::detect::private_key_goes_on;
 use self::pass::Pass;
 pub use self::placeholder::{Placeholder, Placeholders, placeholders};
 pub use self::rules::Config;
@@ -155,9 +156,14 @@ fn once(pass: &mut Pass<'_>, record: &Record) -> Result<Redacted, Stop> {
         exchanges.push(message::exchange(pass, exchange)?);
     }
     let mut notes = Vec::with_capacity(transcript.notes.len());
+    let mut in_key = false;
     for note in &transcript.notes {
         let text = if note.is_cut { pass.without_cut(&note.text) } else { &note.text };
-        notes.push((note.at, pass.text(text)?.into_owned()));
+        let was_in_key = in_key;
+        in_key = private_key_goes_on(text, in_key);
+        // Of a private key that was said line by line, no line has a form.
+        let text = if was_in_key && in_key { pass.placeholder(text) } else { pass.text(text)?.into_owned() };
+        notes.push((note.at, text));
     }
     let mut attachments = Vec::with_capacity(transcript.attachments.len());
     for attachment in &transcript.attachments {

@@ -79,7 +79,7 @@ impl Watch {
             Some(Told::IsEmpty(spooled)) => tracing::info!(
                 spooled,
                 spool = spool.location(),
-                "the spool is empty again: none of the {spooled} payloads that went there waits for the store any more"
+                "the spool is empty again: nothing of what went there waits for the store any more"
             ),
             None => {}
         }

@@ -119,7 +119,7 @@ fn what_is_lost_is_told_and_so_is_that_all_is_well_again() {
 
     let mut s3 = site.s3();
     worker.process.wait_for_log("the store is back: uploads are no longer held back");
-    worker.process.wait_for_log("payloads that went there waits for the store any more");
+    worker.process.wait_for_log("the spool is empty again: nothing of what went there waits for the store any more");
     let text = describe(&worker);
     assert!(text.contains(&format!("dropped (spool_full {lost})")) && !text.contains("DEGRADED"), "{text}");
     worker.process.stop();

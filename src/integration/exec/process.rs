@@ -60,6 +60,8 @@ struct State {
     /// To its stdin; none when it is to end.
     lines: Option<mpsc::Sender<Vec<u8>>>,
     runs: HashMap<RunId, Running>,
+    /// Another number whenever a run begins or ends.
+    company: u64,
     stray_lines: usize,
     condemned: Option<Cause>,
     last_error_line: Option<String>,
@@ -88,8 +90,14 @@ pub(super) struct Kept {
 impl Process {
     /// For a process with this id. A run sends at most two lines, so `lines` with twice its places never is full.
     pub(super) fn new(id: u32, limits: Limits, lines: mpsc::Sender<Vec<u8>>) -> Arc<Self> {
-        let state =
-            State { lines: Some(lines), runs: HashMap::new(), stray_lines: 0, condemned: None, last_error_line: None };
+        let state = State {
+            lines: Some(lines),
+            runs: HashMap::new(),
+            company: 0,
+            stray_lines: 0,
+            condemned: None,
+            last_error_line: None,
+        };
         let (changed, emptied) = (Notify::new(), Notify::new());
         Arc::new(Process { id, limits, state: Mutex::new(state), changed, emptied })
     }
@@ -240,6 +248,7 @@ impl Process {
         let running = {
             let mut state = self.state.lock();
             state.stray_lines = 0;
+            state.company += 1;
             state.runs.remove(&run)
         };
         match running {
@@ -276,14 +285,18 @@ impl Process {
         }
     }
 
-    /// Reads its stderr to the end: each line is a note of the run that is in it. It is not logged: what a program
-    /// writes about a task may be as personal as the task, and the log is not redacted.
+    /// Reads its stderr to the end: each line is a note of the run that is in it from the line's beginning to its end. It is
+    /// not logged: what a program writes about a task may be as personal as the task.
     pub(super) async fn read_errors(&self, mut errors: impl AsyncBufRead + Unpin) {
         let (mut line, mut since, mut kept, mut left_out) = (Vec::new(), Instant::now(), 0, 0_u64);
         let mut is_rest = false;
         loop {
             line.clear();
             let most = MAX_ERROR_LINE_BYTES as u64;
+            if !matches!(errors.fill_buf().await, Ok([_, ..])) {
+                return;
+            }
+            let begun_in = self.state.lock().company;
             if !matches!((&mut errors).take(most).read_until(b'\n', &mut line).await, Ok(1..)) {
                 return;
             }
@@ -291,7 +304,7 @@ impl Process {
             let passed_over = std::mem::replace(&mut is_rest, !line.ends_with(b"\n"));
             if since.elapsed() >= ERROR_LINES_PER {
                 if left_out > 0 {
-                    self.note(left_out, &format!("stderr: {left_out} more lines were left out"));
+                    self.note(left_out, format!("stderr: {left_out} more lines were left out"), false, None);
                 }
                 (since, kept, left_out) = (Instant::now(), 0, 0);
             }
@@ -301,22 +314,25 @@ impl Process {
             }
             kept += 1;
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            self.note(1, &format!("stderr: {text}"));
+            self.note(1, format!("stderr: {text}"), is_rest, Some(begun_in));
             self.state.lock().last_error_line = Some(text);
         }
     }
 
-    /// Tells the run that is in it. Of several, only the one that wrote them may have the lines in its transcript: another's
-    /// secrets are not known there.
-    fn note(&self, lines: u64, text: &str) {
+    /// Tells the run that is in it, and was when the line began. Of several, only the one that wrote it may have it in its
+    /// transcript: another's secrets are not known there.
+    fn note(&self, lines: u64, text: String, is_cut: bool, begun_in: Option<u64>) {
         let mut state = self.state.lock();
-        if state.runs.len() > 1 && !self.limits.shared_stderr {
+        let is_doubtful = state.runs.len() > 1 || begun_in.is_some_and(|company| company != state.company);
+        if is_doubtful && !self.limits.shared_stderr {
             state.runs.values_mut().for_each(|running| running.doubtful_lines += lines);
             return;
         }
         let recorders: Vec<_> = state.runs.values().map(|running| running.recorder.clone()).collect();
         drop(state);
-        recorders.iter().for_each(|recorder| recorder.note(text));
+        for recorder in recorders {
+            if is_cut { recorder.note_cut(text.as_str()) } else { recorder.note(text.as_str()) }
+        }
     }
 }
 

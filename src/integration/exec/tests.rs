@@ -259,6 +259,7 @@ async fn stderr_is_in_the_transcript_of_what_runs_and_cut() {
     assert_eq!(result.expect("null").as_str(), "null");
     let notes: Vec<_> = transcript.notes.iter().map(|note| note.text.len()).collect();
     assert_eq!(notes, ["stderr: ".len() + 4096]);
+    assert!(transcript.notes[0].is_cut, "so that no secret's beginning is left at its end");
     programs.stop().await;
 }
 
@@ -283,6 +284,19 @@ async fn stderr_of_several_runs_is_counted_and_kept_only_where_that_is_wanted() 
         }
         programs.stop().await;
     }
+}
+
+/// What a line holds may be another run's as long as it began before this one.
+#[tokio::test]
+async fn a_line_on_stderr_that_another_run_began_is_left_out() {
+    let program = PROGRAM.replace("print(value, file=sys.stderr, flush=True)", "os.write(2, value.encode())");
+    let programs = Programs::start(&python(&program));
+    let (_, first) = programs.run_with(r#"["stderr", "CANARY "]"#, &CancellationToken::new()).await;
+    assert!(first.notes.is_empty(), "{:?}", first.notes.len());
+    let (_, second) = programs.run_with(r#"["stderr", "ok\nits own\n"]"#, &CancellationToken::new()).await;
+    let notes: Vec<_> = second.notes.iter().map(|note| &*note.text).collect();
+    assert!(notes.len() == 2 && notes[0] == "stderr: its own" && notes[1].starts_with("stderr: lines left out: 1"));
+    programs.stop().await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use super::config::Config;
 use super::expression::Names;
@@ -96,6 +97,29 @@ impl Auth {
         match config.headers.keys().find(|name| header.is_some_and(|header| name.eq_ignore_ascii_case(header))) {
             Some(name) => Err(Invalid::new(format!("headers.{name}"), "it is what auth sends: leave it out here")),
             None => Ok(Auth { kind }),
+        }
+    }
+
+    /// Names the credentials that come with the task as secrets, for a run may end before it sends any.
+    pub(super) fn name_secrets(&self, context: &Context) {
+        /// A part of a token that is shorter stands in other places by chance.
+        const MIN_PART_BYTES: usize = 4;
+        let Kind::OfTask(template) = &self.kind else { return };
+        if let Ok(token) = template.text(&super::scope(context, &[]))
+            && !token.trim().is_empty()
+        {
+            context.secret(token);
+        }
+        let mut paths = template.inputs().peekable();
+        if paths.peek().is_none() {
+            return;
+        }
+        let Ok(input) = serde_json::from_str::<Value>(context.task().input.as_str()) else { return };
+        for path in paths {
+            let part = path.split('.').try_fold(&input, |value, key| value.get(key)).and_then(Value::as_str);
+            if let Some(part) = part.filter(|part| part.len() >= MIN_PART_BYTES) {
+                context.secret(part);
+            }
         }
     }
 

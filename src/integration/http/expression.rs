@@ -11,6 +11,7 @@
 //! `item`; where an answer is looked at `body`, and `status` and `headers`, too. `uuid()` makes a random UUID.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -122,6 +123,15 @@ impl Expression {
                 Err(failed) => Err(self.failed(&failed.problem)),
             },
         }
+    }
+
+    /// The values of the input that it uses, as far as it says so: `input.consent.token`.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = String> {
+        let names = match &self.kind {
+            Kind::Path(..) => HashSet::new(),
+            Kind::Compiled(expression) => expression.undeclared_variables(true),
+        };
+        names.into_iter().filter_map(|name| name.strip_prefix("input.").map(str::to_owned))
     }
 
     /// What went wrong with it.

@@ -113,6 +113,17 @@ impl Template {
         })
     }
 
+    /// The values of the input that its expressions use beside those that they are.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = String> {
+        self.pieces
+            .iter()
+            .flat_map(|piece| match piece {
+                Piece::Text(_) => None,
+                Piece::Expression(expression) => Some(expression.inputs()),
+            })
+            .flatten()
+    }
+
     fn render(&self, scope: &Scope<'_>, fit: impl Fn(String) -> Result<String, String>) -> Result<String, String> {
         let mut text = String::new();
         for piece in &self.pieces {

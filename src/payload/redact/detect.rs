@@ -15,6 +15,7 @@ use std::ops::Range;
 use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::pem::goes_on as private_key_goes_on;
 use super::budget::{Budget, Stop};
 
 /// What is looked for.

@@ -50,6 +50,7 @@ fn message(pass: &mut Pass<'_>, message: &Message, is_cut: bool) -> Result<Redac
             _ if ["location", "content-location", "referer"].iter().any(|url| name.eq_ignore_ascii_case(url)) => {
                 pass.url(value)?
             }
+            _ if name.eq_ignore_ascii_case("link") => links(pass, value)?,
             _ => pass.text(value)?.into_owned(),
         };
         headers.push((pass.text(name)?.into_owned(), value));
@@ -67,6 +68,19 @@ fn message(pass: &mut Pass<'_>, message: &Message, is_cut: bool) -> Result<Redac
         recorded_bytes: message.body.len() as u64,
         whole_bytes: message.body_bytes.max(message.body.len() as u64),
     })
+}
+
+/// The URLs of a `Link` header (RFC 8288), each as one, and the rest as a text.
+fn links(pass: &mut Pass<'_>, header: &str) -> Result<String, Stop> {
+    let mut redacted = String::with_capacity(header.len());
+    let mut rest = header;
+    while let Some((before, (url, after))) = rest.split_once('<').and_then(|(a, b)| Some((a, b.split_once('>')?))) {
+        redacted.push_str(&pass.text(before)?);
+        redacted.extend(["<", &*pass.url(url)?, ">"]);
+        rest = after;
+    }
+    redacted.push_str(&pass.text(rest)?);
+    Ok(redacted)
 }
 
 pub(super) fn attachment(pass: &mut Pass<'_>, attachment: &Attachment) -> Result<RedactedAttachment, Stop> {

@@ -7,6 +7,7 @@
 //! linear in the text.
 
 mod block;
+mod colours;
 mod value;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use memchr::{memchr3, memmem, memrchr};
 
 use self::block::block;
 pub(super) use self::value::ends_bare;
-use self::value::{after_colours, bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info};
+use self::value::{bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info, wrapped_end};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::edit::Nesting;
@@ -25,6 +26,9 @@ use super::names::{MAX_NAME_BYTES, is_sensitive};
 
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
 const MAX_PAIR_BYTES: usize = 256;
+
+/// The rest of the three quotes around a text of several lines in Python and TOML.
+const TRIPLE: &[u8] = b"\"\"";
 
 /// What follows the name of a flag in a sentence, and is no value: `--password is required`.
 const PROSE: &[&str] = &[
@@ -101,19 +105,21 @@ impl<'t> Search<'t> {
         if bytes[mark..].starts_with(b"://") {
             return user_info(self.text, mark + 3).map(|range| unquoted(range, Guard::UserInfo));
         }
-        if bytes[mark] == b'>' {
+        // `->` is a mark as `=>` is one.
+        if bytes[mark] == b'>' && !(mark > self.from && bytes[mark - 1] == b'-') {
             let tag = memrchr(b'<', &bytes[self.tags_until..mark]).map(|tag| self.tags_until + tag);
             (self.tag, self.tags_until) = (tag.or(self.tag), mark);
             // An element does not reach out of the JSON string that it is in.
             let (range, guard) = self.element(mark)?;
             return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
-        let name = name_before(self.text, self.from, mark)?;
+        let name_ends = if bytes[mark] == b'>' { mark - 1 } else { mark };
+        let name = name_before(self.text, self.from, name_ends)?;
         let plain_name = plain_name(name.text);
         // `:=` and `=>` are one mark.
         let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
         let start = find(bytes, mark + 1 + usize::from(is_long), |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-        let start = after_colours(bytes, start);
+        let start = colours::behind(bytes, start);
         let is_pair_value =
             mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
         if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
@@ -165,6 +171,11 @@ impl<'t> Search<'t> {
         match bytes.get(start + backslashes)? {
             b'"' | b'\'' => {
                 let inside = start + backslashes + 1;
+                if backslashes == 0 && bytes[inside..].starts_with(TRIPLE) {
+                    let inside = inside + TRIPLE.len();
+                    let end = memmem::find(&bytes[inside..], b"\"\"\"").map_or(bytes.len(), |end| inside + end);
+                    return Some(unquoted(inside..end, Guard::Token));
+                }
                 let end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
                 Some(unquoted(inside..end, Guard::Token))
             }
@@ -176,6 +187,7 @@ impl<'t> Search<'t> {
             _ if name.quoted => {
                 let ends = |byte: u8| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace();
                 let end = find(bytes, start, ends);
+                let end = wrapped_end(bytes, start, end).unwrap_or(end);
                 let constant = matches!(&text[start..end], "null" | "true" | "false" | "");
                 (!constant).then(|| Found { range: start..end, quote: quote(), guard: Guard::Token })
             }
@@ -184,6 +196,7 @@ impl<'t> Search<'t> {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
                 let is_digest = is_authorization && starts_with_word(&bytes[start..], b"digest");
                 let end = if is_digest { digest_end(bytes, start) } else { bare_end(text, start, is_authorization) };
+                let end = wrapped_end(bytes, start, end).unwrap_or(end);
                 Some(unquoted(start..end, Guard::Token))
             }
         }
@@ -268,9 +281,9 @@ fn is_name(byte: u8) -> bool {
 fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
     let bytes = text.as_bytes();
     let floor = from.max(mark.saturating_sub(MAX_NAME_BYTES));
-    let mut end = mark;
+    let mut end = colours::before(bytes, floor, mark);
     while end > floor && bytes[end - 1].is_ascii_whitespace() {
-        end -= 1;
+        end = colours::before(bytes, floor, end - 1);
     }
     if end > floor && matches!(bytes[end - 1], b'"' | b'\'') {
         let quote = bytes[end - 1];
@@ -286,6 +299,7 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
         return Some(Name { text: text.get(inside..inside_end)?, start, quoted: quote == b'"', backslashes });
     }
     let start = bytes[floor..end].iter().rposition(|&byte| !is_name(byte)).map_or(floor, |it| floor + it + 1);
+    let start = start + colours::in_name(&bytes[start..end], start.checked_sub(1).map(|before| bytes[before]));
     (start < end).then(|| Name { text: &text[start..end], start, quoted: false, backslashes: 0 })
 }
 

@@ -112,6 +112,7 @@ const KEPT_HEADERS: &[&str] = &[
     "if-none-match",
     "keep-alive",
     "last-modified",
+    "link",
     "location",
     "pragma",
     "range",

@@ -26,6 +26,9 @@ use crate::task::{IntegrationName, Json};
 /// At a cut, the end of the text is left out up to here where it may be the beginning of something.
 const MAX_CUT_BYTES: usize = 64;
 
+/// What begins a line of an event's value in an event stream (HTML Living Standard, 9.2).
+const DATA: &str = "data:";
+
 /// What stands in the end of a cut text that may be the beginning of a card number or an IBAN.
 const MIN_CUT_DIGITS: usize = 4;
 
@@ -154,22 +157,25 @@ impl<'r> Pass<'r> {
         Ok(Ok(apply(Cow::Borrowed(text), &edits)))
     }
 
-    /// The body of an event stream: the documents of its `data` lines, and the rest as a text.
+    /// The body of an event stream. The `data` lines of an event are one value; so are the lines between those.
     pub fn events<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
-        if self.paths.is_empty() {
-            return self.text(text);
-        }
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let mut redacted = String::with_capacity(text.len());
-        for line in text.split_inclusive('\n') {
-            let document = line.strip_prefix("data:").filter(|data| starts_document(data.as_bytes()));
-            match document.map(|document| self.without_paths(document)).transpose()? {
-                Some(Ok(document)) => redacted.extend(["data:", &*document]),
-                // Part of a document that has several lines, in which a path cannot be found.
-                Some(Err(Unreadable)) => redacted.push_str("data: [redacted-0]\n"),
-                None => redacted.push_str(line),
+        for lines in lines.chunk_by(|one, next| one.starts_with(DATA) == next.starts_with(DATA)) {
+            if !lines[0].starts_with(DATA) {
+                redacted.push_str(&self.text(&lines.concat())?);
+                continue;
             }
+            let data: String = lines.iter().map(|line| &line[DATA.len()..]).collect();
+            let data = if !starts_document(data.as_bytes()) {
+                self.text(&data)?
+            } else {
+                // Where a path cannot be found in what is cut or no JSON, nothing of it is kept.
+                self.document(&data)?.unwrap_or(Cow::Borrowed(" [redacted-0]\n"))
+            };
+            data.split_inclusive('\n').for_each(|line| redacted.extend([DATA, line]));
         }
-        Ok(Cow::Owned(self.text(&redacted)?.into_owned()))
+        Ok(if redacted == text { Cow::Borrowed(text) } else { Cow::Owned(redacted) })
     }
 
     /// As [`Pass::text`], of a text that is changed already or not.

@@ -16,6 +16,10 @@ use super::budget::{Budget, Stop};
 /// The most secrets that a transcript may name; the recorder keeps no more.
 pub(super) const MAX_SECRETS: usize = 256;
 
+/// The shortest line of a secret of several that is looked for by itself, and the most such lines.
+const MIN_LINE_BYTES: usize = 8;
+const MAX_SECRET_LINES: usize = 1_000;
+
 /// How much of a secret the automaton knows: its size does not grow with long tokens.
 const BEGINNING_BYTES: usize = 32;
 
@@ -65,8 +69,12 @@ impl Secrets {
         if secrets.len() > MAX_SECRETS {
             return Err(Stop::TooManySecrets);
         }
-        let named = |text: &String| Secret { text: text.clone(), stands_alone: false, in_base64: true };
-        Secrets::of(secrets.iter().filter(|secret| !secret.is_empty()).map(named).chain(others).collect())
+        let named = |text: &str| Secret { text: text.to_owned(), stands_alone: false, in_base64: true };
+        let whole = secrets.iter().filter(|secret| !secret.is_empty()).map(|secret| named(secret));
+        // Whoever logs a key of several lines logs them one by one.
+        let lines = secrets.iter().filter(|secret| secret.contains('\n')).flat_map(|secret| secret.lines());
+        let lines = lines.map(str::trim).filter(|line| line.len() >= MIN_LINE_BYTES).take(MAX_SECRET_LINES).map(named);
+        Secrets::of(whole.chain(lines).chain(others).collect())
     }
 
     /// Any.
@@ -265,6 +273,13 @@ mod tests {
             assert_eq!(found(&secrets, &format!("q={form}&n=1")), [(2..form.len() + 2, secret)], "{form}");
         }
         assert!(found(&secrets, "too short for it: 61626364").is_empty());
+    }
+
+    #[test]
+    fn the_lines_of_a_secret_are_found_one_by_one() {
+        let secrets = secrets(&["first line\r\nsecond line\nshort\n"]);
+        assert_eq!(found(&secrets, "a second line"), [(2..13, "second line")]);
+        assert_eq!(found(&secrets, "first line, short"), [(0..10, "first line")]);
     }
 
     #[test]

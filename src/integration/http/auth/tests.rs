@@ -198,6 +198,29 @@ async fn fixed_credentials_of_each_kind_are_accepted_and_named_as_secrets() {
 }
 
 #[tokio::test]
+async fn a_token_that_comes_with_the_task_is_a_secret_before_anything_is_sent() {
+    let bank = Bank::start().await;
+    for (token, input, secrets) in [
+        ("{{ input.token }}", r#"{"token": "s3cret/1"}"#, &["s3cret/1"][..]),
+        (
+            "{{ input.login.user ~ ':' ~ input.word }}",
+            r#"{"login": {"user": "erika"}, "word": "s3cret"}"#,
+            &["erika", "erika:s3cret", "s3cret"],
+        ),
+        ("{{ input.missing ~ input.word }}", r#"{"word": "s3cret"}"#, &["s3cret"]),
+    ] {
+        let auth = json!({ "kind": "bearer", "token": token });
+        let integration = bank.integration("/{{ input.nothing }}", auth).expect("valid");
+        let (output, transcript) = run(&integration, input).await;
+        assert!(output.is_err() && transcript.exchanges.is_empty(), "{token}");
+        let mut named = transcript.secrets;
+        named.sort();
+        assert_eq!(named, secrets, "{token}");
+    }
+    bank.stop().await;
+}
+
+#[tokio::test]
 async fn a_secret_whose_file_was_renewed_is_tried_once_more() {
     let bank = Bank::start().await;
     let secret = bank.file("secret", "old");

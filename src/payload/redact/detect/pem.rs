@@ -20,9 +20,48 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     (end > 0).then_some(start..start + end)
 }
 
+/// Whether a private key begins in a text and goes on behind its end, where one began before it or none did.
+pub fn goes_on(text: &str, began: bool) -> bool {
+    const BEGIN: &str = "PRIVATE KEY-----";
+    match (text.rfind("-----BEGIN "), text.rfind("-----END ")) {
+        (Some(begin), end) if text[begin..].contains(BEGIN) => end.is_none_or(|end| end < begin),
+        (_, Some(_)) => false,
+        _ => began && is_line(text),
+    }
+}
+
+/// Whether a text may be a line of a private key, with something before it.
+fn is_line(text: &str) -> bool {
+    const MAX_LINE_BYTES: usize = 128;
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    let last = text.trim_end().rsplit(' ').next().unwrap_or_default();
+    let is_header = ["Proc-Type:", "DEK-Info:"].iter().any(|header| text.contains(header));
+    text.len() <= MAX_LINE_BYTES && (is_header || last.bytes().all(is_base64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_over_several_texts_goes_on_until_its_end() {
+        let mut began = false;
+        for (text, expected) in [
+            ("before", false),
+            ("stderr: -----BEGIN RSA PRIVATE KEY-----", true),
+            ("stderr: Proc-Type: 4,ENCRYPTED", true),
+            ("stderr: MIIEpAIBAAKCAQEA", true),
+            ("stderr: -----END RSA PRIVATE KEY-----", false),
+            ("after", false),
+            ("-----BEGIN PRIVATE KEY----- MII -----END PRIVATE KEY-----", false),
+            ("-----BEGIN CERTIFICATE-----", false),
+            ("-----BEGIN PRIVATE KEY-----", true),
+            ("but then something else, it was cut.", false),
+        ] {
+            began = goes_on(text, began);
+            assert_eq!(began, expected, "{text}");
+        }
+    }
 
     #[test]
     fn private_keys_are_found_and_public_ones_are_none() {

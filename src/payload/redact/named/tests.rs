@@ -36,6 +36,20 @@ fn values_after_a_credentials_name_are_found() {
         ("Authorization: Bearer CANARY, next", "Authorization: [redacted], next"),
         ("Set-Cookie: a=CANARY; Path=/\nnext", "Set-Cookie: [redacted]\nnext"),
         ("password=CANARY; x", "password=[redacted]; x"),
+        (r#"password: Some("CANARY") x"#, r#"password: [redacted]") x"#),
+        (r#"{"m":"pin: Secret(\"CANARY\")","n":"x"}"#, r#"{"m":"pin: [redacted]\")","n":"x"}"#),
+        (r#"{"m":"password: foo(","n":"x"}"#, r#"{"m":"password: [redacted]","n":"x"}"#),
+        ("token=b'CANARY', x", "token=[redacted]', x"),
+        ("password -> CANARY, x", "password -> [redacted], x"),
+        ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
+        (
+            "\u{1b}[3mpassword\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"CANARY\" x",
+            "\u{1b}[3mpassword\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"[redacted]\" x",
+        ),
+        (
+            r#"{"m":"\u001b[36mpin\u001b[0m=\u001b[35mCANARY\u001b[0m"}"#,
+            r#"{"m":"\u001b[36mpin\u001b[0m=\u001b[35m[redacted]\u001b[0m"}"#,
+        ),
         ("password: \u{1b}[1;31mCANARY\u{1b}[0m x", "password: \u{1b}[1;31m[redacted]\u{1b}[0m x"),
         (r#"{"m":"pin=\u001b[31mCANARY\u001b[0m"}"#, r#"{"m":"pin=\u001b[31m[redacted]\u001b[0m"}"#),
         (

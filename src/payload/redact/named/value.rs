@@ -25,23 +25,20 @@ pub fn find(bytes: &[u8], start: usize, stop: impl Fn(u8) -> bool) -> usize {
     bytes[start..].iter().position(|&byte| stop(byte)).map_or(bytes.len(), |found| start + found)
 }
 
-/// Behind what colours the text of a terminal (ECMA-48: ESC `[31m`), also where JSON writes the ESC as `\u001b`.
-pub fn after_colours(bytes: &[u8], mut at: usize) -> usize {
-    const ESCAPE: &[u8] = b"u001b";
-    let is_escape = |at: usize| bytes.get(at..at + ESCAPE.len()).is_some_and(|it| it.eq_ignore_ascii_case(ESCAPE));
-    loop {
-        let letter = find(bytes, at, |byte| byte != b'\\');
-        let rest = match bytes.get(at) {
-            Some(0x1b) => at + 1,
-            Some(b'\\') if is_escape(letter) => letter + ESCAPE.len(),
-            _ => return at,
-        };
-        let end = find(bytes, (rest + 1).min(bytes.len()), |byte| !byte.is_ascii_digit() && byte != b';');
-        if bytes.get(rest) != Some(&b'[') || bytes.get(end) != Some(&b'm') {
-            return at;
-        }
-        at = end + 1;
+/// Where a value ends that began as a bare one, up to `end`, and has a quote there, as programs write values of a type of
+/// their own: `Some("x")`, `SecretStr('x')`, `b'x'`. None where it is no such value.
+pub fn wrapped_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
+    const PREFIXES: &[&[u8]] = &[b"b", b"u", b"r", b"f", b"rb", b"br"];
+    let quote = find(bytes, end, |byte| byte != b'\\');
+    let before = &bytes[start..end];
+    let mark = *bytes.get(quote)?;
+    let is_prefix = mark == b'\'' && PREFIXES.iter().any(|prefix| before.eq_ignore_ascii_case(prefix));
+    let opens = before.last().is_some_and(|last| matches!(last, b'(' | b'[' | b'='));
+    if !matches!(mark, b'"' | b'\'') || !(is_prefix || opens) {
+        return None;
     }
+    let inside = quote + 1;
+    Some(quoted_end(bytes, inside, mark, quote - end))
 }
 
 /// Where the string that began before `inside` ends: at its closing quote's first backslash, or the text's end. A quote

@@ -96,6 +96,32 @@ fn a_known_value_of_several_words_is_taken_as_a_whole_behind_a_name_without_quot
 }
 
 #[test]
+fn a_private_key_line_by_line_in_notes_is_left_nowhere() {
+    let mut record = record("t-1");
+    for line in
+        ["-----BEGIN RSA PRIVATE KEY-----", "MIICANARYAAA", "CANARYBBB=", "-----END RSA PRIVATE KEY-----", "after"]
+    {
+        let text = format!("stderr: {line}");
+        record.transcript.notes.push(Note { at: SystemTime::UNIX_EPOCH, text, is_cut: false });
+    }
+    let stored = stored(record);
+    assert!(!stored.contains("CANARY") && stored.contains("stderr: after"), "{stored}");
+}
+
+#[test]
+fn of_a_link_header_the_urls_stay() {
+    let mut record = record("t-1");
+    let mut message = plain_message("application/json", b"[]");
+    let link = "<https://bank/x?page=2&access_token=CANARY>; rel=\"next\", <https://bank/x?page=1>; rel=\"first\"";
+    message.headers.push(("link".into(), link.into()));
+    record.transcript.exchanges[0].response = Some(Response { status: 200, message });
+    let stored = stored(record);
+    let expected =
+        r#"<https://bank/x?page=2&access_token=[redacted-1]>; rel=\"next\", <https://bank/x?page=1>; rel=\"first\""#;
+    assert!(stored.contains(expected), "{stored}");
+}
+
+#[test]
 fn a_pin_is_no_part_of_an_amount_or_a_date() {
     let answered = answered(r#"{"pin":"4711","amount":"4711.00","balance":0.4711,"day":"4711-12-01","code":"4711"}"#);
     let expected =
@@ -143,6 +169,11 @@ fn paths_lead_into_forms_queries_and_event_streams() {
     let redactor = redactor(r#"{"paths": {"*": ["$..account", "$.x.deep"]}, "keep_query": ["*"]}"#);
     for (content_type, body, expected) in [
         ("application/x-www-form-urlencoded", "a=1&account=ab%2Fc&deep=2", "a=1&account=[redacted-1]&deep=2"),
+        (
+            "text/event-stream",
+            "data: {\"id\":1,\ndata: \"access_token\":\ndata: \"CANARY-7011\",\ndata: \"account\":7}\n\nid: 5\n",
+            "data: {\"id\":1,\ndata: \"access_token\":\ndata: \"[redacted-2]\",\ndata: \"account\":\"[redacted-1]\"}\n\nid: 5\n",
+        ),
         (
             "text/event-stream",
             "event: x\ndata: {\"account\":\"abc\",\"n\":1}\n\ndata: {\"x\":{\"deep\":5}}\n\ndata: end\n",
