@@ -75,7 +75,7 @@ impl Signal {
         [Signal::Memory, Signal::Descriptors, Signal::BlockedThread, Signal::CpuQuota, Signal::Lag];
 
     /// The name used in metrics and logs.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Signal::Memory => "memory",
             Signal::Descriptors => "descriptors",

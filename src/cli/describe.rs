@@ -130,7 +130,8 @@ fn overload_text(text: &mut String, overload: &description::Overload) {
         pair(text, "SHEDDING LOAD", &format!("{signal}: {why}"));
     }
     let blocked = counted(overload.blocked_threads.into(), "async thread");
-    pair(text, "runtime", &format!("lags {}, {blocked} blocked", duration(overload.lag_seconds)));
+    let by = overload.blocked_by.as_ref().map_or_else(String::new, |name| format!(" (for longest by {name})"));
+    pair(text, "runtime", &format!("lags {}, {blocked} blocked{by}", duration(overload.lag_seconds)));
     if let (Some(used), Some(limit)) = (overload.memory_bytes, overload.memory_limit_bytes) {
         let whose = overload.memory_limit_of.as_deref().unwrap_or_default();
         pair(text, "memory", &format!("{} of {} ({whose})", bytes_text(used), bytes_text(limit)));

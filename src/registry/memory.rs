@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -32,13 +33,21 @@ struct Pool {
     written: u64,
     /// By name: the token, and until when it holds.
     leases: BTreeMap<String, (u64, Instant)>,
+    /// Begins at the Unix time in milliseconds: tokens are larger than those of the process before, too.
     last_token: u64,
 }
 
 impl MemoryRegistry {
     /// An empty pool.
     pub fn new() -> Self {
-        MemoryRegistry { pool: Mutex::default(), written: watch::Sender::new(0) }
+        Self::since(SystemTime::now())
+    }
+
+    /// An empty pool that begins then.
+    fn since(start: SystemTime) -> Self {
+        let milliseconds = start.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let last_token = u64::try_from(milliseconds).unwrap_or_default();
+        MemoryRegistry { pool: Mutex::new(Pool { last_token, ..Pool::default() }), written: watch::Sender::new(0) }
     }
 
     /// Forgets who expired, then does `work`, and wakes the followers if anything happened.
@@ -272,6 +281,19 @@ mod tests {
         assert_eq!((lease(None).await, lease(Some(first)).await), (None, None));
         registry.release("profile", second).await.expect("released");
         assert!(lease(None).await.expect("nobody has it") > second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_process_gives_larger_tokens() {
+        let lives = [1_700_000_000_000, 1_700_000_000_500].map(|at| UNIX_EPOCH + Duration::from_millis(at));
+        let [before, after] = lives.map(MemoryRegistry::since);
+        let mut last = 0;
+        for _ in 0..3 {
+            last = before.lease("profile", None).await.expect("it answers").expect("nobody has it");
+            before.release("profile", last).await.expect("released");
+        }
+        let next = after.lease("profile", None).await.expect("it answers").expect("nobody has it");
+        assert!(next > last, "{next} after {last}");
     }
 
     #[tokio::test(start_paused = true)]

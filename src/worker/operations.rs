@@ -187,7 +187,7 @@ fn overload_out(overload: &Overload) -> description::Overload {
         Pressure::Calm => None,
         Pressure::Shedding(signal) => Some(signal.as_str().to_owned()),
     };
-    let Readings { lag, blocked_threads, memory, throttled, descriptors, .. } = overload.readings();
+    let Readings { lag, blocked_threads, blocked_by, memory, throttled, descriptors, .. } = overload.readings();
     description::Overload {
         why: shedding.is_some().then(|| overload.why()).flatten(),
         shedding,
@@ -199,6 +199,7 @@ fn overload_out(overload: &Overload) -> description::Overload {
         throttled_ratio: throttled,
         descriptors: descriptors.map(|usage| usage.used),
         descriptors_limit: descriptors.map(|usage| usage.limit),
+        blocked_by: blocked_by.map(|(integration, _)| integration.to_string()),
     }
 }
 

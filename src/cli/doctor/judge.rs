@@ -44,6 +44,7 @@ pub(super) enum Cause {
     ProcessesWait,
     BlockingWait,
     CpuBusy,
+    RuntimeLag,
     SlowUpstream,
     StoreBehind,
     EncodingBehind,
@@ -51,7 +52,6 @@ pub(super) enum Cause {
     SlotsFull,
     MemoryGrowth,
     NoisyLogs,
-    RuntimeLag,
 }
 
 impl Cause {

@@ -47,6 +47,8 @@ pub(super) struct Observation {
     pub log_level: Option<String>,
     /// Why it sheds load, in its own words, where it was asked and does.
     pub shedding: Option<String>,
+    /// The integration that blocks an async thread at the end, where it was asked and one does.
+    pub blocked_by: Option<String>,
 }
 
 /// Something that has a size at each moment.
@@ -152,6 +154,9 @@ pub(super) struct Runtime {
     pub blocked_threads: f64,
     /// How late its tasks woke up.
     pub lag_seconds: Level,
+    /// How often the worker began to shed load because they do, and the share, 0 to 1, of the readings in which it did.
+    pub lag_sheds: f64,
+    pub lag_shedding: f64,
     /// Processors used by the whole process, on average.
     pub processors: f64,
 }
@@ -177,6 +182,8 @@ pub(super) struct Memory {
     /// As it counts against the limit, and the limit; 0 where they are not known.
     pub used: Level,
     pub limit: f64,
+    /// Whose limit it is, where the worker was asked: `configuration`, `cgroup` or `machine`.
+    pub limit_of: Option<String>,
     /// What the program holds, and what the allocator takes for it. None where the worker was built without its numbers.
     pub allocator: Option<Allocator>,
 }

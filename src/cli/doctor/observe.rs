@@ -12,9 +12,10 @@ use super::observation::{
 use super::profiled;
 use super::track::{Time, Track, When, With};
 use crate::cli::scrape::Sample;
+use crate::overload::Signal;
 
 /// Gauges and counters.
-const PLAIN: [&str; 56] = [
+const PLAIN: [&str; 57] = [
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
     "process_start_time_seconds",
@@ -50,6 +51,7 @@ const PLAIN: [&str; 56] = [
     "weir_overload_lag_seconds",
     "weir_overload_memory_bytes",
     "weir_overload_memory_limit_bytes",
+    "weir_overload_sheds_total",
     "weir_overload_throttled_ratio",
     "weir_payload_store_away",
     "weir_payload_store_sockets_busy",
@@ -97,6 +99,9 @@ pub(super) const READ: &str = "weir_gate_in_flight";
 
 /// The breaker's state in which it is open.
 const OPEN: f64 = 2.0;
+
+/// The signal for which a worker sheds load because its runtime is late, and the binding constraint meanwhile.
+const LAG: &str = Signal::Lag.as_str();
 
 /// The binding constraint of a worker that ends.
 pub(super) const DRAINING: &str = "draining";
@@ -180,6 +185,7 @@ impl Observation {
             },
             log_level: None,
             shedding: None,
+            blocked_by: None,
         }
     }
 }
@@ -207,7 +213,11 @@ fn runtime(track: &Track, seconds: f64, profiled: &[Time]) -> Runtime {
         threads: track.last("weir_runtime_threads"),
         busy_threads: per_second("weir_runtime_busy_seconds"),
         blocked_threads: track.average("weir_blocked_threads", None),
-        lag_seconds: track.level_outside("weir_overload_lag_seconds", profiled).unwrap_or_default(),
+        lag_seconds: track.level_outside("weir_overload_lag_seconds", None, profiled).unwrap_or_default(),
+        lag_sheds: track.rise_outside("weir_overload_sheds_total", Some(("signal", LAG)), profiled),
+        lag_shedding: track
+            .level_outside("weir_binding_constraint", Some(("constraint", LAG)), profiled)
+            .map_or(0.0, |level| level.mean),
         processors: track.per_second_outside("process_cpu_seconds_total", profiled),
     }
 }
@@ -223,6 +233,7 @@ fn memory(track: &Track, profiled: &[Time]) -> Memory {
         resident: level("process_resident_memory_bytes").unwrap_or_default(),
         used: level("weir_overload_memory_bytes").unwrap_or_default(),
         limit: track.last("weir_overload_memory_limit_bytes"),
+        limit_of: None,
         allocator,
     }
 }

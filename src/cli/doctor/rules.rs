@@ -148,6 +148,15 @@ pub(super) const RULES: [Rule; 19] = [
         look: process::busy,
     },
     Rule {
+        cause: RuntimeLag,
+        measures: "how late the async threads are, in seconds, on average, and 0.5 at the least where the worker sheds load for it",
+        nothing: 0.02,
+        sure: 0.5,
+        explained_by: &[(BlockedThreads, 0.9), (CpuThrottled, 0.9), (CpuBusy, 0.9)],
+        read: "docs/runbooks.md#weirruntimelags",
+        look: threads::lag,
+    },
+    Rule {
         cause: SlowUpstream,
         measures: "mean time of an integration's runs over that before, or that on the other workers",
         nothing: 1.25,
@@ -156,6 +165,7 @@ pub(super) const RULES: [Rule; 19] = [
             (BlockedThreads, 0.9),
             (CpuThrottled, 0.9),
             (CpuBusy, 0.9),
+            (RuntimeLag, 0.9),
             (SocketsWait, 0.9),
             (ProcessesWait, 0.9),
             (BlockingWait, 0.9),
@@ -199,6 +209,7 @@ pub(super) const RULES: [Rule; 19] = [
         explained_by: &[
             (BlockedThreads, 0.9),
             (CpuThrottled, 0.9),
+            (RuntimeLag, 0.9),
             (StuckTasks, 0.9),
             (SocketsWait, 0.9),
             (ProcessesWait, 0.9),
@@ -225,14 +236,5 @@ pub(super) const RULES: [Rule; 19] = [
         explained_by: &[],
         read: "docs/runbooks.md#weirloglineslost",
         look: process::noisy,
-    },
-    Rule {
-        cause: RuntimeLag,
-        measures: "how late the async threads are, in seconds, on average",
-        nothing: 0.02,
-        sure: 0.5,
-        explained_by: &[(BlockedThreads, 0.9), (CpuThrottled, 0.9), (CpuBusy, 0.9)],
-        read: "docs/runbooks.md#weirruntimelags",
-        look: threads::lag,
     },
 ];

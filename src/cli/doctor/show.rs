@@ -1,7 +1,7 @@
 //! A diagnosis for people: what is most likely the matter comes first, and what was watched last.
 
 use super::judge::{Finding, Verdict};
-use super::observation::Observation;
+use super::observation::{Memory, Observation};
 use super::rules::{amount, bytes, percent, time};
 use crate::cli::table::{counted, printable};
 
@@ -82,7 +82,7 @@ fn watched(seen: &Observation) -> Vec<String> {
             amount(runtime.busy_threads),
             time(runtime.lag_seconds.mean)
         ),
-        limit(bytes(memory.resident.last), bytes(memory.limit), memory.used.last, memory.limit),
+        memory_used(memory),
         limit(
             format!("{:.0} open", seen.descriptors.open.last),
             format!("{:.0}", seen.descriptors.limit),
@@ -122,10 +122,57 @@ fn meanwhile(seen: &Observation) -> String {
     also
 }
 
+/// The process and whatever has the limit are two: a machine has other programs, too.
+fn memory_used(memory: &Memory) -> String {
+    let process = format!("{} in this process", bytes(memory.resident.last));
+    if memory.limit <= 0.0 {
+        return format!("{process}; no limit");
+    }
+    let whose = match memory.limit_of.as_deref() {
+        Some("configuration") => "of overload.memory.limit_bytes",
+        Some("cgroup") => "in its cgroup",
+        Some("machine") => "on the machine",
+        _ => "of the nearest limit: its own, its cgroup's or its machine's",
+    };
+    let (used, limit) = (bytes(memory.used.last), bytes(memory.limit));
+    format!("{process}; {used} of {limit} ({}) used {whose}", percent(memory.used.last / memory.limit))
+}
+
 fn limit(is: String, of: String, used: f64, limit: f64) -> String {
     if limit > 0.0 {
         format!("{is}; {} of the limit of {of}", percent(used / limit))
     } else {
         format!("{is}; no limit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observation::Level;
+    use super::*;
+
+    #[test]
+    fn memory_of_the_process_is_told_from_what_counts_against_the_limit() {
+        let of = |bytes: f64| Level { last: bytes * f64::from(1 << 20), ..Level::default() };
+        let shown = |limit: f64, limit_of: Option<&str>| {
+            let limit = of(limit).last;
+            memory_used(&Memory {
+                resident: of(68.0),
+                used: of(1024.0),
+                limit,
+                limit_of: limit_of.map(str::to_owned),
+                allocator: None,
+            })
+        };
+        let process = "68 MiB in this process; 1.0 GiB of 4.0 GiB (25%) used ";
+        for (whose, says) in [
+            (Some("configuration"), "of overload.memory.limit_bytes"),
+            (Some("cgroup"), "in its cgroup"),
+            (Some("machine"), "on the machine"),
+            (None, "of the nearest limit: its own, its cgroup's or its machine's"),
+        ] {
+            assert_eq!(shown(4096.0, whose), format!("{process}{says}"));
+        }
+        assert_eq!(shown(0.0, None), "68 MiB in this process; no limit");
     }
 }

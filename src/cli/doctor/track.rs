@@ -172,10 +172,16 @@ impl Track {
     }
 
     /// The level of a gauge at the readings that do not end one of those times; at all where there are no others.
-    pub fn level_outside(&self, name: &str, times: &[Time]) -> Option<Level> {
-        let points = self.points(name, None);
+    pub fn level_outside(&self, name: &str, with: With, times: &[Time]) -> Option<Level> {
+        let points = self.points(name, with);
         let outside = points.iter().filter(|(at, _)| !times.iter().any(|(_, end)| end == at));
         level(&outside.copied().collect::<Vec<_>>()).or_else(|| level(&points))
+    }
+
+    /// What a counter rose by outside those times.
+    pub fn rise_outside(&self, name: &str, with: With, times: &[Time]) -> f64 {
+        let points = self.points(name, with);
+        points.windows(2).filter(|pair| !is_in(times, pair)).map(risen).sum()
     }
 
     /// What a counter rose by per second outside those times; in the whole window where nothing is outside.
@@ -317,12 +323,17 @@ mod tests {
         let level = jumps.level_without("a", &[(2.0, 3.0)]).expect("read");
         assert_eq!((level.first, level.last, level.grown), (10.0, 80.0, 0.0));
         assert_eq!(jumps.level_without("a", &[]), jumps.level("a", None));
-        assert_eq!(jumps.level_outside("a", &[(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]).map(|level| level.max), Some(10.0));
+        assert_eq!(
+            jumps.level_outside("a", None, &[(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]).map(|level| level.max),
+            Some(10.0)
+        );
         assert_eq!(jumps.per_second_outside("a", &[(2.0, 3.0)]), 0.0);
+        let rises = [&[][..], &[(2.0, 3.0)]].map(|times| jumps.rise_outside("a", None, times));
+        assert_eq!(rises, [70.0, 0.0]);
         let all: Vec<_> = (1..5).map(|at| (f64::from(at), f64::from(at + 1))).collect();
         assert_eq!(jumps.per_second_outside("a", &all), 17.5);
         assert_eq!(
-            jumps.level_outside("a", &[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]),
+            jumps.level_outside("a", None, &[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]),
             jumps.level("a", None)
         );
     }

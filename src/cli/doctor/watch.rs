@@ -161,7 +161,10 @@ fn describe(description: &Description, observation: &mut Observation) {
     }
     let level = worker.settings.as_ref().and_then(|settings| settings.values.get("log_level"));
     observation.log_level = level.map(|level| level.trim_matches('"').to_owned());
-    observation.shedding = worker.overload.as_ref().and_then(|overload| overload.why.clone());
+    let Some(overload) = &worker.overload else { return };
+    observation.shedding = overload.why.clone();
+    observation.blocked_by = overload.blocked_by.clone();
+    observation.memory.limit_of = overload.memory_limit_of.clone();
 }
 
 #[cfg(test)]

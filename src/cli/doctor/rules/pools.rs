@@ -65,7 +65,11 @@ pub(super) fn processes(seen: &Observation) -> Vec<Seen> {
             line.places
         )],
         change: vec![
-            format!("raise integrations.{name}.processes or integrations.{name}.max_concurrency_per_process"),
+            format!("raise integrations.{name}.processes, if the machine can take more"),
+            format!(
+                "or have each process run more at a time: as many as the program announces (concurrency in its ready line, 1 where it \
+                 says none), but at most integrations.{name}.max_concurrency_per_process; raise the smaller of the two"
+            ),
             format!("or let no more tasks of it run than there are places: {}", cap(name, line.places.max(1.0))),
         ],
     };

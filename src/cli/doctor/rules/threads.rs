@@ -4,7 +4,11 @@ use super::super::judge::Seen;
 use super::super::observation::{Integration, Observation};
 use super::words::{amount, cap, percent, time};
 
-/// Each integration that blocked async threads; an unnamed one where a poll that still lasts is all there is.
+/// How late a runtime counts as at the least where the worker sheds load for it: beyond doubt.
+const LATE_ENOUGH_TO_SHED_SECONDS: f64 = 0.5;
+
+/// Each integration that blocked async threads; where a poll that still lasts is all there is, the one that the worker names,
+/// or an unnamed one.
 pub(super) fn blocked(seen: &Observation) -> Vec<Seen> {
     let named = seen.integrations.iter().filter(|(_, integration)| integration.blocked_seconds > 0.0);
     let mut all: Vec<_> = named.map(|(name, integration)| blocks(seen, name, integration)).collect();
@@ -12,16 +16,19 @@ pub(super) fn blocked(seen: &Observation) -> Vec<Seen> {
     let counted: f64 = all.iter().map(|seen| seen.measured).sum();
     let uncounted = seen.runtime.blocked_threads - counted;
     if all.is_empty() && uncounted > 0.0 {
+        let about = seen.blocked_by.clone();
+        let (who, change) = match &about {
+            Some(name) => (format!("integration {name}"), vec![until_then(name)]),
+            None => ("an integration".into(), Vec::new()),
+        };
+        let task = "the log names the integration and the task, every 10 s while it lasts: move what computes or waits into \
+                    Context::blocking";
         all.push(Seen {
-            about: None,
+            about,
             measured: uncounted,
-            says: "an integration blocks async threads, and has not let go of one since".into(),
+            says: format!("{who} blocks async threads, and has not let go of one since"),
             evidence: threads(seen),
-            change: vec![
-                "the log names the integration and the task, every 10 s while it lasts: move what computes or waits into \
-                 Context::blocking"
-                    .into(),
-            ],
+            change: std::iter::once(task.to_owned()).chain(change).collect(),
         });
     }
     all
@@ -46,9 +53,13 @@ fn blocks(seen: &Observation, name: &str, integration: &Integration) -> Seen {
         evidence,
         change: vec![
             format!("in {name}, move what computes or waits into Context::blocking, or the integration into exec"),
-            format!("until then, let few of them run: {}", cap(name, 1.0)),
+            until_then(name),
         ],
     }
+}
+
+fn until_then(name: &str) -> String {
+    format!("until then, let few of them run: {}", cap(name, 1.0))
 }
 
 fn threads(seen: &Observation) -> Vec<String> {
@@ -78,12 +89,29 @@ fn unanswered(seen: &Observation) -> Option<String> {
     (seen.unanswered > 0).then(|| format!("{} of {asked} readings of its metrics were not answered", seen.unanswered))
 }
 
+/// That the worker sheds load because the runtime is late.
+fn sheds_for_lag(seen: &Observation) -> Option<String> {
+    let runtime = &seen.runtime;
+    let refused = seen.gate.refused.get("overloaded").copied().unwrap_or_default();
+    let said = || {
+        format!(
+            "the worker began to shed load for it {:.0} times and did so in {} of the readings; {refused:.0} tasks were refused as \
+             overloaded (weir_overload_sheds_total, weir_gate_refused_total)",
+            runtime.lag_sheds,
+            percent(runtime.lag_shedding)
+        )
+    };
+    (runtime.lag_sheds > 0.0 || runtime.lag_shedding > 0.0).then(said)
+}
+
 /// The runtime is late, by what no other rule explains.
 pub(super) fn lag(seen: &Observation) -> Vec<Seen> {
     let runtime = &seen.runtime;
     // Of a runtime that stands still nothing can be read but that.
     let stands_still = seen.unanswered as f64 / (seen.readings + seen.unanswered).max(1) as f64;
-    let mut evidence: Vec<_> = lateness(seen).into_iter().chain(unanswered(seen)).collect();
+    let shedding = sheds_for_lag(seen);
+    let least = if shedding.is_some() { LATE_ENOUGH_TO_SHED_SECONDS } else { 0.0 };
+    let mut evidence: Vec<_> = [shedding, lateness(seen), unanswered(seen)].into_iter().flatten().collect();
     evidence.push(format!(
         "{} of {:.0} async threads were busy, and the process used {} processors",
         amount(runtime.busy_threads),
@@ -100,7 +128,7 @@ pub(super) fn lag(seen: &Observation) -> Vec<Seen> {
     };
     vec![Seen {
         about: None,
-        measured: runtime.lag_seconds.mean.max(stands_still),
+        measured: runtime.lag_seconds.mean.max(stands_still).max(least),
         says: "the async threads are late: everything that the worker does waits for them".into(),
         evidence,
         change: vec![change.into()],
