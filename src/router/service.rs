@@ -76,7 +76,8 @@ impl Inner {
         let place = self.dispatcher.place(&task);
         let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
         let routed = self.route(&task, &place, &entered, arrival, asked.trace).await;
-        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error))?;
+        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error, self.dispatcher.home(&place)))?;
+        entered.ended();
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
         self.metrics.outcome(&pool, task.priority, queued);
         Ok(outcome)
