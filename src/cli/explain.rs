@@ -73,8 +73,13 @@ fn text(it: &Explanation) -> String {
     pair("attempts", it.attempts.map(|attempts| attempts.to_string()));
     pair("last refusal", it.last_refusal.clone());
     let ahead = it.ahead.zip(it.own_ahead).zip(it.waiting);
+    let interactive = it.interactive_ahead.filter(|ahead| *ahead > 0);
+    let interactive = interactive.map(|ahead| format!("; and {ahead} interactive ones")).unwrap_or_default();
     let position = |((ahead, own), waiting): ((u32, u32), u32)| {
-        format!("at most {ahead} of {waiting} that wait come first, {own} of them its tenant's")
+        format!(
+            "at most {ahead} of {waiting} {} tasks that wait come first, {own} of them its tenant's{interactive}",
+            it.priority
+        )
     };
     pair("position", ahead.map(position));
     pair("estimate", it.estimated_wait_seconds.map(|wait| format!("about {} more", duration(wait))));
@@ -96,12 +101,14 @@ mod tests {
             ahead: Some(4),
             own_ahead: Some(1),
             pool: "parallel".into(),
+            priority: "batch".into(),
+            interactive_ahead: Some(3),
             ..Explanation::default()
         };
         assert_eq!(
             text(&explanation),
             "task t1: waiting\n  why           the worker is ?[2Jfull\n  held by       slots\n  pool          parallel\n  \
-             position      at most 4 of 9 that wait come first, 1 of them its tenant's\n"
+             position      at most 4 of 9 batch tasks that wait come first, 1 of them its tenant's; and 3 interactive ones\n"
         );
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::outlier::{self, Ejection};
 pub(super) use super::pools::Ended;
 use super::pools::{Condition, Grant, Lack, NO_WORKERS_PATIENCE, News, PoolNumbers, Pools, Ready, Touched};
-use super::queue::{self, Full, Place, Ran, Standing, TenantNumbers};
+use super::queue::{self, Full, Place, Ran, Run, Standing, TenantNumbers};
 use super::split::{Origin, Split};
 use super::view::{self, Held, Learned, Placement};
 use crate::registry::{Change, Snapshot};
@@ -194,7 +194,12 @@ impl Dispatcher {
         let queue = state.pools.queue(place);
         let [interactive, batch] = queue.numbers(now).map(|class| class.waiting);
         let waiting = if place.priority == Priority::Batch { batch } else { interactive };
-        Stands { pool, standing: queue.standing(place, now), held, elsewhere, waiting }
+        let mut standing = queue.standing(place, now);
+        if let Some(standing) = standing.as_mut().filter(|_| !held.may_end()) {
+            // Others leave, and it does not.
+            standing.estimated_wait = None;
+        }
+        Stands { pool, standing, held, elsewhere, waiting }
     }
 
     /// What keeps a task from the workers of its pool that run its integration.
@@ -270,7 +275,7 @@ impl Reservation {
 
     /// The call goes out, over a connection that stands: from now on it may hold slots, whatever becomes of it.
     pub(super) fn goes_out(&mut self) {
-        self.ended.ran.ran = true;
+        self.ended.ran.run = Run::Aborted;
         let Grant { pool, placement, .. } = &self.grant;
         if placement.tries {
             let touched = Touched::Worker(pool, &placement.worker);

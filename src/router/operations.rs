@@ -98,7 +98,9 @@ impl RouterOperations {
     fn under_way(&self, task: &TaskId, entry: &Entry) -> Explanation {
         let now = Instant::now();
         let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
-        let Progress { stage, attempts, last_refusal } = entry.progress();
+        let Progress { stage, attempts, last_refusal, other_refused, .. } = entry.progress();
+        let remark = other_refused.map(|why| format!("; another task with this id was refused meanwhile: {why}"));
+        let remark = remark.unwrap_or_default();
         let common = Explanation {
             age_seconds: Some(since(entry.since)),
             remaining_seconds: Some(entry.place.deadline.saturating_duration_since(now).as_secs_f64()),
@@ -107,7 +109,7 @@ impl RouterOperations {
             ..about(task, &entry.place)
         };
         if let Stage::Calling { pool, worker, since: called } = stage {
-            let why = format!("worker {worker} has it: ask that one whether it runs");
+            let why = format!("worker {worker} has it: ask that one whether it runs{remark}");
             let (state, worker, ago) = ("calling".into(), Some(worker.to_string()), Some(since(called)));
             return Explanation { state, why, worker, called_seconds_ago: ago, pool: pool.to_string(), ..common };
         }
@@ -116,7 +118,7 @@ impl RouterOperations {
         let paused = if pauses { "it was refused and is tried again in a moment; " } else { "" };
         let elsewhere =
             elsewhere.map(|(pool, held)| format!("; in pool {:?}, which takes over, {held}", pool.as_str()));
-        let why = format!("{paused}{held}{}", elsewhere.unwrap_or_default());
+        let why = format!("{paused}{held}{}{remark}", elsewhere.unwrap_or_default());
         Explanation {
             state: if pauses { "pausing" } else { "waiting" }.into(),
             why,
@@ -124,6 +126,7 @@ impl RouterOperations {
             pool: pool.to_string(),
             waiting: Some(count(waiting)),
             ahead: standing.map(|standing| count(standing.ahead)),
+            interactive_ahead: standing.map(|standing| count(standing.interactive_ahead)),
             own_ahead: standing.map(|standing| count(standing.own_ahead)),
             estimated_wait_seconds: standing.and_then(|it| it.estimated_wait).map(|wait| wait.as_secs_f64()),
             ..common
@@ -146,6 +149,7 @@ fn refused_out(refused: &Refused) -> Explanation {
         state: "refused".into(),
         why: refused.message.clone(),
         held_by: refused.reason.as_str().into(),
+        pool: refused.pool.to_string(),
         refused_seconds_ago: Some(refused.at.elapsed().as_secs_f64()),
         ..about(&refused.task, &refused.place)
     }

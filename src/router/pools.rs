@@ -256,6 +256,9 @@ impl<T> Pools<T> {
         pool.view.release(&grant.placement, &Wanted::from(place), learned, load, chance, now);
         if let Some(took) = took {
             pool.queue.learn(&place.integration, took, ran, now);
+            if grant.lack.is_none() {
+                pool.queue.departed(place, took, ran);
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod drain;
 mod fair;
 mod line;
 mod pace;
+mod standing;
 mod turns;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ pub use bounds::Config;
 pub(super) use bounds::{Bound, Full};
 pub(super) use class::TenantNumbers;
 pub(super) use fair::Call;
+pub(super) use standing::Standing;
 
 use super::split::Keys;
 use crate::task::{IntegrationName, Priority, Task, Tenant};
@@ -107,24 +109,23 @@ pub(super) enum Room<R> {
 /// What a call came to.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Ran {
-    /// Whether it may have held slots.
-    pub(super) ran: bool,
+    pub(super) run: Run,
     /// How many, where the worker said so.
     pub(super) slots: Option<u32>,
     /// How long the integration took, where it succeeded.
     pub(super) succeeded_in: Option<Duration>,
 }
 
-/// Where a place stands.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Standing {
-    /// The tenant's own tasks before it, for the same integration.
-    pub(super) own_ahead: usize,
-    /// All tasks of its class that come first, at the most.
-    pub(super) ahead: usize,
-    /// Whether its lane waits for a call of its tenant to end.
-    pub(super) is_parked: bool,
-    pub(super) estimated_wait: Option<Duration>,
+/// How far the run of a call came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Run {
+    /// It held no slot.
+    #[default]
+    NotBegun,
+    /// It may have held slots, and has no outcome: its caller left, or its worker did.
+    Aborted,
+    /// It ended by itself.
+    Ended,
 }
 
 /// A class in numbers.
@@ -210,7 +211,7 @@ impl<T> Queue<T> {
     pub(super) fn end(&mut self, call: Call, ran: Ran, now: Instant) -> Option<Duration> {
         let Charge { priority, tenant, slots, since, charged } = self.calls.end(call)?;
         let took = now.saturating_duration_since(since);
-        let used = if ran.ran { usage(ran.slots.unwrap_or(slots), took) } else { 0 };
+        let used = if ran.run == Run::NotBegun { 0 } else { usage(ran.slots.unwrap_or(slots), took) };
         self.class_mut(priority).end(&tenant, charged, used);
         self.classes.iter_mut().for_each(|class| class.unpark(&tenant));
         Some(took)
@@ -218,13 +219,24 @@ impl<T> Queue<T> {
 
     /// A call to one of the pool's workers took so long: others of the integration may, too.
     pub(super) fn learn(&mut self, integration: &IntegrationName, took: Duration, ran: Ran, now: Instant) {
-        if ran.ran {
-            let quantile = self.config.run_quantile;
-            let pace = self.paces.entry(integration.clone()).or_insert_with(|| Pace::new(now));
-            pace.ran(took, ran.slots);
-            if let Some(time) = ran.succeeded_in {
-                pace.succeeded(time, quantile, now);
-            }
+        if ran.run == Run::NotBegun {
+            return;
+        }
+        let pace = self.paces.entry(integration.clone()).or_insert_with(|| Pace::new(now));
+        if ran.run == Run::Aborted {
+            pace.aborted(took);
+            return;
+        }
+        pace.ran(took, ran.slots);
+        if let Some(time) = ran.succeeded_in {
+            pace.succeeded(time, self.config.run_quantile, now);
+        }
+    }
+
+    /// A call for the place took so long at one of this pool's own workers: its slot is another's now.
+    pub(super) fn departed(&mut self, place: &Place, took: Duration, ran: Ran) {
+        if ran.run != Run::NotBegun {
+            self.class_mut(place.priority).departed(place, took, ran.run == Run::Aborted);
         }
     }
 
@@ -253,8 +265,7 @@ impl<T> Queue<T> {
         served
     }
 
-    /// As [`Queue::serve`], at another pool's workers: what is found there, and who leaves, says nothing of how fast this
-    /// one drains, nor of what holds it.
+    /// As [`Queue::serve`], at another pool's workers: what is found there says nothing of what holds this one.
     pub(super) fn serve_elsewhere<R>(
         &mut self,
         now: Instant,
@@ -301,10 +312,9 @@ impl<T> Queue<T> {
                 match room(self.class(priority).head(&candidate)?) {
                     Room::Found(found) => {
                         let place = self.class(priority).head(&candidate)?.clone();
-                        let run = self.paces.get(&place.integration).map(Pace::mean).unwrap_or_default();
                         let call = self.start(&place, now);
                         if at_home {
-                            self.class_mut(priority).departs(&place, run);
+                            self.class_mut(priority).serves(&place);
                         }
                         // Measured when all are served.
                         let waiter = self.class_mut(priority).remove(&place, now)?.value;
@@ -370,14 +380,6 @@ impl<T> Queue<T> {
     /// How long a run of the integration takes, by the configured quantile; none while too little is known.
     pub(super) fn needs(&mut self, integration: &IntegrationName, now: Instant) -> Option<Duration> {
         self.paces.get_mut(integration)?.needs(self.config.run_quantile, now)
-    }
-
-    /// Where a place stands; none when it is not taken.
-    pub(super) fn standing(&self, place: &Place, now: Instant) -> Option<Standing> {
-        let class = self.class(place.priority);
-        let (own_ahead, is_parked) = class.stands(place)?;
-        let ahead = class.ahead(place, own_ahead);
-        Some(Standing { own_ahead, ahead, is_parked, estimated_wait: class.estimate(place, own_ahead, now) })
     }
 
     /// Whether nobody waits, and no call is out.

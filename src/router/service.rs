@@ -17,7 +17,7 @@ use super::channels::Channels;
 use super::dispatch::{Dispatcher, Ended, Reservation, TurnedAway};
 use super::explain::{Book, Entered, Progress};
 use super::metrics::{DEADLINE, Metrics, TOO_LATE};
-use super::queue::{Place, Ran};
+use super::queue::{Place, Ran, Run};
 use super::retry::{Budget, Failed, pause_after};
 use super::view::Learned;
 use crate::task::{PoolName, Task};
@@ -76,7 +76,8 @@ impl Inner {
         let place = self.dispatcher.place(&task);
         let entered = self.book.enter(task.id.clone(), place.clone(), arrival);
         let routed = self.route(&task, &place, &entered, arrival, asked.trace).await;
-        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error))?;
+        let (pool, outcome) = routed.inspect_err(|error| entered.refused(error, self.dispatcher.home(&place)))?;
+        entered.ended();
         let queued = outcome.timings.and_then(|timings| timings.queued?.try_into().ok()).unwrap_or_default();
         self.metrics.outcome(&pool, task.priority, queued);
         Ok(outcome)
@@ -170,7 +171,11 @@ impl Inner {
             tracing::debug!(task = %task.id, %worker, attempt = call.attempt, "a call to a worker failed: {failed:?}");
         }
         let ran = Ran {
-            ran: !matches!(result, Err(Failed::Refused(_) | Failed::Unsent(_))),
+            run: match &result {
+                Ok(outcome) => how_far(outcome),
+                Err(Failed::Final(_)) => Run::Aborted,
+                Err(Failed::Refused(_) | Failed::Unsent(_)) => Run::NotBegun,
+            },
             slots: load.and_then(|load| load.shares).map(|shares| shares.weight),
             succeeded_in: result.as_ref().ok().and_then(ran_successfully_for),
         };
@@ -246,6 +251,15 @@ fn fared(outcome: &proto::Outcome) -> Learned {
             _ => Learned::Failed,
         },
         None => Learned::Answered,
+    }
+}
+
+fn how_far(outcome: &proto::Outcome) -> Run {
+    match &outcome.result {
+        Some(proto::outcome::Result::Failure(failure)) if failure.code() == proto::FailureCode::Cancelled => {
+            Run::Aborted
+        }
+        _ => Run::Ended,
     }
 }
 

@@ -180,8 +180,14 @@ async fn where_a_task_is_can_be_asked_and_what_holds_it() {
     crate::support::calls::refusal(&mut plain, crate::support::calls::message("turned-away", "held", "")).await;
     let explained = explain(&house, "turned-away").await;
     assert_eq!((&explained["state"], &explained["held_by"]), (&json!("refused"), &json!("QUEUE_FULL")));
+    assert_eq!(explained["pool"], "default");
     assert!(explained["why"].as_str().is_some_and(|why| why.contains("router.queue.tasks")), "{explained}");
     assert_eq!(explain(&house, "never-came").await["state"], "unknown");
+    crate::support::calls::refusal(&mut plain, crate::support::calls::message("waits", "held", "")).await;
+    let explained = explain(&house, "waits").await;
+    assert_eq!(explained["state"], "waiting");
+    let why = explained["why"].as_str().expect("a string");
+    assert!(why.contains("another task with this id was refused meanwhile: QUEUE_FULL"), "{why}");
 
     let worker = house.worker(0).address().to_string();
     let output = run(weir().args(["explain", "runs", "--at", &worker]), "").await;
@@ -195,7 +201,9 @@ async fn where_a_task_is_can_be_asked_and_what_holds_it() {
     for caller in [runs, waits] {
         answer(caller).await.expect("an outcome");
     }
-    assert_eq!(explain(&house, "runs").await["state"], "unknown", "it has ended");
+    for ended in ["runs", "waits"] {
+        assert_eq!(explain(&house, ended).await["state"], "unknown", "it has ended");
+    }
     house.close().await;
 }
 

@@ -64,7 +64,7 @@ fn reason(answer: Result<Reservation, TurnedAway>) -> Reason {
 }
 
 fn answered(load: Option<LoadReport>) -> Ended {
-    Ended { learned: Learned::Answered, load, ran: Ran { ran: true, ..Ran::default() } }
+    Ended { learned: Learned::Answered, load, ran: Ran { run: Run::Ended, ..Ran::default() } }
 }
 
 fn refused(reason: Reason, load: Option<LoadReport>) -> Ended {
@@ -290,13 +290,38 @@ async fn a_tenant_at_its_cap_waits_for_its_own_and_holds_up_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_estimated_of_a_task_that_no_worker_takes_whatever_ends() {
+    let dispatcher = dispatcher(100, [presence("w1", 1)]);
+    let places: Vec<_> = (0..32).map(|_| place(&dispatcher, Priority::Batch, "bank")).collect();
+    let held = dispatcher.reserve(&places[0], false).await.expect("room");
+    let mut waits = JoinSet::new();
+    for place in places[1..].iter().cloned() {
+        let dispatcher = dispatcher.clone();
+        waits.spawn(async move { dispatcher.reserve(&place, false).await });
+        tokio::task::yield_now().await;
+    }
+    let mut out = Some(held);
+    for _ in 0..30 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        out.take().expect("it runs").end(answered(None));
+        out = Some(waits.join_next().await.expect("served").expect("no panic").expect("a worker"));
+    }
+    let estimate = || dispatcher.stands(&places[31]).standing.expect("it waits").estimated_wait;
+    assert!(estimate().is_some_and(|wait| wait <= Duration::from_secs(2)), "{:?}", estimate());
+    let reserved = Presence { reserved: 1, ..presence("w1", 1) };
+    dispatcher.apply(&PoolName::default(), vec![Change::Present(reserved)]);
+    drop(out);
+    assert_eq!((estimate(), dispatcher.stands(&places[31]).held.main()), (None, "interactive_reserve"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_hardly_any_run_would_still_make_is_dropped_while_it_waits() {
     let dispatcher = dispatcher(10, [presence("w1", 1)]);
     let second = Duration::from_secs(1);
     for _ in 0..40 {
         let reservation = dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("room");
         tokio::time::advance(second).await;
-        let ran = Ran { ran: true, slots: None, succeeded_in: Some(second) };
+        let ran = Ran { run: Run::Ended, slots: None, succeeded_in: Some(second) };
         reservation.end(Ended { learned: Learned::Answered, load: None, ran });
     }
     let _held = dispatcher.reserve(&place(&dispatcher, Priority::Batch, "bank"), false).await.expect("room");

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::registry::{Incarnation, Presence, State};
+use crate::router::queue::Run;
 use crate::settings::{self, Settings};
 use crate::task::Priority;
 use crate::task::testing::task;
@@ -126,7 +127,8 @@ impl Bench {
 
     fn end_with(&mut self, task: u32, learned: Learned, load: Option<LoadReport>, ran: bool) -> Vec<u32> {
         let (place, grant) = self.out.remove(&task).expect("it is out");
-        let ran = Ran { ran, slots: None, succeeded_in: ran.then_some(SECOND) };
+        let run = if ran { Run::Ended } else { Run::NotBegun };
+        let ran = Ran { run, slots: None, succeeded_in: ran.then_some(SECOND) };
         self.pools.end(&grant, &place, Ended { learned, load, ran }, 1.0, self.now);
         self.serve(Touched::Worker(&grant.pool, &grant.placement.worker))
     }

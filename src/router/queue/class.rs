@@ -335,17 +335,23 @@ impl<T> Class<T> {
         }
     }
 
-    /// The place is served; a run of its kind takes so long. To be told before it is removed.
-    pub(super) fn departs(&mut self, place: &Place, run: Duration) {
-        if self.drain.is_waiting() {
-            self.drain.departed(run);
-        }
+    /// The place is served. To be told before it is removed.
+    pub(super) fn serves(&mut self, place: &Place) {
         if let Some(line) = self.lines.get_mut(&place.integration) {
-            line.drain.departed(run);
             line.served();
         }
-        if let Some(member) = self.members.get_mut(&place.tenant) {
-            member.drain.departed(run);
+    }
+
+    /// A run for the place took so long, and ended by itself or was aborted.
+    pub(super) fn departed(&mut self, place: &Place, took: Duration, is_aborted: bool) {
+        let line = self.lines.get_mut(&place.integration).map(|line| &mut line.drain);
+        let member = self.members.get_mut(&place.tenant).map(|member| &mut member.drain);
+        for drain in [Some(&mut self.drain), line, member].into_iter().flatten() {
+            if is_aborted {
+                drain.aborted(took);
+            } else {
+                drain.departed(took);
+            }
         }
     }
 
@@ -387,19 +393,32 @@ impl<T> Class<T> {
     /// The tasks that are served before a place that has so many of its tenant's own before it, at the most: tenants take
     /// turns. Who is parked, or waits in a line that is held, comes before nobody else.
     pub(super) fn ahead(&self, place: &Place, own: usize) -> usize {
-        let (mut lanes, mut tasks) = (0, 0);
-        let mut count = |line: &Line<T>| {
-            lanes += line.ready.len();
-            tasks += line.ready_tasks;
-        };
-        match self.lines.get(&place.integration) {
-            Some(line) if line.is_held() => count(line),
-            _ => self.lines.values().filter(|line| !line.is_held()).for_each(count),
-        }
+        let (lanes, tasks) = self.contenders(place);
         let is_ready = self.members.get(&place.tenant).is_some_and(Member::is_ready);
         let others = lanes.min(self.ready_tenants).saturating_sub(usize::from(is_ready));
-        let theirs = if is_ready { tasks.saturating_sub(own) } else { tasks };
+        let own_and_it = own + usize::from(self.is_in_line(place));
+        let theirs = if is_ready { tasks.saturating_sub(own_and_it) } else { tasks };
         own + ((own + 1) * others).min(theirs)
+    }
+
+    /// Those who may be served before a place of a class that comes after this one.
+    pub(super) fn may_precede(&self, place: &Place) -> usize {
+        self.contenders(place).1
+    }
+
+    /// The lanes, and the tasks in them, that wait for what a place waits for.
+    fn contenders(&self, place: &Place) -> (usize, usize) {
+        let count = |(lanes, tasks), line: &Line<T>| (lanes + line.ready.len(), tasks + line.ready_tasks);
+        match self.lines.get(&place.integration) {
+            Some(line) if line.is_held() => count((0, 0), line),
+            _ => self.lines.values().filter(|line| !line.is_held()).fold((0, 0), count),
+        }
+    }
+
+    /// Whether the place is taken, in a lane that is ready.
+    fn is_in_line(&self, place: &Place) -> bool {
+        let lane = self.lines.get(&place.integration).and_then(|line| line.lanes.get(&place.tenant));
+        lane.is_some_and(|lane| lane.is_ready() && lane.waiting.contains_key(&place.order()))
     }
 
     // ── numbers

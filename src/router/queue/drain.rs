@@ -1,10 +1,11 @@
 //! How fast a queue drains, measured: pure, with the time passed in.
 //!
 //! What is measured is departures per *slot-second*: over the time in which somebody waits for a slot and for nothing
-//! else, how many left, for each slot that the workers have. So the rate follows at once when a worker comes or goes, or N
+//! else, how many runs ended, for each slot that the workers have. A run that was aborted counts as that part of a mean run
+//! that it took: callers that come and go say nothing of how long the others will run. So the rate follows at once when a worker comes or goes, or N
 //! changes; and neither an idle fleet nor one that waits for a cap says anything of what it could do. A queue whose tasks
 //! take a minute drains in bursts a minute apart, so nothing is said before the time of two runs has been seen, and what is
-//! older than four fades: of runs as they are on average among those that leave.
+//! older than four fades: of runs as they are on average among those that end.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const ENOUGH: f64 = 20.0;
 /// A queue that was empty for so long begins anew.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// How much one that leaves counts in the mean run.
+/// How much a run counts in the mean run.
 const NEWEST: f64 = 0.05;
 
 #[derive(Debug)]
@@ -48,16 +49,27 @@ impl Drain {
         (self.waiting, self.slots, self.seen_at) = (waiting, slots, self.seen_at.max(now));
     }
 
-    /// Whether somebody waits, as was told last.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.waiting
+    /// A run has ended by itself, and took so long. It counts if somebody waits.
+    pub(super) fn departed(&mut self, took: Duration) {
+        if self.waiting {
+            let weight = if self.departures == 0.0 { 1.0 } else { NEWEST };
+            self.mean_run += (took.as_secs_f64() - self.mean_run) * weight;
+            self.count(1.0);
+        }
     }
 
-    /// One was served that waited; a run of its kind takes so long.
-    pub(super) fn departed(&mut self, run: Duration) {
-        let weight = if self.departures == 0.0 { 1.0 } else { NEWEST };
-        self.mean_run += (run.as_secs_f64() - self.mean_run) * weight;
-        self.departures += 1.0;
+    /// A run was aborted after so long.
+    pub(super) fn aborted(&mut self, took: Duration) {
+        if self.departures == 0.0 {
+            // Of how long it would have run nothing is known, so the time says nothing either.
+            (self.busy, self.slot_seconds) = (0.0, 0.0);
+        } else if self.waiting {
+            self.count((took.as_secs_f64() / self.mean_run).min(1.0));
+        }
+    }
+
+    fn count(&mut self, departures: f64) {
+        self.departures += departures;
         if self.departures >= 2.0 * ENOUGH && self.busy >= 4.0 * self.mean_run {
             for value in [&mut self.departures, &mut self.busy, &mut self.slot_seconds] {
                 *value /= 2.0;
@@ -113,6 +125,36 @@ mod tests {
                 assert!((100.0 / 60.0 / 2.0..=100.0 / 60.0 * 2.0).contains(&rate), "{rate} in round {round}");
             }
         }
+    }
+
+    #[test]
+    fn aborted_runs_leave_the_rate_as_it_was() {
+        let mut now = Instant::now();
+        let mut drain = Drain::new(now);
+        drain.waits(true, 4, now);
+        let pass = |drain: &mut Drain, now: &mut Instant, time: Duration| {
+            *now += time;
+            drain.waits(true, 4, *now);
+        };
+        // Before anything is known, and after.
+        for _ in 0..2 {
+            for _ in 0..2_000 {
+                pass(&mut drain, &mut now, SECOND / 20);
+                (0..4).for_each(|_| drain.aborted(SECOND / 20));
+            }
+            let rate = drain.rate(4, now);
+            assert!(rate.is_none_or(|rate| (1.2..1.5).contains(&rate)), "{rate:?}");
+            for _ in 0..10 {
+                pass(&mut drain, &mut now, SECOND * 3);
+                (0..4).for_each(|_| drain.departed(SECOND * 3));
+            }
+            let rate = drain.rate(4, now).expect("forty runs");
+            assert!((1.2..1.5).contains(&rate), "{rate}");
+        }
+        // One that hangs is one departure, however long it held its slot.
+        let before = drain.departures;
+        drain.aborted(SECOND * 600);
+        assert!(drain.departures <= before + 1.0);
     }
 
     #[test]

@@ -49,6 +49,13 @@ impl Pace {
         self.slots = slots.unwrap_or(self.slots).max(1);
     }
 
+    /// A call was given up after so long: others take no less.
+    pub(super) fn aborted(&mut self, time: Duration) {
+        if time > self.mean() {
+            self.ran(time, None);
+        }
+    }
+
     /// A run has succeeded in that time.
     pub(super) fn succeeded(&mut self, time: Duration, quantile: f64, now: Instant) {
         self.age(quantile, now);
@@ -97,6 +104,19 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_was_aborted_can_only_make_the_mean_longer() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(Instant::now());
+        (0..100).for_each(|_| pace.aborted(second / 20));
+        assert_eq!(pace.mean(), UNKNOWN);
+        pace.ran(second * 3, None);
+        (0..100).for_each(|_| pace.aborted(second / 20));
+        assert_eq!(pace.mean(), second * 3);
+        (0..100).for_each(|_| pace.aborted(second * 20));
+        assert!(pace.mean() > second * 19, "{:?}", pace.mean());
+    }
 
     #[test]
     fn little_is_known_at_first_and_what_is_known_ages() {

@@ -138,10 +138,15 @@ impl Bench {
     }
 
     fn end(&mut self, call: Call) {
+        self.end_as(call, Run::Ended);
+    }
+
+    fn end_as(&mut self, call: Call, run: Run) {
         let place = self.out.remove(&call).expect("it is out");
-        let ran = Ran { ran: true, slots: None, succeeded_in: None };
+        let ran = Ran { run, slots: None, succeeded_in: None };
         let took = self.queue.end(call, ran, self.now).expect("it was out");
         self.queue.learn(&place.integration, took, ran, self.now);
+        self.queue.departed(&place, took, ran);
     }
 
     fn end_all(&mut self) {
@@ -258,6 +263,35 @@ fn time_in_which_only_those_at_a_cap_wait_says_nothing_of_how_fast_the_others_le
 }
 
 #[test]
+fn callers_that_come_and_go_say_nothing_of_how_fast_the_others_leave() {
+    let mut bench = Bench::new(patient(), Fleet::of(4));
+    (0..44).for_each(|waiter| drop(bench.submit("batch bank acme", waiter)));
+    bench.run(SECOND * 3);
+    (0..16).for_each(|waiter| drop(bench.submit("batch bank acme", waiter)));
+    for run in [Run::Aborted, Run::NotBegun] {
+        for _ in 0..80 {
+            bench.now += SECOND / 20;
+            let calls: Vec<_> = bench.out.keys().copied().collect();
+            for call in calls {
+                bench.end_as(call, run);
+                bench.submit("batch bank acme", 0).expect("sixteen are before it");
+                bench.serve();
+            }
+        }
+        let rate = bench.rate();
+        assert!((0.9..1.8).contains(&rate), "four slots, three seconds each: {rate}");
+    }
+    let place = bench.place("batch bank acme", SECOND * 8);
+    let full = bench.queue.push(place.clone(), 0, bench.now).map(|()| bench.queue.standing(&place, bench.now));
+    assert!(full.is_ok(), "the first deadline: {full:?}");
+    let place = bench.place("batch bank other", SECOND * 2);
+    assert_eq!(
+        bench.queue.push(place, 0, bench.now).expect_err("two seconds for three").bound,
+        Bound::WaitOverDeadline
+    );
+}
+
+#[test]
 fn what_waits_for_its_integrations_cap_has_the_rate_of_that_alone() {
     let mut fleet = Fleet::of(10);
     fleet.integration_caps.insert("slow".parse().expect("a name"), 1);
@@ -277,6 +311,30 @@ fn what_waits_for_its_integrations_cap_has_the_rate_of_that_alone() {
     let estimate = bench.queue.standing(&place, bench.now).expect("it waits").estimated_wait.expect("measured");
     assert!((25.0..35.0).contains(&estimate.as_secs_f64()), "{estimate:?}");
     assert_eq!(bench.queue.numbers(bench.now)[1].per_second, None, "nobody has waited for a slot");
+}
+
+#[test]
+fn where_a_place_stands_counts_who_may_come_first_of_both_classes_and_not_itself() {
+    let mut bench = Bench::new(Config { batch_share: 0.2, ..patient() }, Fleet::of(4));
+    (0..44).for_each(|waiter| drop(bench.submit("batch bank acme", waiter)));
+    bench.run(SECOND);
+    (0..4).for_each(|waiter| assert!(bench.submit("interactive bank acme", waiter).is_none()));
+    let place = bench.submit("batch bank acme", 0).expect("all slots are held");
+    let of = |bench: &Bench, place: &Place| bench.queue.standing(place, bench.now).expect("it waits");
+    assert_eq!((of(&bench, &place).ahead, of(&bench, &place).interactive_ahead), (0, 0));
+    for (waits, first) in [(3, 3), (12, 4)] {
+        while bench.queue.numbers(bench.now)[0].waiting < waits {
+            bench.submit("interactive bank acme", 0).expect("all slots are held");
+        }
+        let standing = of(&bench, &place);
+        assert_eq!((standing.ahead, standing.interactive_ahead), (0, first), "batch has a fifth");
+        let estimate = standing.estimated_wait.expect("measured").as_secs_f64();
+        assert!((estimate * 4.0 - (first + 1) as f64).abs() < 0.5, "four leave each second: {estimate}");
+    }
+    (0..5).for_each(|waiter| drop(bench.submit("batch bank other", waiter)));
+    let last = (0..6).filter_map(|waiter| bench.submit("batch bank acme", waiter)).last().expect("they wait");
+    let standing = of(&bench, &last);
+    assert_eq!((standing.own_ahead, standing.ahead), (6, 11), "of twelve");
 }
 
 #[test]

@@ -30,6 +30,11 @@ impl Turns {
         self.share = share;
     }
 
+    /// Of batch.
+    pub(super) fn share(&self) -> f64 {
+        self.share
+    }
+
     /// Whether a batch call that is charged with so much comes before interactive ones.
     pub(super) fn is_batch_first(&self, charge: Usage) -> bool {
         self.share > 0.0 && self.owed >= (1.0 - self.share) * charge as f64

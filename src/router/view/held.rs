@@ -106,6 +106,20 @@ impl Held {
     }
 }
 
+impl Hold {
+    /// Whether it stays so whatever ends: only a setting changes it.
+    fn is_shut(self) -> bool {
+        matches!(self, Hold::Closed | Hold::AllReserved | Hold::IntegrationShut | Hold::TenantShut)
+    }
+}
+
+impl Held {
+    /// Whether a worker may take it once something there ends.
+    pub(in crate::router) fn may_end(&self) -> bool {
+        self.by.iter().any(|(hold, _)| !hold.is_shut())
+    }
+}
+
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_holds(f)?;
