@@ -6,6 +6,7 @@
 
 mod cluster;
 mod guide;
+mod keys;
 mod link;
 mod place;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use keys::keys;
 pub use link::{Lease, Link, version};
 pub use place::Place;
 

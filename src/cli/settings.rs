@@ -3,14 +3,15 @@
 //! A change is a whole new document, written only where the one that it was made from is still there, and kept in the
 //! history with who and why. So two people at a time cannot undo each other's changes unseen.
 
+mod asked;
 mod help;
 mod lost;
 mod raise;
+mod rollback;
 mod set;
 mod status;
 mod unserved;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -22,10 +23,10 @@ use super::table::{Table, duration, printable};
 use super::{block_on, print};
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
+use crate::settings::Source;
 use crate::settings::edit::{self, Difference};
 use crate::settings::launchdarkly::CHANGED_THERE;
 use crate::settings::store::{self, Edit, ReadError, Reading, Revision, Store};
-use crate::settings::{self, Source, flagd, kept};
 
 /// How long reads and writes of a file may take to end after an error.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ enum Command {
     /// Shows what a change changed.
     Diff(DiffArgs),
     /// Puts an earlier document back, as a new change.
-    Rollback(RollbackArgs),
+    Rollback(rollback::Args),
     /// Turns N up step by step, on a share of the workers first, and takes back what is worse.
     Raise(raise::Args),
 }
@@ -86,28 +87,6 @@ struct DiffArgs {
     after: Option<u64>,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without a revision, the document before the last change is put back; where the document is gone or broken, the \
-one of the last change.
-
-Examples:
-  weir settings rollback --why 'p99 of the bank rose'
-  weir settings rollback 41 --why 'the last good one'
-  weir settings rollback --kept /var/lib/weir-worker/settings-worker-1.json --why 'the file was broken by hand'"
-)]
-struct RollbackArgs {
-    /// The revision whose document to put back.
-    revision: Option<u64>,
-    /// Puts back the document that a worker keeps in its state_dir; where it keeps values alone, they become one, for all
-    /// workers.
-    #[arg(long, value_name = "FILE", conflicts_with = "revision")]
-    kept: Option<PathBuf>,
-    /// The reason, for the history.
-    #[arg(long, value_name = "TEXT")]
-    why: String,
-}
-
 pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
     if config.settings.source == Source::LaunchDarkly && !matches!(args.command, Command::Status(_)) {
         bail!(CHANGED_THERE);
@@ -125,7 +104,7 @@ pub(super) fn run(args: Args, config: Config) -> anyhow::Result<ExitCode> {
             Command::Status(args) => status::run(args, store, &config).await,
             Command::History(args) => history(&args, &*store).await,
             Command::Diff(args) => diff(&args, &*store).await,
-            Command::Rollback(args) => rollback(args, &*store).await,
+            Command::Rollback(args) => rollback::run(args, &*store, &config).await,
             Command::Raise(args) => raise::run(args, store, &config).await,
         };
         // What does not end is a read of a file, which ends with the process.
@@ -179,52 +158,6 @@ async fn diff(args: &DiffArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
         [Some(printable(&key)), shown('-', before), shown('+', after)].into_iter().flatten()
     });
     print(&lines.collect::<Vec<_>>().join("\n"))
-}
-
-async fn rollback(args: RollbackArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
-    let why = reason(args.why)?;
-    let (current, revisions) = (replaceable(store).await?, store.history().await?);
-    if let Some(path) = args.kept {
-        let kept::Last { version, document, values } = kept::read(&path).map_err(anyhow::Error::msg)?;
-        let what = if document.is_some() { format!("document {version}") } else { "values".into() };
-        let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        let document = document.unwrap_or_else(|| flagd::document(&values));
-        let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
-        return print(&format!("v{number}: the {what} of {}", path.display()));
-    }
-    let examine = |document: &[u8]| flagd::evaluate(document, &settings::Context::default());
-    // What somebody broke by hand is in the history, too.
-    let mut good = revisions.iter().rev().filter(|revision| examine(revision.edit.document.as_bytes()).is_ok());
-    let to = match args.revision {
-        Some(number) => {
-            let to = find(&revisions, number)?;
-            if let Err(reason) = examine(to.edit.document.as_bytes()) {
-                bail!("nobody would take the document of v{number}: {reason}");
-            }
-            to
-        }
-        None if current.as_deref().is_none_or(|document| examine(document).is_err()) => {
-            good.next().with_context(|| {
-                format!(
-                    "{} is gone or broken, and its history is empty; --kept takes a worker's last good values",
-                    store.name()
-                )
-            })?
-        }
-        // The one before the last change, even if somebody has set the document by hand since.
-        None => {
-            let last = revisions.last().map(|revision| revision.number);
-            let before = good.find(|revision| Some(revision.number) != last);
-            before.context("the history has nothing before the last change")?
-        }
-    };
-    if current.as_deref() == Some(to.edit.document.as_bytes()) {
-        return print(&format!("nothing changes: v{} is what is there", to.number));
-    }
-    let why = format!("{why} (back to v{})", to.number);
-    let edit = Edit { document: to.edit.document.clone(), who: who(), why };
-    let number = store.write(current.as_deref(), &edit).await?;
-    print(&format!("v{number}: the document of v{}", to.number))
 }
 
 /// The document; none where nobody has put one there.

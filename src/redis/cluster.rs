@@ -16,21 +16,25 @@ pub(super) type Node = (String, u16);
 #[derive(Debug, PartialEq)]
 pub(super) struct Served {
     pub(super) primary: Node,
+    /// Those of all slots.
+    pub(super) primaries: Vec<Node>,
     pub(super) nodes: Vec<Node>,
 }
 
 /// Reads the reply for one slot; `asked` is the host of the node that gave it. In words, why nobody can be named.
 pub(super) fn read(reply: &Value, slot: u16, asked: &str) -> Result<Served, String> {
     let ranges = reply.as_sequence().ok_or("its answer to CLUSTER SLOTS is not a list")?;
-    let (mut primary, mut nodes): (Option<Node>, Vec<Node>) = (None, Vec::new());
+    let (mut primary, mut primaries, mut nodes): (Option<Node>, Vec<Node>, Vec<Node>) = (None, Vec::new(), Vec::new());
     for range in ranges {
         let Some([Value::Int(first), Value::Int(last), servers @ ..]) = range.as_sequence() else {
             return Err("its answer to CLUSTER SLOTS has a range without slots".into());
         };
         let servers: Vec<Option<Node>> = servers.iter().map(|server| node(server, asked)).collect();
+        // The first is the primary, the others are its replicas.
+        let first_server = servers.first().cloned().flatten();
+        primaries.extend(first_server.clone().filter(|node| !primaries.contains(node)));
         if (*first..=*last).contains(&i64::from(slot)) {
-            // The first is the primary, the others are its replicas.
-            primary = servers.first().cloned().flatten();
+            primary = first_server;
         }
         for node in servers.into_iter().flatten() {
             if nodes.len() < REMEMBERED && !nodes.contains(&node) {
@@ -39,7 +43,7 @@ pub(super) fn read(reply: &Value, slot: u16, asked: &str) -> Result<Served, Stri
         }
     }
     let primary = primary.ok_or_else(|| format!("it knows no node that serves the slot {slot} of these keys"))?;
-    Ok(Served { primary, nodes })
+    Ok(Served { primary, primaries, nodes })
 }
 
 fn node(server: &Value, asked: &str) -> Option<Node> {
@@ -98,6 +102,7 @@ mod tests {
         let served = read(&reply, 100, "seed").expect("served");
         assert_eq!(served.primary, at("10.0.0.3", 3));
         assert_eq!(served.nodes, [at("10.0.0.1", 1), at("10.0.0.2", 2), at("10.0.0.3", 3)]);
+        assert_eq!(served.primaries, [at("10.0.0.1", 1), at("10.0.0.3", 3)]);
         assert_eq!(read(&reply, 99, "seed").expect("served").primary, at("10.0.0.1", 1));
     }
 

@@ -30,6 +30,7 @@ pub struct Place {
     known: Mutex<Known>,
 }
 
+#[derive(Default)]
 struct Known {
     /// Where the last link that connected went to.
     current: String,
@@ -37,11 +38,14 @@ struct Known {
     doubted: Option<String>,
     /// The nodes of the Cluster at the last answer, for when no configured one can be believed.
     nodes: Vec<Node>,
+    /// Those of them that serve slots.
+    primaries: Vec<Node>,
 }
 
 /// What a guide says.
 struct Answer {
     primary: Node,
+    primaries: Vec<Node>,
     nodes: Vec<Node>,
 }
 
@@ -52,7 +56,7 @@ impl Place {
         let tls = guide::certificates(&config.tls, &info)?;
         let guide = Guide::new(config, &info, key)?;
         let name = guide.name(config, &info);
-        let known = Mutex::new(Known { current: name.clone(), doubted: None, nodes: Vec::new() });
+        let known = Mutex::new(Known { current: name.clone(), ..Known::default() });
         let place = Place { info, tls, guide, name, connect_timeout: config.connect_timeout, known };
         // Certificates that cannot be used are found here, not at the first connection.
         place.client(place.info.clone()).map_err(|error| {
@@ -115,12 +119,32 @@ impl Place {
                         self.ask_all(&learned).await.or(first)?
                     }
                 };
-                self.known.lock().nodes.clone_from(&answer.nodes);
+                {
+                    let mut known = self.known.lock();
+                    known.nodes.clone_from(&answer.nodes);
+                    known.primaries.clone_from(&answer.primaries);
+                }
                 self.at(answer)
             }
         };
         self.known.lock().current = info.addr().to_string();
         self.client(info).map_err(|error| self.unavailable(error.to_string()))
+    }
+
+    /// The places of all keys, of whatever slot: each is one server's.
+    pub(super) async fn all(self) -> Result<Vec<Place>, Error> {
+        if !self.is_cluster() {
+            return Ok(vec![self]);
+        }
+        self.find().await?;
+        let primaries = std::mem::take(&mut self.known.lock().primaries);
+        let place = |node| {
+            let info = to(&self.info, node);
+            let name = info.addr().to_string();
+            let known = Mutex::new(Known { current: name.clone(), ..Known::default() });
+            Place { info, tls: self.tls.clone(), guide: Guide::Url, name, connect_timeout: self.connect_timeout, known }
+        };
+        Ok(primaries.into_iter().map(place).collect())
     }
 
     fn at(&self, answer: Answer) -> ConnectionInfo {
@@ -195,7 +219,7 @@ impl Place {
             _ => "",
         };
         let served = cluster::read(&reply, slot, asked)?;
-        Ok(Answer { primary: served.primary, nodes: served.nodes })
+        Ok(Answer { primary: served.primary, primaries: served.primaries, nodes: served.nodes })
     }
 
     async fn ask_sentinel(&self, sentinel: &ConnectionInfo, master: &str) -> Result<Answer, String> {
@@ -211,7 +235,7 @@ impl Place {
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer: Option<Node> = question.query_async(&mut connection).await.map_err(words)?;
         let primary = answer.ok_or_else(|| format!("it knows no primary \"{master}\" (registry.sentinel.master)"))?;
-        Ok(Answer { primary, nodes: Vec::new() })
+        Ok(Answer { primary, primaries: Vec::new(), nodes: Vec::new() })
     }
 
     fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {

@@ -17,6 +17,7 @@
 
 mod link;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,6 +317,14 @@ impl Position {
         };
         if self.epoch == after.epoch && on_stream { Ok(()) } else { Err(RegistryError::Lagged) }
     }
+}
+
+/// The pools that somebody is a member of.
+pub async fn pools(config: &Config) -> Result<BTreeSet<PoolName>, RegistryError> {
+    let found = crate::redis::keys(config, "weir:{*}:members").await;
+    let found = found.map_err(|error| RegistryError::of("the search for all pools", error))?;
+    let pool = |key: &String| key.strip_prefix("weir:{")?.strip_suffix("}:members")?.parse().ok();
+    Ok(found.iter().filter_map(pool).collect())
 }
 
 fn stream_id(text: &str) -> Option<(u64, u64)> {

@@ -7,9 +7,9 @@
 
 use serde_json::json;
 
-use super::flagd::{self, Flag};
-use super::strict_json;
+use super::flagd::{self, ALLOW_JUMP, Flag};
 use super::targeting::Context;
+use super::{Settings, examine, spec, strict_json};
 use crate::task::{PoolName, WorkerId};
 
 /// The setting that can jump.
@@ -54,6 +54,30 @@ pub fn judge<'a>(before: Option<&[u8]>, after: &[u8], workers: &'a [Standing]) -
         }
     }
     Ok(judged)
+}
+
+/// The same where no worker can be asked: by what the documents say of N to one that no rule is for, with these start values.
+pub fn compare(before: &[u8], after: &[u8], start: &Settings, max_jump: f64) -> Result<(), String> {
+    let context = Context::default();
+    let (before, _) = examine(before, start, &context)?;
+    let (next, _) = examine(after, start, &context)?;
+    let is_allowed =
+        matches!(flagd::evaluate(after, &context)?.get(KEY), Some(Ok(Some(Flag { allow_jump: true, .. }))));
+    let checked =
+        spec(KEY).filter(|_| !is_allowed).map_or(Ok(()), |spec| spec.check_jump(start, &before, &next, max_jump));
+    checked.map_err(|jump| format!("{KEY} = {}", jump.in_a_command()))
+}
+
+/// The document, which says itself that its N may be a jump.
+pub fn allowed(document: &str) -> Result<String, String> {
+    let mut parsed = strict_json::read(document.as_bytes()).map_err(|error| format!("the document {error}"))?;
+    let Some(flag) = parsed.pointer_mut(&format!("/flags/{KEY}")) else { return Ok(document.to_owned()) };
+    let metadata = flag.as_object_mut().map(|flag| flag.entry("metadata").or_insert_with(|| json!({})));
+    match metadata.and_then(|metadata| metadata.as_object_mut()) {
+        Some(metadata) => metadata.insert(ALLOW_JUMP.into(), true.into()),
+        None => return Err(format!("{KEY} of the document, or its metadata, is not an object")),
+    };
+    Ok(format!("{parsed:#}\n"))
 }
 
 /// What of a document decides about N: it is evaluated once for each worker, and may have much else.

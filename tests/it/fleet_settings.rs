@@ -362,7 +362,7 @@ async fn without_a_registry_the_status_says_what_the_file_holds_and_what_is_not_
     assert!(stdout(&output).contains("set without weir"), "{}", stdout(&output));
 }
 
-const CONFIGURATION: &str = r#"
+pub const CONFIGURATION: &str = r#"
 log.format = "json"
 settings.source = "redis"
 

@@ -43,6 +43,7 @@ mod registry_redis;
 mod registry_redis_access;
 mod replay;
 mod routing;
+mod settings_lost;
 mod settings_refused;
 mod settings_sources;
 mod slow_bank;

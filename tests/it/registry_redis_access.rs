@@ -100,6 +100,8 @@ async fn follow_pool(config: &Config, server: &RedisServer) -> Result<(), String
 /// Everything that the commands ask of Redis.
 async fn as_operator(config: &Config, server: &RedisServer) -> Result<(), String> {
     follow_pool(config, server).await?;
+    let pools = weir::registry::redis::pools(config).await.map_err(words)?;
+    assert!(pools.iter().any(|pool| pool.as_str() == "parallel"), "{pools:?}");
     let settings = settings_in(config);
     let before = read(&*settings).await?;
     let edit = Edit { document: format!("{{\"n\": \"{}\"}}", Incarnation::mint()), who: "me".into(), why: "so".into() };

@@ -154,7 +154,10 @@ async fn names_that_no_worker_knows_are_taken_and_told() {
         assert_ok(&output);
         stderr(&output)
     };
-    assert_eq!(set(&["integration_caps={\"bank\": 5}", "payload_sampling={\"*\": 1, \"synthetic\": 0.5}"]).await, "");
+    assert_eq!(
+        set(&["integration_caps={\"bank\": 5}", "payload_sampling={\"*\": 1, \"synthetic\": 0.5}"]).await,
+        "weir: there is no document: listening for 4s 500ms for workers that run one that is gone\n"
+    );
     assert_eq!(
         set(&["integration_caps={\"bnak\": 5}", "pools={\"default\": 9, \"paralel\": 1}"]).await,
         "weir: no worker serves the pool \"paralel\" of pools now: its share waits in the routers until one does\n\

@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
             bail!("another raise is under way: {raise}");
         }
         if bytes.is_none() {
-            lost::refuse(Some(&pool), store, config).await?;
+            lost::refuse(store, config).await?;
         }
         let current = bytes.map(String::from_utf8).transpose().context("the document is not UTF-8")?;
         let version = current.as_deref().map(|document| version_of(document.as_bytes()));

@@ -5,29 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::Value;
 
-use super::super::table::counted;
 use super::super::{print, remark};
-use super::{BACK, document, help, lost, reason, unserved, who};
+use super::{BACK, asked, document, help, lost, reason, unserved, who};
 use crate::config::Config;
-use crate::limits::MAX_SLOTS;
-use crate::registry::{self, Presence};
 use crate::settings::edit::{self, Change, Scope, Share};
-use crate::settings::jump::{self, Standing};
-use crate::settings::store::{Edit, Store, version_of};
-use crate::settings::{self, Context, Role, START_VERSION, Spec, examine, spec};
+use crate::settings::jump;
+use crate::settings::store::{Edit, Store};
+use crate::settings::{self, Context, Spec, examine, spec};
 use crate::task::PoolName;
-use crate::telemetry::Telemetry;
-
-/// How long the registry may take to say who serves the pools.
-const ASKED_WITHIN: Duration = Duration::from_secs(2);
-
-/// Workers that are named where some would refuse a value.
-const NAMED: usize = 3;
 
 const EXAMPLES: &str = "With --pool or --share, the value becomes a rule in front of those that are there; it replaces the one that \
 this command wrote for the same pool before. A worker that is in a share stays in it while the share grows. A value that \
@@ -91,7 +80,7 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     }
     let current = document(store).await?;
     if current.is_none() && !args.new {
-        lost::refuse(pool, store, config).await?;
+        lost::refuse(store, config).await?;
     }
     let start = config.settings.start();
     let edited = |changes, max_jump| edit::edit(current.as_deref(), changes, &start, max_jump);
@@ -99,25 +88,26 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         bail!("{}: {reason}; mend it, or put the last good one back with {BACK}", store.name());
     }
     let document = edited(&changes, f64::INFINITY).map_err(anyhow::Error::msg)?;
-    if current.as_deref() == Some(document.as_bytes()) {
+    let is_same = |there: &&[u8]| edit::differences(there, document.as_bytes()).is_ok_and(|found| found.is_empty());
+    if let Some(there) = current.as_deref().filter(is_same) {
+        if let Ok(workers) = asked::ask(pool, config).await {
+            let keys: Vec<_> = changes.iter().map(|change| change.key.as_str()).collect();
+            asked::refuse_rejected(there, Some(&keys), &workers)?;
+        }
         return print("nothing changes: it is set already");
     }
     let may_jump = changes.iter().any(|change| change.key == jump::KEY && !change.allow_jump);
     let named = settings::named_in(changes.iter().map(|change| (change.key.as_str(), &change.value)));
     let has_names = !named.named_integrations().is_empty() || !named.named_pools().is_empty();
     let asked = match may_jump || has_names || pool.is_some() {
-        true => {
-            let mut meant = pools(pool, current.as_deref(), config);
-            meant.extend(pools(pool, Some(document.as_bytes()), config));
-            ask(&meant, config).await
-        }
+        true => asked::ask(pool, config).await,
         false => Ok(Vec::new()),
     };
     if may_jump {
-        let (workers, version) = (asked.as_deref().unwrap_or_default(), current.as_deref().map(version_of));
-        refuse_jump(current.as_deref(), &document, workers, config)?;
+        let workers = asked.as_deref().unwrap_or_default();
+        asked::refuse_jump(current.as_deref(), &document, workers, config)?;
         // Of those who have not read the document, and of those whom nobody can ask, it is all that there is to go by.
-        if workers.is_empty() || workers.iter().any(|worker| is_behind(worker, version.as_deref())) {
+        if asked::is_partial(workers, current.as_deref()) {
             edited(&changes, config.settings.max_jump).map_err(anyhow::Error::msg)?;
         }
     }
@@ -136,81 +126,13 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         (Ok(workers), Some(pool)) if workers.is_empty() => {
             remark(format_args!("weir: no worker serves the pool {pool} now: nobody has this value until one does"));
         }
-        (Ok(workers), None) if is_raise && workers.is_empty() => not_known("no worker is in the registry"),
-        (Err(reason), _) if is_raise => not_known(reason),
+        (Ok(workers), None) if is_raise && workers.is_empty() => {
+            asked::not_known("no worker of any pool is in the registry")
+        }
+        (Err(reason), _) if is_raise => asked::not_known(reason),
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn not_known(why: &str) {
-    remark(format_args!(
-        "weir: whether workers refuse this as a jump is not known: {why}. It was compared with what the document and this \
-         configuration say"
-    ));
-}
-
-/// The pools that a change is for, as far as anything names them: a change for all is for those that routers send to.
-fn pools(pool: Option<&PoolName>, document: Option<&[u8]>, config: &Config) -> BTreeSet<PoolName> {
-    if let Some(pool) = pool {
-        return BTreeSet::from([pool.clone()]);
-    }
-    let start = config.settings.start();
-    let context = Context { role: Role::Router, ..Context::default() };
-    let examined = document.and_then(|document| examine(document, &start, &context).ok());
-    let routed = examined.map_or(start, |(settings, _)| settings);
-    let (weights, overflow) = (routed.pools.iter(), routed.pool_overflow.iter());
-    let named = weights.map(|(pool, _)| pool).chain(overflow.map(|(_, into)| into));
-    named.chain([&config.router.pool]).cloned().collect()
-}
-
-/// The workers of these pools, or why nobody knows them.
-async fn ask(pools: &BTreeSet<PoolName>, config: &Config) -> Result<Vec<Presence>, String> {
-    if config.registry.url.is_none() {
-        return Err("registry.url is not set".into());
-    }
-    let asked = async {
-        let (mut workers, telemetry) = (Vec::new(), Telemetry::new()?);
-        for pool in pools {
-            workers.extend(registry::open(&config.registry, pool, &telemetry)?.snapshot().await?.workers);
-        }
-        anyhow::Ok(workers)
-    };
-    match tokio::time::timeout(ASKED_WITHIN, asked).await {
-        Ok(workers) => workers.map_err(|error| format!("{error:#}")),
-        Err(_) => Err(format!("the registry did not answer within {}", humantime::format_duration(ASKED_WITHIN))),
-    }
-}
-
-/// Whether a worker has not read the document that is there, so that what it says is of one before.
-fn is_behind(worker: &Presence, version: Option<&str>) -> bool {
-    let Some(version) = version else { return false };
-    let rejects = worker.settings_rejected.as_ref().is_some_and(|rejected| rejected.version == version);
-    worker.settings_version != version && !rejects
-}
-
-fn refuse_jump(before: Option<&[u8]>, document: &str, workers: &[Presence], config: &Config) -> anyhow::Result<()> {
-    let standings: Vec<_> = workers.iter().map(|worker| standing(worker, config.settings.max_jump)).collect();
-    let judged = jump::judge(before, document.as_bytes(), &standings).map_err(anyhow::Error::msg)?;
-    let Some((_, value)) = judged.refuse.first() else { return Ok(()) };
-    let named = judged.refuse.iter().take(NAMED);
-    let named: Vec<_> =
-        named.map(|(it, _)| format!("{} has {} and takes {} at the most", it.worker, it.n, it.limit)).collect();
-    let more = if judged.refuse.len() > NAMED { "; …" } else { "" };
-    bail!(
-        "{} = {value} is a jump that {} of {} would refuse ({}{more}); raise it in steps, or add --allow-jump",
-        jump::KEY,
-        judged.refuse.len(),
-        counted(judged.meant as u64, "worker"),
-        named.join("; "),
-    )
-}
-
-/// How far a worker would go. An older one does not say: it is measured by what it has.
-fn standing(worker: &Presence, max_jump: f64) -> Standing {
-    let Presence { worker, pool, target: n, jump_limit, settings_version, .. } = worker.clone();
-    let by_n = || if settings_version == START_VERSION { MAX_SLOTS } else { (f64::from(n.max(1)) * max_jump) as u32 };
-    Standing { worker, pool, n, limit: jump_limit.unwrap_or_else(by_n) }
 }
 
 fn whose(changes: &[Change]) -> &'static str {
@@ -230,80 +152,5 @@ fn for_whom(scope: &Scope, all: &str) -> String {
             let pool = pool.as_ref().map(|pool| format!(" of pool {pool}")).unwrap_or_default();
             format!("for {share}{pool}")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::registry::{Incarnation, Rejected, State};
-    use crate::settings::flagd;
-
-    fn presence(worker: &str, n: u32, version: &str) -> Presence {
-        Presence {
-            worker: worker.parse().expect("a worker id"),
-            address: "http://127.0.0.1:1".into(),
-            incarnation: Incarnation::mint(),
-            pool: PoolName::default(),
-            target: n,
-            in_flight: 0,
-            reserved: 0,
-            state: State::Open,
-            integrations: vec![],
-            full: vec![],
-            broken: vec![],
-            half_open: vec![],
-            settings_version: version.into(),
-            settings_rejected: None,
-            jump_limit: None,
-        }
-    }
-
-    #[test]
-    fn a_jump_is_refused_by_what_the_workers_say_and_they_are_named() {
-        let (before, after) = (flagd::document(&[(jump::KEY, json!(3))]), flagd::document(&[(jump::KEY, json!(200))]));
-        let refused = |workers: &[Presence]| {
-            let refused = refuse_jump(Some(before.as_bytes()), &after, workers, &Config::default());
-            refused.map_err(|error| error.to_string())
-        };
-        let older = presence("older", 3, "v");
-        let lowered = Presence { jump_limit: Some(300), ..presence("lowered", 3, "v") };
-        let young = presence("young", 3, START_VERSION);
-        assert_eq!(refused(&[lowered.clone(), young.clone()]), Ok(()));
-        let expected = "max_parallelism = 200 is a jump that 1 of 3 workers would refuse (older has 3 and takes 30 at the most); \
-                        raise it in steps, or add --allow-jump";
-        assert_eq!(refused(&[older, lowered, young]), Err(expected.into()));
-        let many: Vec<_> = (0..5).map(|number| presence(&format!("w{number}"), 3, "v")).collect();
-        let error = refused(&many).expect_err("all refuse");
-        assert!(
-            error.contains("5 of 5 workers") && error.contains("w2 has 3") && error.contains("most; …)"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn who_has_not_read_the_document_is_behind() {
-        let behind = presence("w", 3, "v1");
-        let rejected = Some(Box::new(Rejected::new("v2", ["x"], 0)));
-        let rejects = Presence { settings_rejected: rejected, ..behind.clone() };
-        let runs_it = presence("w", 3, "v2");
-        assert_eq!([&behind, &rejects, &runs_it].map(|worker| is_behind(worker, Some("v2"))), [true, false, false]);
-        assert!(!is_behind(&behind, None), "there is none to read");
-    }
-
-    #[test]
-    fn a_change_for_all_is_for_the_pools_that_routers_send_to() {
-        let pools = |pool: Option<&str>, document: Option<&str>| {
-            let pool = pool.map(|pool| pool.parse().expect("a pool"));
-            let pools = pools(pool.as_ref(), document.map(str::as_bytes), &Config::default());
-            pools.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        let routed = [("pools", json!({"single": 95, "parallel": 5})), ("pool_overflow", json!({"parallel": "spare"}))];
-        let document = flagd::document(&routed);
-        assert_eq!(pools(None, Some(&document)), ["default", "parallel", "single", "spare"]);
-        assert_eq!(pools(Some("parallel"), Some(&document)), ["parallel"]);
-        assert_eq!([pools(None, None), pools(None, Some("{"))], [["default"], ["default"]]);
     }
 }

@@ -1,0 +1,184 @@
+//! What workers say in the registry while a change of the settings is at hand: who they are, and which of them would refuse it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::super::remark;
+use super::super::table::counted;
+use crate::config::Config;
+use crate::limits::MAX_SLOTS;
+use crate::registry::{self, Presence};
+use crate::settings::START_VERSION;
+use crate::settings::jump::{self, Standing};
+use crate::settings::store::version_of;
+use crate::task::PoolName;
+use crate::telemetry::Telemetry;
+
+/// How long the registry may take to say who serves the pools.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Workers that are named where some would refuse a value.
+const NAMED: usize = 3;
+
+/// The workers of a pool, or of all pools, whatever the document or the configuration says of them.
+pub(super) async fn workers(pool: Option<&PoolName>, config: &Config) -> anyhow::Result<Vec<Presence>> {
+    if config.registry.url.is_none() {
+        bail!("registry.url is not set");
+    }
+    let pools = match pool {
+        Some(pool) => BTreeSet::from([pool.clone()]),
+        None => registry::redis::pools(&config.registry).await?,
+    };
+    let (mut workers, telemetry) = (Vec::new(), Telemetry::new()?);
+    for pool in &pools {
+        workers.extend(registry::open(&config.registry, pool, &telemetry)?.snapshot().await?.workers);
+    }
+    Ok(workers)
+}
+
+/// The same, soon, or why nobody knows them.
+pub(super) async fn ask(pool: Option<&PoolName>, config: &Config) -> Result<Vec<Presence>, String> {
+    match tokio::time::timeout(ASKED_WITHIN, workers(pool, config)).await {
+        Ok(workers) => workers.map_err(|error| format!("{error:#}")),
+        Err(_) => Err(format!("the registry did not answer within {}", humantime::format_duration(ASKED_WITHIN))),
+    }
+}
+
+/// Says that nobody could be asked.
+pub(super) fn not_known(why: &str) {
+    remark(format_args!(
+        "weir: whether workers refuse this as a jump is not known: {why}. It was compared with what the document and this \
+         configuration say"
+    ));
+}
+
+/// Whether what the workers say is not all that there is to go by: nobody is there, or some have not read the document.
+pub(super) fn is_partial(workers: &[Presence], document: Option<&[u8]>) -> bool {
+    let version = document.map(version_of);
+    workers.is_empty() || workers.iter().any(|worker| is_behind(worker, version.as_deref()))
+}
+
+/// Fails where workers do not take these settings of the document that is there; all of them without names.
+pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &[Presence]) -> anyhow::Result<()> {
+    let version = version_of(document);
+    let rejects = |worker: &&Presence| {
+        let rejected = worker.settings_rejected.as_ref().filter(|rejected| rejected.version == version);
+        rejected.is_some_and(|rejected| {
+            keys.is_none_or(|keys| rejected.keys.iter().any(|key| keys.contains(&key.as_str())))
+        })
+    };
+    let rejecting: Vec<_> = workers.iter().filter(rejects).collect();
+    let Some(first) = rejecting.first() else { return Ok(()) };
+    let mut named: Vec<_> = rejecting.iter().take(NAMED).map(|worker| worker.worker.as_str()).collect();
+    if rejecting.len() > NAMED {
+        named.push("…");
+    }
+    bail!(
+        "nothing changes: it is set already, but {} of {} reject it ({}). Why: weir describe {}; where it is a jump, raise it \
+         in steps, or add --allow-jump",
+        rejecting.len(),
+        counted(workers.len() as u64, "worker"),
+        named.join(", "),
+        first.address,
+    )
+}
+
+/// Whether a worker has not read the document that is there, so that what it says is of one before.
+fn is_behind(worker: &Presence, version: Option<&str>) -> bool {
+    let Some(version) = version else { return false };
+    let rejects = worker.settings_rejected.as_ref().is_some_and(|rejected| rejected.version == version);
+    worker.settings_version != version && !rejects
+}
+
+/// Fails where workers would refuse what the document says of N.
+pub(super) fn refuse_jump(
+    before: Option<&[u8]>,
+    document: &str,
+    workers: &[Presence],
+    config: &Config,
+) -> anyhow::Result<()> {
+    let standings: Vec<_> = workers.iter().map(|worker| standing(worker, config.settings.max_jump)).collect();
+    let judged = jump::judge(before, document.as_bytes(), &standings).map_err(anyhow::Error::msg)?;
+    let Some((_, value)) = judged.refuse.first() else { return Ok(()) };
+    let named = judged.refuse.iter().take(NAMED);
+    let named: Vec<_> =
+        named.map(|(it, _)| format!("{} has {} and takes {} at the most", it.worker, it.n, it.limit)).collect();
+    let more = if judged.refuse.len() > NAMED { "; …" } else { "" };
+    bail!(
+        "{} = {value} is a jump that {} of {} would refuse ({}{more}); raise it in steps, or add --allow-jump",
+        jump::KEY,
+        judged.refuse.len(),
+        counted(judged.meant as u64, "worker"),
+        named.join("; "),
+    )
+}
+
+/// How far a worker would go. An older one does not say: it is measured by what it has.
+fn standing(worker: &Presence, max_jump: f64) -> Standing {
+    let Presence { worker, pool, target: n, jump_limit, settings_version, .. } = worker.clone();
+    let by_n = || if settings_version == START_VERSION { MAX_SLOTS } else { (f64::from(n.max(1)) * max_jump) as u32 };
+    Standing { worker, pool, n, limit: jump_limit.unwrap_or_else(by_n) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::{Incarnation, Rejected, State};
+    use crate::settings::flagd;
+
+    fn presence(worker: &str, n: u32, version: &str) -> Presence {
+        Presence {
+            worker: worker.parse().expect("a worker id"),
+            address: "http://127.0.0.1:1".into(),
+            incarnation: Incarnation::mint(),
+            pool: PoolName::default(),
+            target: n,
+            in_flight: 0,
+            reserved: 0,
+            state: State::Open,
+            integrations: vec![],
+            full: vec![],
+            broken: vec![],
+            half_open: vec![],
+            settings_version: version.into(),
+            settings_rejected: None,
+            jump_limit: None,
+        }
+    }
+
+    #[test]
+    fn a_jump_is_refused_by_what_the_workers_say_and_they_are_named() {
+        let (before, after) = (flagd::document(&[(jump::KEY, json!(3))]), flagd::document(&[(jump::KEY, json!(200))]));
+        let refused = |workers: &[Presence]| {
+            let refused = refuse_jump(Some(before.as_bytes()), &after, workers, &Config::default());
+            refused.map_err(|error| error.to_string())
+        };
+        let older = presence("older", 3, "v");
+        let lowered = Presence { jump_limit: Some(300), ..presence("lowered", 3, "v") };
+        let young = presence("young", 3, START_VERSION);
+        assert_eq!(refused(&[lowered.clone(), young.clone()]), Ok(()));
+        let expected = "max_parallelism = 200 is a jump that 1 of 3 workers would refuse (older has 3 and takes 30 at the most); \
+                        raise it in steps, or add --allow-jump";
+        assert_eq!(refused(&[older, lowered, young]), Err(expected.into()));
+        let many: Vec<_> = (0..5).map(|number| presence(&format!("w{number}"), 3, "v")).collect();
+        let error = refused(&many).expect_err("all refuse");
+        assert!(
+            error.contains("5 of 5 workers") && error.contains("w2 has 3") && error.contains("most; …)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn who_has_not_read_the_document_is_behind() {
+        let behind = presence("w", 3, "v1");
+        let rejected = Some(Box::new(Rejected::new("v2", ["x"], 0)));
+        let rejects = Presence { settings_rejected: rejected, ..behind.clone() };
+        let runs_it = presence("w", 3, "v2");
+        assert_eq!([&behind, &rejects, &runs_it].map(|worker| is_behind(worker, Some("v2"))), [true, false, false]);
+        assert!(!is_behind(&behind, None), "there is none to read");
+    }
+}

@@ -1,0 +1,124 @@
+//! `weir settings rollback`: an earlier document, put back as a new change.
+//!
+//! Workers may refuse what it says of N as a jump from what they have now, so it is judged as one of `set` is.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use super::super::print;
+use super::{asked, find, reason, replaceable, who};
+use crate::config::Config;
+use crate::settings::store::{Edit, Revision, Store};
+use crate::settings::{Context, flagd, jump, kept};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a revision, the document before the last change is put back; where the document is gone or broken, the \
+one of the last change.
+
+Examples:
+  weir settings rollback --why 'p99 of the bank rose'
+  weir settings rollback 41 --why 'the last good one'
+  weir settings rollback --kept /var/lib/weir-worker/settings-worker-1.json --why 'the file was broken by hand'"
+)]
+pub(super) struct Args {
+    /// The revision whose document to put back.
+    revision: Option<u64>,
+    /// Puts back the document that a worker keeps in its state_dir; where it keeps values alone, they become one, for all
+    /// workers.
+    #[arg(long, value_name = "FILE", conflicts_with = "revision")]
+    kept: Option<PathBuf>,
+    /// Lets max_parallelism be more than settings.max_jump times what it is.
+    #[arg(long)]
+    allow_jump: bool,
+    /// The reason, for the history.
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
+    let why = reason(args.why)?;
+    let current = replaceable(store).await?;
+    let (mut document, of, why) = match args.kept {
+        Some(path) => {
+            let (document, what) = kept_in(&path)?;
+            (document, format!("the {what} of {}", path.display()), why)
+        }
+        None => {
+            let revisions = store.history().await?;
+            let to = earlier(args.revision, current.as_deref(), &revisions, &store.name())?;
+            let number = to.number;
+            (to.edit.document.clone(), format!("the document of v{number}"), format!("{why} (back to v{number})"))
+        }
+    };
+    if args.allow_jump {
+        document = jump::allowed(&document).map_err(anyhow::Error::msg)?;
+    }
+    let asked = asked::ask(None, config).await;
+    let workers = asked.as_deref().unwrap_or_default();
+    if current.as_deref() == Some(document.as_bytes()) {
+        asked::refuse_rejected(document.as_bytes(), None, workers)?;
+        return print(&format!("nothing changes: {of} is what is there"));
+    }
+    // From one that nobody takes, nobody has a value.
+    let before = current.as_deref().filter(|document| examine(document).is_ok());
+    asked::refuse_jump(before, &document, workers, config)?;
+    let start = config.settings.start();
+    let compared =
+        |max_jump| before.map_or(Ok(()), |before| jump::compare(before, document.as_bytes(), &start, max_jump));
+    if asked::is_partial(workers, current.as_deref()) {
+        compared(config.settings.max_jump).map_err(anyhow::Error::msg)?;
+    }
+    let is_raise = compared(1.0).is_err();
+    let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
+    print(&format!("v{number}: {of}"))?;
+    match asked {
+        Ok(workers) if is_raise && workers.is_empty() => asked::not_known("no worker of any pool is in the registry"),
+        Err(reason) if is_raise => asked::not_known(&reason),
+        _ => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The document that a worker keeps, and what it is.
+fn kept_in(path: &Path) -> anyhow::Result<(String, String)> {
+    let kept::Last { version, document, values } = kept::read(path).map_err(anyhow::Error::msg)?;
+    let what = if document.is_some() { format!("document {version}") } else { "values".into() };
+    let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    Ok((document.unwrap_or_else(|| flagd::document(&values)), what))
+}
+
+fn examine(document: &[u8]) -> Result<(), String> {
+    flagd::evaluate(document, &Context::default()).map(drop)
+}
+
+/// The revision that is meant.
+fn earlier<'a>(
+    revision: Option<u64>,
+    current: Option<&[u8]>,
+    revisions: &'a [Revision],
+    source: &str,
+) -> anyhow::Result<&'a Revision> {
+    // What somebody broke by hand is in the history, too.
+    let mut good = revisions.iter().rev().filter(|revision| examine(revision.edit.document.as_bytes()).is_ok());
+    match revision {
+        Some(number) => {
+            let to = find(revisions, number)?;
+            if let Err(reason) = examine(to.edit.document.as_bytes()) {
+                bail!("nobody would take the document of v{number}: {reason}");
+            }
+            Ok(to)
+        }
+        None if current.is_none_or(|document| examine(document).is_err()) => good.next().with_context(|| {
+            format!("{source} is gone or broken, and its history is empty; --kept takes a worker's last good values")
+        }),
+        // The one before the last change, even if somebody has set the document by hand since.
+        None => {
+            let last = revisions.last().map(|revision| revision.number);
+            let before = good.find(|revision| Some(revision.number) != last);
+            before.context("the history has nothing before the last change")
+        }
+    }
+}
