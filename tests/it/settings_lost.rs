@@ -2,7 +2,7 @@
 //! would not take.
 
 use serde_json::json;
-use weir::settings::store::{Edit, Store};
+use weir::settings::store::Edit;
 use weir::settings::{Source, flagd};
 
 use crate::cli::{assert_failed, assert_ok, run, stderr, stdout};

@@ -295,8 +295,8 @@ async fn nothing_is_estimated_of_a_task_that_no_worker_takes_whatever_ends() {
     let places: Vec<_> = (0..32).map(|_| place(&dispatcher, Priority::Batch, "bank")).collect();
     let held = dispatcher.reserve(&places[0], false).await.expect("room");
     let mut waits = JoinSet::new();
-    for place in places[1..].iter().cloned() {
-        let dispatcher = dispatcher.clone();
+    for place in &places[1..] {
+        let (dispatcher, place) = (dispatcher.clone(), place.clone());
         waits.spawn(async move { dispatcher.reserve(&place, false).await });
         tokio::task::yield_now().await;
     }
