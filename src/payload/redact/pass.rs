@@ -368,7 +368,11 @@ fn fitted(text: &str, found: impl Iterator<Item = (Range<usize>, String)>) -> Ve
             continue;
         }
         let (range, quote) = nesting.fit(range);
-        edits.push(Edit { range, with: format!("{quote}{with}{quote}") });
+        match edits.last_mut() {
+            // What was made wider may reach into the one before.
+            Some(last) if range.start < last.range.end => last.range.end = last.range.end.max(range.end),
+            _ => edits.push(Edit { range, with: format!("{quote}{with}{quote}") }),
+        }
     }
     edits
 }
