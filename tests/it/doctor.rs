@@ -219,6 +219,16 @@ cases! {
         says: &["weir_integration_blocked_seconds", "of 2 async threads were blocked", "Context::blocking"],
         ..CASE
     };
+    an_integration_that_still_blocks_an_async_thread_is_named: Case {
+        loads: &[
+            Load { integration: "blocker", input: r#"{"do": "block", "ms": 60000}"#, callers: 1, times: 1, ..LOAD },
+            LOAD,
+        ],
+        until: ("weir_blocked_threads", 1.0),
+        first: "1. integration blocker blocks async threads, and has not let go of one since",
+        says: &["of 2 async threads were blocked", "used of overload.memory.limit_bytes"],
+        ..CASE
+    };
     slots_that_are_full_while_idle: Case {
         configuration: "settings.max_parallelism = 4\n",
         // As many callers as slots: one that was refused would wait for a while.

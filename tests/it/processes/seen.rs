@@ -118,9 +118,11 @@ fn faults(observed: &mut Observed, load: &Load) {
     pause(8);
     put(observed.sandbox, "/behaviour/open", &json!({}));
     observed.redis.pause();
-    // Routers see the old N as long as nobody tells them of the new one: the gate has to refuse.
     observed.pools[1].set_parallelism(&json!(5));
-    pause(8);
+    pause(4);
+    // A router knows from each answer that there is no room; whoever does not ask it is refused by the gate.
+    (0..20).for_each(|_| load.submit_past_the_router(&json!({"do": "sleep", "ms": 1_000})));
+    pause(4);
     observed.redis.resume();
     observed.pools[1].set_parallelism(&json!(30));
     pause(4);
@@ -137,6 +139,7 @@ struct Load {
     runtime: Runtime,
     lifecycle: Lifecycle,
     clients: Vec<Client>,
+    worker: Client,
     number: Arc<AtomicUsize>,
 }
 
@@ -148,6 +151,7 @@ impl Load {
         let options = || Options { backoff: None, ..Options::default() };
         let client = |address| Client::with_options(&format!("http://{address}"), options()).expect("an address");
         let clients: Vec<_> = observed.pools.iter().map(|pool| client(pool.router)).collect();
+        let worker = client(observed.pools[1].worker);
         let (lifecycle, number) = (Lifecycle::new(), Arc::new(AtomicUsize::new(0)));
         for (client, callers) in clients.iter().zip(CALLERS) {
             for _ in 0..callers {
@@ -166,14 +170,23 @@ impl Load {
             }
         }
         drop(_entered);
-        Load { runtime, lifecycle, clients, number }
+        Load { runtime, lifecycle, clients, worker, number }
     }
 
     /// One task more, whatever becomes of it.
     fn submit(&self, pool: usize, integration: &str, input: &Value, timeout: Duration) {
+        self.submit_to(&self.clients[pool], integration, input, timeout);
+    }
+
+    /// One task more at the worker of the pool whose N is raised.
+    fn submit_past_the_router(&self, input: &Value) {
+        self.submit_to(&self.worker, "synthetic", input, Duration::from_secs(5));
+    }
+
+    fn submit_to(&self, client: &Client, integration: &str, input: &Value, timeout: Duration) {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let task = Submission { timeout, ..submission(number, integration, input) };
-        let client = self.clients[pool].clone();
+        let client = client.clone();
         let _entered = self.runtime.enter();
         self.lifecycle.spawn("caller of one", async move {
             let _ = client.submit(&task).await;

@@ -28,6 +28,7 @@ pub struct Observed {
 /// A worker and its router.
 pub struct Pool {
     pub name: &'static str,
+    pub worker: SocketAddr,
     pub worker_admin: SocketAddr,
     pub router: SocketAddr,
     pub router_admin: SocketAddr,
@@ -89,14 +90,14 @@ fn start_s3(root: &Path, address: &str) -> Process {
 impl Pool {
     fn start(name: &'static str, root: &Path) -> Self {
         let address = || free_address().parse::<SocketAddr>().expect("an address");
-        let (listen, worker_admin, router, router_admin) = (address(), address(), address(), address());
+        let (worker, worker_admin, router, router_admin) = (address(), address(), address(), address());
         let settings = root.join(format!("{name}.json"));
         write_settings(&settings, &json!(1));
-        let worker_process = start_worker(name, root, listen, worker_admin, &settings, 0);
+        let worker_process = start_worker(name, root, worker, worker_admin, &settings, 0);
         let flags = ["router", "--pool", name, "--listen", &router.to_string(), "--admin", &router_admin.to_string()];
         let mut router_process = Process::start(&format!("router-{name}"), root, &weir(), &flags, &JSON_LOG);
         router_process.wait_for_log("the router serves");
-        Pool { name, worker_admin, router, router_admin, settings, worker_process, router_process, lives: 1 }
+        Pool { name, worker, worker_admin, router, router_admin, settings, worker_process, router_process, lives: 1 }
     }
 
     /// Sets N of its worker.
@@ -107,11 +108,10 @@ impl Pool {
     /// Ends its worker with SIGKILL and starts another one at the same addresses.
     pub fn replace_worker(&mut self) {
         let root = self.settings.parent().expect("it is in the directory").to_owned();
-        let line = self.worker_process.wait_for_log("the worker serves");
-        let listen = line["listen"].as_str().and_then(|listen| listen.parse().ok()).expect("an address");
         self.worker_process.signal(Signal::KILL);
         self.worker_process.exit_code(LONG);
-        self.worker_process = start_worker(self.name, &root, listen, self.worker_admin, &self.settings, self.lives);
+        self.worker_process =
+            start_worker(self.name, &root, self.worker, self.worker_admin, &self.settings, self.lives);
         self.lives += 1;
     }
 }
