@@ -357,6 +357,30 @@ impl Registries {
 }
 
 #[cfg(test)]
+impl Presence {
+    /// A worker that is open and has nothing, with N of 1; for tests, which change what they are about.
+    pub(crate) fn of_a_test(worker: &str) -> Self {
+        Presence {
+            worker: worker.parse().expect("a worker id"),
+            address: "http://127.0.0.1:1".into(),
+            incarnation: Incarnation::mint(),
+            pool: PoolName::default(),
+            target: 1,
+            in_flight: 0,
+            reserved: 0,
+            state: State::Open,
+            integrations: vec![],
+            full: vec![],
+            broken: vec![],
+            half_open: vec![],
+            settings_version: "start".into(),
+            settings_rejected: None,
+            jump_limit: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

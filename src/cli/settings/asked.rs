@@ -127,27 +127,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::{Incarnation, Rejected, State};
+    use crate::registry::Rejected;
     use crate::settings::flagd;
 
     fn presence(worker: &str, n: u32, version: &str) -> Presence {
-        Presence {
-            worker: worker.parse().expect("a worker id"),
-            address: "http://127.0.0.1:1".into(),
-            incarnation: Incarnation::mint(),
-            pool: PoolName::default(),
-            target: n,
-            in_flight: 0,
-            reserved: 0,
-            state: State::Open,
-            integrations: vec![],
-            full: vec![],
-            broken: vec![],
-            half_open: vec![],
-            settings_version: version.into(),
-            settings_rejected: None,
-            jump_limit: None,
-        }
+        Presence { target: n, settings_version: version.into(), ..Presence::of_a_test(worker) }
     }
 
     #[test]

@@ -35,28 +35,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::registry::{Incarnation, State};
     use crate::settings::{Config, named_in};
 
     fn presence(worker: &str, pool: &str, integrations: &[&str]) -> Presence {
         let integrations = integrations.iter().map(|name| name.parse().expect("a name")).collect();
-        Presence {
-            worker: worker.parse().expect("a worker id"),
-            address: "http://127.0.0.1:1".into(),
-            incarnation: Incarnation::mint(),
-            pool: pool.parse().expect("a pool"),
-            target: 1,
-            in_flight: 0,
-            reserved: 0,
-            state: State::Open,
-            integrations,
-            full: vec![],
-            broken: vec![],
-            half_open: vec![],
-            settings_version: "start".into(),
-            settings_rejected: None,
-            jump_limit: None,
-        }
+        Presence { pool: pool.parse().expect("a pool"), integrations, ..Presence::of_a_test(worker) }
     }
 
     fn warned(key: &str, value: Value, workers: &[Presence]) -> Vec<String> {

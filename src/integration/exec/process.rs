@@ -60,8 +60,8 @@ struct State {
     /// To its stdin; none when it is to end.
     lines: Option<mpsc::Sender<Vec<u8>>>,
     runs: HashMap<RunId, Running>,
-    /// Another number whenever a run begins or ends.
-    company: u64,
+    /// How often a run has begun or ended.
+    changes: u64,
     stray_lines: usize,
     condemned: Option<Cause>,
     last_error_line: Option<String>,
@@ -93,7 +93,7 @@ impl Process {
         let state = State {
             lines: Some(lines),
             runs: HashMap::new(),
-            company: 0,
+            changes: 0,
             stray_lines: 0,
             condemned: None,
             last_error_line: None,
@@ -248,7 +248,7 @@ impl Process {
         let running = {
             let mut state = self.state.lock();
             state.stray_lines = 0;
-            state.company += 1;
+            state.changes += 1;
             state.runs.remove(&run)
         };
         match running {
@@ -296,7 +296,7 @@ impl Process {
             if !matches!(errors.fill_buf().await, Ok([_, ..])) {
                 return;
             }
-            let begun_in = self.state.lock().company;
+            let changes_before = self.state.lock().changes;
             if !matches!((&mut errors).take(most).read_until(b'\n', &mut line).await, Ok(1..)) {
                 return;
             }
@@ -314,16 +314,16 @@ impl Process {
             }
             kept += 1;
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            self.note(1, format!("stderr: {text}"), is_rest, Some(begun_in));
+            self.note(1, format!("stderr: {text}"), is_rest, Some(changes_before));
             self.state.lock().last_error_line = Some(text);
         }
     }
 
     /// Tells the run that is in it, and was when the line began. Of several, only the one that wrote it may have it in its
     /// transcript: another's secrets are not known there.
-    fn note(&self, lines: u64, text: String, is_cut: bool, begun_in: Option<u64>) {
+    fn note(&self, lines: u64, text: String, is_cut: bool, changes_before: Option<u64>) {
         let mut state = self.state.lock();
-        let is_doubtful = state.runs.len() > 1 || begun_in.is_some_and(|company| company != state.company);
+        let is_doubtful = state.runs.len() > 1 || changes_before.is_some_and(|changes| changes != state.changes);
         if is_doubtful && !self.limits.shared_stderr {
             state.runs.values_mut().for_each(|running| running.doubtful_lines += lines);
             return;

@@ -233,23 +233,7 @@ mod tests {
     use crate::registry::memory::MemoryRegistry;
 
     fn presence(worker: &str, target: u32) -> Presence {
-        Presence {
-            worker: worker.parse().expect("a worker id"),
-            address: "http://127.0.0.1:1".into(),
-            incarnation: Incarnation::mint(),
-            pool: PoolName::default(),
-            target,
-            in_flight: 0,
-            reserved: 0,
-            state: State::Open,
-            integrations: vec![],
-            full: vec![],
-            broken: vec![],
-            half_open: vec![],
-            settings_version: "v".into(),
-            settings_rejected: None,
-            jump_limit: None,
-        }
+        Presence { target, settings_version: "v".into(), ..Presence::of_a_test(worker) }
     }
 
     fn fleet(workers: &[(&Presence, bool)]) -> Fleet {

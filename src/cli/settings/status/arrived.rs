@@ -225,27 +225,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::registry::{Incarnation, State};
     use crate::settings::store::Edit;
 
     fn presence(worker: &str, version: &str) -> Presence {
-        Presence {
-            worker: worker.parse().expect("a worker id"),
-            address: "http://127.0.0.1:1".into(),
-            incarnation: Incarnation::mint(),
-            pool: PoolName::default(),
-            target: 1,
-            in_flight: 0,
-            reserved: 0,
-            state: State::Open,
-            integrations: vec![],
-            full: vec![],
-            broken: vec![],
-            half_open: Vec::new(),
-            settings_version: version.into(),
-            settings_rejected: None,
-            jump_limit: None,
-        }
+        Presence { settings_version: version.into(), ..Presence::of_a_test(worker) }
     }
 
     fn rejecting(worker: &str, runs: &str, of: &str, keys: &[&str], more: usize) -> Presence {
