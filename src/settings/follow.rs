@@ -242,32 +242,33 @@ impl Follower {
         }
         let holds = self.sender.borrow().clone();
         let (source, version) = (self.store.name(), &holds.version);
-        match &self.seen {
+        let refused = match &self.seen {
             Some(Ok(document)) => match self.store.evaluate(document, &self.context) {
                 Ok(_) => return,
-                Err(reason) => {
-                    tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
-                    self.rejected = Some(Rejected::whole(&version_of(document), reason));
-                }
+                Err(reason) => Some((version_of(document), reason)),
             },
             Some(Err(ReadError::TooLarge(document))) => {
-                let reason = format!("it {document}");
-                tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
-                self.rejected = Some(Rejected::whole(&version_of(&document.beginning), reason));
+                Some((version_of(&document.beginning), format!("it {document}")))
             }
             Some(Err(ReadError::Missing)) if self.is_new() => {
                 tracing::info!(source, "no settings there yet: the start values hold");
-                return self.tell(&holds);
+                None
             }
             Some(Err(ReadError::Missing)) => {
                 tracing::warn!(source, version, "no settings there, keeping what holds");
+                None
             }
             Some(Err(ReadError::Failed(reason))) => {
                 tracing::warn!(source, version, "the settings' source is away, keeping what holds: {reason}");
+                None
             }
             None => return,
+        };
+        if let Some((refused, reason)) = refused {
+            tracing::warn!(source, version, "settings rejected, keeping what holds: {reason}");
+            self.rejected = Some(Rejected::whole(&refused, reason));
+            self.metrics.rejected_documents.increment(1);
         }
-        self.metrics.rejected_documents.increment(1);
         self.tell(&holds);
     }
 }
@@ -317,7 +318,7 @@ impl Metrics {
         telemetry.register(|| {
             describe_counter!("weir_settings_applied_total", "Documents whose settings took effect.");
             describe_gauge!("weir_settings_applied_timestamp_seconds", "When settings last took effect, Unix time.");
-            describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole file.");
+            describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole document.");
             describe_gauge!(
                 "weir_settings_version",
                 "The version of the settings as a number, to compare processes by; 0 for the start values."

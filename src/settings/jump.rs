@@ -146,4 +146,23 @@ mod tests {
         assert_eq!(refused(Some(&to(3)), r#"{"flags": {}}"#, &workers), (0, vec![]), "back to where it started");
         assert!(judge(None, b"{", &workers).expect_err("none").contains("not JSON"));
     }
+    #[test]
+    fn where_nobody_can_be_asked_the_documents_are_compared_and_one_may_say_that_it_jumps() {
+        let start = Settings { max_parallelism: 5, ..super::super::Config::default().start() };
+        let compared = |before: u32, after: &str| compare(to(before).as_bytes(), after.as_bytes(), &start, 10.0);
+        assert_eq!(
+            (compared(3, &to(50)), compared(20, &to(200))),
+            (Ok(()), Ok(())),
+            "from the start value, or from what was"
+        );
+        let refused = compared(3, &to(51)).expect_err("a jump");
+        assert!(refused.starts_with("max_parallelism = 51 is more than 10 times the 5"), "{refused}");
+        assert!(refused.contains("--allow-jump"), "{refused}");
+
+        let says_so = allowed(&to(51)).expect("a document");
+        assert_eq!(compared(3, &says_so), Ok(()));
+        assert_eq!(allowed(r#"{"flags": {}}"#).as_deref(), Ok(r#"{"flags": {}}"#), "there is nothing that could jump");
+        assert!(allowed(r#"{"flags": {"max_parallelism": 7}}"#).expect_err("no flag").contains("is not an object"));
+        assert!(allowed("{").expect_err("no document").starts_with("the document "));
+    }
 }

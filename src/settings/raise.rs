@@ -111,6 +111,11 @@ impl Rules {
         let next = (f64::from(n) * (1.0 + self.step)).floor() as u32;
         next.max(n.saturating_add(1)).min(to)
     }
+
+    /// All values of N on the way, with both ends.
+    pub fn path(&self, from: u32, to: u32) -> Vec<u32> {
+        std::iter::successors(Some(from), |n| (*n < to).then(|| self.next(*n, to))).collect()
+    }
 }
 
 /// What was seen in one window.

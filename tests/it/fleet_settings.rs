@@ -424,11 +424,7 @@ async fn a_redis_that_is_dead_and_comes_back_empty_changes_nothing_until_somebod
     eventually("it is seen", || worker.has("weir_settings_source_up 0")).await;
     assert!(matches!(store.read().await, Err(ReadError::Failed(_))));
     redis.start_again();
-    let missing = "weir_settings_rejected_total{key=\"document\"}";
-    let rejected = |worker: &Follower| {
-        worker.telemetry.render().lines().any(|line| line.starts_with(missing) && !line.ends_with(" 0"))
-    };
-    eventually("that there is no document is seen", || rejected(&worker)).await;
+    eventually("that there is no document is seen", || worker.is_cut_off("it is not there")).await;
     assert_eq!(worker.now().max_parallelism, 31);
     write(&*open(&redis_config(&redis)), None, 32).await.expect("written");
     worker.becomes(32).await;

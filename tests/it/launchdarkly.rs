@@ -204,7 +204,7 @@ async fn the_start_waits_for_nothing_and_goes_on_from_the_last_good_settings() {
     server.answer(Answer::Nothing);
     server.set("max_parallelism", always(40));
     let mut worker = start();
-    eventually("that nothing comes is seen", || worker.rejected("document") == 1.0).await;
+    eventually("that nothing comes is seen", || worker.is_cut_off("")).await;
     assert_eq!(worker.now().version, "start");
     server.answer(Answer::Flags);
     server.hang_up();
@@ -219,7 +219,7 @@ async fn the_start_waits_for_nothing_and_goes_on_from_the_last_good_settings() {
     cable.unplug().await;
     let mut worker = start();
     assert_eq!((worker.now().max_parallelism, &worker.now().version), (40, &version));
-    eventually("that it is away is seen", || worker.rejected("document") == 1.0).await;
+    eventually("that it is away is seen", || worker.is_cut_off("")).await;
     cable.plug().await;
     server.set("max_parallelism", always(41));
     worker.becomes(41).await;
@@ -245,7 +245,7 @@ async fn a_key_that_is_refused_is_said_plainly_and_tried_again() {
     assert!(why.starts_with(&expected) && !why.contains("S3CRET"), "{why}");
 
     let mut worker = Follower::start_as(&config, context("worker-1", "default", None), None);
-    eventually("that it is refused is seen", || worker.rejected("document") == 1.0).await;
+    eventually("that it is refused is seen", || worker.is_cut_off("401")).await;
     std::fs::write(file.path(), format!("{SDK_KEY}\n")).expect("written");
     worker.becomes(40).await;
     // The SDK would stop for good.

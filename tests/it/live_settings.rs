@@ -124,8 +124,8 @@ async fn a_broken_file_keeps_the_last_good_values_and_is_counted() {
     .await;
 
     std::fs::remove_file(house.settings_file(0)).expect("removed");
-    eventually("the missing file is counted", || rejected("document") == 2.0).await;
-    assert_eq!(house.load(0).target, 7);
+    eventually("that the file is missing is seen", || house.worker_metric(0, "weir_settings_source_up") == 0.0).await;
+    assert_eq!((house.load(0).target, rejected("document")), (7, 1.0), "nothing more was refused");
     apply(&house, 3).await;
     house.close().await;
 }

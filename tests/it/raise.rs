@@ -259,6 +259,9 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
         (&["--to", "60", "--pool", "nobody"], "pool nobody has no worker"),
         (&["--to", "60", "--window", "1ms"], "--window 1ms is not 100ms to 1h"),
         (&["--to", "60", "--prometheus", "x"], "is no URL"),
+        // The port of nobody: nothing is begun that nothing can be seen of.
+        (&["--to", "60", "--prometheus", "http://127.0.0.1:1"], "the metrics of no canary can be read, such as of "),
+        (&["--to", "60", "--prometheus", "http://127.0.0.1:1", "--dry-run"], "the metrics of no canary can be read"),
     ] {
         let arguments = [&["raise", "max_parallelism"], arguments].concat();
         assert_failed(&settings(&house, &arguments).await, &[why]);
@@ -274,6 +277,20 @@ async fn what_cannot_be_compared_is_refused_and_a_dry_run_changes_nothing() {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
     assert!(history(&house).await.is_empty());
+
+    let mut jumps = weir();
+    jumps.args(["settings", "raise", "max_parallelism", "--to", "60", "--step", "100%"]).envs(variables(&house));
+    let jumps = run(jumps.env("WEIR_SETTINGS__MAX_JUMP", "1.5"), "").await;
+    assert_failed(&jumps, &["the step from N = 12 to 24", "more than 1.5 times", "use a smaller --step"]);
+
+    // All have one N, and by a rule that the first step would replace.
+    let nearly_all = ["set", "max_parallelism=12", "--pool", "default", "--share", "99.99%", "--why", "nearly all"];
+    assert_ok(&settings(&house, &nearly_all).await);
+    let ruled = settings(&house, &["raise", "max_parallelism", "--to", "60"]).await;
+    assert_failed(
+        &ruled,
+        &["a rule for a share of the workers", "weir settings set max_parallelism=12 --pool default"],
+    );
     house.close().await;
 }
 
@@ -294,7 +311,7 @@ async fn a_prometheus_that_scrapes_the_workers_is_as_good_as_their_ports() {
         return drop(house.close().await);
     }
     let listen = format!("--web.listen-address={free}");
-    let _prometheus = Process::start(
+    let prometheus = Process::start(
         "prometheus",
         directory.path(),
         program,
@@ -319,6 +336,17 @@ async fn a_prometheus_that_scrapes_the_workers_is_as_good_as_their_ports() {
         assert!(of["integrations"]["synthetic"]["mean_seconds"].as_f64() >= Some(0.4), "{seen}");
         assert!(of["memory_bytes"].as_f64() > Some(1e6), "{seen}");
     }
+
+    // When it goes, the raise does not wait for windows that will tell nothing.
+    let arguments = [&["--prometheus", url.as_str()], &ENDLESS[..]].concat();
+    let blinded = raise(&house, &directory, "blinded", &arguments);
+    let has_begun = || blinded.out().contains("\"event\":\"window\"");
+    eventually("the first window has ended", || tokio::task::block_in_place(has_begun)).await;
+    prometheus.signal(Signal::KILL);
+    let (code, all, log) = ended(blinded, LONG);
+    assert_eq!(code, Some(1), "{all:#?}\n{log}");
+    assert_eq!(events(&all, "end")[0]["how"], "failed");
+    assert!(log.contains("3 windows in a row told nothing: the metrics of no canary can be read"), "{log}");
     load.end().await;
     house.close().await;
 }

@@ -34,7 +34,7 @@ use crate::telemetry::Telemetry;
 pub(super) use args::Args;
 use fleet::{Fleet, LOOK_INTERVAL, Pool};
 use scrape::Source;
-use share::{change, choose};
+use share::{change, changed, choose};
 use show::Output;
 
 /// The only setting that can be raised so far.
@@ -98,6 +98,7 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
     let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
     let mut signals = Signals::listen()?;
     let mut session = Session::open(&args, &*store, &*registry, source, pool, config).await?;
+    refuse_jump(&rules.path(session.from, args.to), session.max_jump)?;
     let mut raise = Raise::new(rules.clone(), session.from, args.to);
     session.announce(&rules)?;
     if args.dry_run {
@@ -176,6 +177,14 @@ impl<'a> Session<'a> {
             edit::edit(current.as_deref().map(str::as_bytes), &[change], &start, max_jump)
         };
         let (share, canaries) = choose(args.share, &ids, from.saturating_add(1), &pool, trial)?;
+        let on_trial = trial(share).map_err(anyhow::Error::msg)?;
+        if let Some(other) = changed(current.as_deref(), &on_trial, &ids, &canaries, &pool)? {
+            bail!(
+                "a rule for a share of the workers decides on the N of pool {pool}, and each step would replace it, so that {other} \
+                 would lose its N, too: give all of them one, such as weir settings set {KEY}={from} --pool {pool} --why 'one N for \
+                 all'"
+            );
+        }
         let fleet = Fleet::observe(&members, &canaries).await?;
         Ok(Session {
             args,
@@ -199,11 +208,7 @@ impl<'a> Session<'a> {
     }
 
     fn announce(&self, rules: &Rules) -> anyhow::Result<()> {
-        let (mut steps, mut n) = (vec![self.from], self.from);
-        while n < self.args.to {
-            n = rules.next(n, self.args.to);
-            steps.push(n);
-        }
+        let steps = rules.path(self.from, self.args.to);
         let named: Vec<_> = self.canaries.iter().take(5).map(WorkerId::as_str).collect();
         let more = if self.canaries.len() > named.len() { ", …" } else { "" };
         let (canaries, controls) = self.fleet.counts();
@@ -227,13 +232,13 @@ impl<'a> Session<'a> {
     }
 
     async fn observe_once(&mut self, window: Duration, signals: &mut Signals) -> anyhow::Result<ExitCode> {
-        self.fleet.begin(&self.source).await;
+        self.fleet.begin(&self.source).await?;
         tokio::select! {
             () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
             () = tokio::time::sleep(window) => {}
         }
         let mut warnings = Vec::new();
-        let seen = self.fleet.window(self.registry, &self.source, false, &mut warnings).await;
+        let seen = self.fleet.window(self.registry, &self.source, false, &mut warnings).await?;
         warnings.iter().for_each(|warning| self.output.warn(warning));
         self.output.observation(&seen)?;
         self.output.say("nothing was changed: this was --dry-run")?;
@@ -248,7 +253,7 @@ impl<'a> Session<'a> {
         window: Duration,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Stop>> {
-        self.fleet.begin(&self.source).await;
+        self.fleet.begin(&self.source).await?;
         let mut end = Instant::now() + window;
         loop {
             tokio::select! {
@@ -260,6 +265,7 @@ impl<'a> Session<'a> {
             let all_have_it = on_trial.is_none() && n != self.from;
             let seen = self.fleet.window(self.registry, &self.source, all_have_it, &mut warnings).await;
             warnings.iter().for_each(|warning| self.output.warn(warning));
+            let seen = seen?;
             let look = raise.look(&seen);
             self.output.window(&seen, &look, n, on_trial)?;
             end += window;
@@ -273,7 +279,10 @@ impl<'a> Session<'a> {
                 () = signals.next() => return Ok(None),
                 arrived = self.arrived(targets) => arrived?,
             }
-            self.fleet.begin(&self.source).await;
+            tokio::select! {
+                () = signals.next() => return Ok(None),
+                begun = self.fleet.begin(&self.source) => begun?,
+            }
             end = Instant::now() + window;
         }
     }
@@ -416,6 +425,20 @@ impl<'a> Session<'a> {
         (self.current, self.revision) = (Some(edit.document), Some(revision));
         self.output.change(revision, n, whom, &edit.why)
     }
+}
+
+/// A step that workers would refuse.
+fn refuse_jump(path: &[u32], max_jump: f64) -> anyhow::Result<()> {
+    for (n, next) in path.iter().zip(path.iter().skip(1)) {
+        let limit = (f64::from(*n) * max_jump) as u32;
+        if *next > limit {
+            bail!(
+                "the step from N = {n} to {next} is one that workers refuse, for it is more than {max_jump} times what it was \
+                 (settings.max_jump): use a smaller --step, or a larger settings.max_jump, here and at the workers"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Somebody else has changed the document.

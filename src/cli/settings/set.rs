@@ -136,8 +136,8 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
 }
 
 fn whose(changes: &[Change]) -> &'static str {
-    let of_routers = |change: &Change| spec(&change.key).is_some_and(Spec::is_of_routers);
-    match (changes.iter().all(of_routers), changes.iter().any(of_routers)) {
+    let is = |of: fn(&Spec) -> bool| move |change: &Change| spec(&change.key).is_some_and(of);
+    match (changes.iter().all(is(Spec::is_of_routers)), changes.iter().any(is(Spec::is_read_by_routers))) {
         (true, _) => "for all routers",
         (false, true) => "for all workers and routers",
         (false, false) => "for all workers",

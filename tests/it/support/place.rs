@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use weir::lifecycle::Lifecycle;
 use weir::settings::store::{self, Edit, Store};
-use weir::settings::{self, Config, Context, Followed, Settings, Source, file, flagd};
+use weir::settings::{self, Config, Contact, Context, Followed, Settings, Source, file, flagd};
 use weir::telemetry::Telemetry;
 
 use super::redis::RedisServer;
@@ -138,6 +138,7 @@ pub fn open(config: &Config) -> Arc<dyn Store> {
 pub struct Follower {
     pub settings: watch::Receiver<Arc<Settings>>,
     pub telemetry: Telemetry,
+    source: Contact,
     lifecycle: Lifecycle,
 }
 
@@ -150,12 +151,19 @@ impl Follower {
     /// With a file that keeps the last good settings.
     pub fn start_as(config: &Config, context: Context, kept: Option<&std::path::Path>) -> Self {
         let (telemetry, lifecycle) = (Telemetry::new().expect("a recorder"), Lifecycle::new());
-        let Followed { settings, .. } = settings::watch(config, context, kept, &telemetry, &lifecycle).expect("valid");
-        Follower { settings, telemetry, lifecycle }
+        let followed = settings::watch(config, context, kept, &telemetry, &lifecycle).expect("valid");
+        let Followed { settings, source, .. } = followed;
+        Follower { settings, telemetry, source: source.expect("there is one"), lifecycle }
     }
 
     pub fn now(&self) -> Arc<Settings> {
         self.settings.borrow().clone()
+    }
+
+    /// Whether the source was looked at, and could not be read for a reason that has these words.
+    pub fn is_cut_off(&self, by: &str) -> bool {
+        let why = self.source.now().why.filter(|why| why != "it has not answered since the start");
+        why.is_some_and(|why| why.contains(by))
     }
 
     pub async fn becomes(&mut self, max_parallelism: u32) {

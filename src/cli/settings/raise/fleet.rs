@@ -14,7 +14,7 @@ use crate::settings::raise::{Group, Window};
 use crate::task::{PoolName, WorkerId};
 
 use super::readings::{Done, Reading, group};
-use super::scrape::Source;
+use super::scrape::{Readings, Source};
 
 /// Of a large fleet, so many canaries and so many controls are observed: beyond that, more add nothing to the signal.
 const OBSERVED: usize = 50;
@@ -31,6 +31,13 @@ const AT_ONCE: usize = 32;
 /// Windows in a row that end while a worker takes no tasks to protect itself.
 const OVERLOADED_FOR: u32 = 2;
 
+/// Windows in a row after which a raise fails, because nothing of one of the two groups can be read.
+const BLIND_FOR: u32 = 3;
+
+/// How often the first reading of a window is tried, and the pause before the next time.
+const ATTEMPTS: u32 = 3;
+const RETRY: Duration = Duration::from_secs(1);
+
 struct Member {
     incarnation: Incarnation,
     is_canary: bool,
@@ -44,6 +51,15 @@ struct Member {
 /// Who is observed.
 pub(super) struct Fleet {
     members: BTreeMap<WorkerId, Member>,
+    blind_for: u32,
+}
+
+/// What a reading found.
+struct Read {
+    /// What the canaries and the controls did since the last one.
+    groups: [Group; 2],
+    /// Why one of them is not known at all.
+    blind: Option<anyhow::Error>,
 }
 
 /// The workers of a pool that take tasks, all with the same N.
@@ -111,7 +127,7 @@ impl Fleet {
         });
         let asked: stream::BufferUnordered<_> = stream::iter(asked).buffer_unordered(AT_ONCE);
         let members: Vec<_> = asked.collect().await;
-        Ok(Fleet { members: members.into_iter().collect::<anyhow::Result<_>>()? })
+        Ok(Fleet { members: members.into_iter().collect::<anyhow::Result<_>>()?, blind_for: 0 })
     }
 
     /// The observed canaries, and how many controls.
@@ -148,20 +164,29 @@ impl Fleet {
         Ok(registry.look(&workers).await?)
     }
 
-    /// Reads where a window begins.
-    pub(super) async fn begin(&mut self, source: &Source) {
-        self.read(source, &mut Vec::new()).await;
+    /// Reads where a window begins; an error where nothing of one of the groups can be read.
+    pub(super) async fn begin(&mut self, source: &Source) -> anyhow::Result<()> {
+        let mut attempts = 1;
+        while let Some(blind) = self.read(source, &mut Vec::new()).await.blind {
+            if attempts == ATTEMPTS {
+                return Err(blind);
+            }
+            attempts += 1;
+            tokio::time::sleep(RETRY).await;
+        }
+        self.blind_for = 0;
+        Ok(())
     }
 
     /// Reads where a window ends, and the next one begins. `all_have_it` says that the controls have the new N, too.
-    /// Whoever could not be read is told of in `warnings`.
+    /// Whoever could not be read is told of in `warnings`; an error where that is a whole group, window after window.
     pub(super) async fn window(
         &mut self,
         registry: &dyn Registry,
         source: &Source,
         all_have_it: bool,
         warnings: &mut Vec<String>,
-    ) -> Window {
+    ) -> anyhow::Result<Window> {
         let lost = match self.look(registry).await {
             Ok(seen) => self.lost(&seen, all_have_it, warnings),
             Err(error) => {
@@ -169,8 +194,17 @@ impl Fleet {
                 None
             }
         };
-        let [canaries, controls] = self.read(source, warnings).await;
-        Window { canaries, controls, lost }
+        let Read { groups: [canaries, controls], blind } = self.read(source, warnings).await;
+        match blind {
+            // What has happened to them decides, and not that they cannot be read for it.
+            Some(_) if lost.is_some() => {}
+            Some(blind) if self.blind_for + 1 == BLIND_FOR => {
+                return Err(blind.context(format!("{BLIND_FOR} windows in a row told nothing")));
+            }
+            Some(_) => self.blind_for += 1,
+            None => self.blind_for = 0,
+        }
+        Ok(Window { canaries, controls, lost })
     }
 
     /// What has happened to a worker with the new N. Others that leave are observed no longer.
@@ -201,10 +235,11 @@ impl Fleet {
         lost
     }
 
-    async fn read(&mut self, source: &Source, warnings: &mut Vec<String>) -> [Group; 2] {
+    async fn read(&mut self, source: &Source, warnings: &mut Vec<String>) -> Read {
         let workers: Vec<_> =
             self.members.iter().map(|(worker, member)| (worker.clone(), member.admin.clone())).collect();
         let mut readings = source.read(&workers).await;
+        let blind = [true, false].into_iter().find_map(|is_canary| self.blind(&readings, is_canary));
         let mut done: [Vec<Done>; 2] = Default::default();
         for (worker, member) in &mut self.members {
             match readings.remove(worker) {
@@ -217,7 +252,21 @@ impl Fleet {
                 None => {}
             }
         }
-        done.map(|workers| group(&workers))
+        Read { groups: done.map(|workers| group(&workers)), blind }
+    }
+
+    /// Why nothing of a group is known, where that is so.
+    fn blind(&self, readings: &Readings, is_canary: bool) -> Option<anyhow::Error> {
+        let name = if is_canary { "canary" } else { "other worker" };
+        let group = self.members.iter().filter(|(_, member)| member.is_canary == is_canary);
+        let mut why = anyhow!("no {name} is left to be observed");
+        for (worker, _) in group {
+            match readings.get(worker)? {
+                Ok(_) => return None,
+                Err(error) => why = anyhow!("the metrics of no {name} can be read, such as of {worker}: {error:#}"),
+            }
+        }
+        Some(why)
     }
 }
 
@@ -242,7 +291,7 @@ mod tests {
             let member = Member { incarnation, is_canary, admin: String::new(), before: None, overloaded_for: 0 };
             (presence.worker.clone(), member)
         };
-        Fleet { members: workers.iter().map(member).collect() }
+        Fleet { members: workers.iter().map(member).collect(), blind_for: 0 }
     }
 
     #[tokio::test]

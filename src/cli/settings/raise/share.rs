@@ -1,6 +1,7 @@
 //! Who tries a step first: a share of the workers that leaves some out.
 
 use anyhow::bail;
+use serde_json::Value;
 
 use super::super::super::table::counted;
 use super::KEY;
@@ -25,16 +26,9 @@ pub(super) fn choose(
 ) -> anyhow::Result<(Share, Vec<WorkerId>)> {
     let within = |share: Share| -> anyhow::Result<Vec<WorkerId>> {
         let document = trial(share).map_err(anyhow::Error::msg)?;
-        let mut within = Vec::new();
-        for worker in workers {
-            let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
-            let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
-            let value = flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone());
-            if value == Some(n.into()) {
-                within.push(worker.clone());
-            }
-        }
-        Ok(within)
+        let values = values(&document, workers, pool)?;
+        let has_it = |(worker, value): (&WorkerId, _)| (value == Some(n.into())).then(|| worker.clone());
+        Ok(workers.iter().zip(values).filter_map(has_it).collect())
     };
     let canaries = within(wanted)?;
     if (1..workers.len()).contains(&canaries.len()) {
@@ -56,6 +50,31 @@ pub(super) fn choose(
          side; give one of them another id (worker.id), or start another worker",
         counted(workers.len() as u64, "worker")
     )
+}
+
+/// A worker that is none of the canaries, and whose N would be another one.
+pub(super) fn changed<'a>(
+    before: Option<&str>,
+    after: &str,
+    workers: &'a [WorkerId],
+    canaries: &[WorkerId],
+    pool: &PoolName,
+) -> anyhow::Result<Option<&'a WorkerId>> {
+    let Some(before) = before else { return Ok(None) };
+    let (before, after) = (values(before, workers, pool)?, values(after, workers, pool)?);
+    let mut all = workers.iter().zip(before.iter().zip(&after));
+    let changed = all.find(|(worker, (before, after))| before != after && !canaries.contains(worker));
+    Ok(changed.map(|(worker, _)| worker))
+}
+
+/// What a document says of N to each worker; none where it leaves it the start value.
+fn values(document: &str, workers: &[WorkerId], pool: &PoolName) -> anyhow::Result<Vec<Option<Value>>> {
+    let value = |worker: &WorkerId| {
+        let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
+        let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
+        Ok(flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone()))
+    };
+    workers.iter().map(value).collect()
 }
 
 #[cfg(test)]
@@ -83,5 +102,25 @@ mod tests {
             assert!(!canaries.is_empty() && canaries.len() < count, "{share} of {count}: {canaries:?}");
         }
         assert!(chosen("10%", 1).expect_err("one").to_string().contains("cannot be parted"));
+    }
+
+    #[test]
+    fn a_rule_for_a_share_that_a_step_would_replace_is_seen() {
+        let (pool, start, workers) = (PoolName::default(), settings::Config::default().start(), workers(20));
+        let share: Share = "10%".parse().expect("a share");
+        let after = |before: Option<&str>, changes: &[Change]| {
+            edit::edit(before.map(str::as_bytes), changes, &start, 10.0).expect("good")
+        };
+        let would_change = |before: &str| {
+            let trial = |share: Share| Ok(after(Some(before), &[change(41, &pool, Some(share))]));
+            let (share, canaries) = choose(share, &workers, 41, &pool, trial).expect("they can be parted");
+            let trial = trial(share).expect("good");
+            changed(Some(before), &trial, &workers, &canaries, &pool).expect("documents").is_some()
+        };
+        let one_for_all = after(None, &[change(40, &pool, None)]);
+        assert!(!would_change(&one_for_all));
+        let nearly_all = after(None, &[change(40, &pool, Some(Share::MOST))]);
+        assert!(would_change(&nearly_all), "the controls would have their start value again");
+        assert!(!would_change(&after(Some(&nearly_all), &[change(40, &pool, None)])), "what it says helps");
     }
 }
