@@ -15,6 +15,12 @@ use crate::cli::scrape::{Prometheus, Series, of_instances};
 /// Workers at a time: a larger pool is looked at in parts.
 const MOST_WORKERS: usize = 50;
 
+/// What a Prometheus itself says of each target: 1 when it was read, 0 when not.
+const UP: &str = "up";
+
+/// So many readings in a row that fail are no chance.
+const MISSED: f64 = 3.0;
+
 /// Points that a range is read at, and as many before it.
 const POINTS: f64 = 100.0;
 
@@ -36,7 +42,8 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
 
     let selected = of_instances(workers.keys().map(String::as_str));
     let scraped = format!("count_over_time({}{{{selected}}}[{}s])", observe::READ, range.ceil());
-    let all = format!("{{__name__=~\"{}\",{selected}}}", observe::names().collect::<Vec<_>>().join("|"));
+    let names: Vec<_> = observe::names().chain([UP.to_owned()]).collect();
+    let all = format!("{{__name__=~\"{}\",{selected}}}", names.join("|"));
     let step = (range / POINTS).max(SHORTEST_STEP);
     let (scraped, series) =
         tokio::try_join!(prometheus.instant(&scraped, Some(to)), prometheus.range(&all, from - range, to, step))?;
@@ -52,8 +59,11 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
     }
     let observe = |(instance, pool): (String, String)| {
         let track = Track::of(of_one_target(by_instance.remove(&instance).unwrap_or_default()), from);
-        let readings = readings.get(&instance).copied().unwrap_or_default();
-        anyhow::Ok(Observation { readings, ..Observation::of_process(track, None, &instance, &pool)? })
+        let (readings, since) = (readings.get(&instance).copied().unwrap_or_default(), unread_since(&track));
+        let seen = Observation::of_process(track, None, &instance, &pool)?;
+        let interval = seen.seconds / readings.max(1) as f64;
+        let unread_seconds = since.filter(|seconds| *seconds >= MISSED * interval).unwrap_or_default();
+        anyhow::Ok(Observation { readings, unread_seconds, ..seen })
     };
     let seen = workers.into_iter().map(observe).collect::<anyhow::Result<Vec<_>>>()?;
     let (mut seen, seldom): (Vec<_>, Vec<_>) =
@@ -68,6 +78,15 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
     }
     compare(&mut seen);
     Ok(seen)
+}
+
+/// For how long it was not read at the end of the window, where it is known. One that was taken out of the list of targets is
+/// none of these.
+fn unread_since(track: &Track) -> Option<f64> {
+    let up = track.points(UP, None);
+    let (end, _) = up.last()?;
+    let (since, _) = up.iter().rev().take_while(|(_, is_up)| *is_up == 0.0).last()?;
+    Some(end - since)
 }
 
 /// Of a worker that is scraped twice, by two jobs or by two Prometheus that are asked as one: what one of them has read, the one
@@ -163,6 +182,16 @@ mod tests {
         assert_eq!(kept.len(), 2);
         assert!(kept.iter().all(|series| series.labels["job"] == "weir"), "{kept:?}");
         assert!(of_one_target(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn for_how_long_a_worker_was_not_read_is_counted_from_the_end() {
+        let since = |up: &[f64]| {
+            let points = (0..).map(|at| f64::from(at) * 15.0).zip(up.iter().copied()).collect();
+            unread_since(&Track::of(vec![Series { name: UP.into(), labels: BTreeMap::new(), points }], 0.0))
+        };
+        assert_eq!((since(&[]), since(&[1.0, 1.0]), since(&[0.0, 0.0, 1.0])), (None, None, None));
+        assert_eq!((since(&[1.0, 0.0]), since(&[0.0, 1.0, 0.0, 0.0, 0.0])), (Some(0.0), Some(30.0)));
     }
 
     fn worker(count: f64, seconds: f64, failed: Mean) -> Observation {

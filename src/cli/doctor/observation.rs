@@ -27,6 +27,8 @@ pub(super) struct Observation {
     pub age_seconds: Option<f64>,
     /// For how long, at the end, nobody was where its metrics are.
     pub gone_seconds: f64,
+    /// For how long, at the end, a Prometheus asked for its metrics in vain.
+    pub unread_seconds: f64,
     /// Profiles that were taken of it meanwhile.
     pub profiles: f64,
     pub gate: Gate,

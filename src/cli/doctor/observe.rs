@@ -161,6 +161,7 @@ impl Observation {
             last_exit: None,
             age_seconds: None,
             gone_seconds: 0.0,
+            unread_seconds: 0.0,
             profiles: track.rise(profiled::ENDED, Some(("outcome", "taken"))),
             gate: gate(track),
             runtime: runtime(track, seconds, &profiled),
