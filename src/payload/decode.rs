@@ -70,7 +70,7 @@ pub enum DecodeError {
     #[error("the payload is a file of a worker's spool, and damaged: {0}")]
     Spooled(&'static str),
     /// It is not JSON.
-    #[error("the payload is not JSON: {0}")]
+    #[error("the payload is {what}: {0}", what = if .0.is_eof() { "cut short, or not JSON" } else { "not JSON" })]
     Json(serde_json::Error),
     /// It is another JSON.
     #[error("the JSON is no payload of this version: its schema is {found:?}, and {SCHEMA:?} would be right")]
@@ -249,6 +249,7 @@ mod tests {
         assert_eq!(error(b" \n"), "the payload is empty");
         assert!(error(b"[1]").contains("not base64"));
         assert!(error(b"{\"schema\": 1}").contains("not JSON"));
+        assert!(error(b"{\"schema\": \"weir.pay").starts_with("the payload is cut short, or not JSON: EOF"));
         assert!(error(b"{\"log\": {}}").contains("its schema is \"\""));
         assert!(error(STANDARD.encode("hello, this is not zlib").as_bytes()).contains("not zlib"));
         assert!(error(b"\x1f\x8b\x08\0\0\0\0\0\0\0 this is not gzip").contains("not gzip, or damaged"));

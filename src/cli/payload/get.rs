@@ -106,8 +106,8 @@ fn har(json: &str) -> anyhow::Result<&str> {
     #[derive(Deserialize)]
     struct Document<'j> {
         #[serde(borrow)]
-        transcript: &'j RawValue,
+        transcript: Option<&'j RawValue>,
     }
     let document: Document<'_> = serde_json::from_str(json).context("the payload has no transcript")?;
-    Ok(document.transcript.get())
+    document.transcript.map(RawValue::get).context("the payload has no transcript: it is null")
 }

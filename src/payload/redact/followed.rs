@@ -186,6 +186,10 @@ fn how(value: &str, guard: Guard) -> Option<bool> {
     if length < MIN_CHARS || CONSTANTS.iter().any(is_constant) || Kind::ALL.iter().any(|it| is_constant(&it.as_str())) {
         return None;
     }
+    // What was taken out already stands for a secret, and is none.
+    if is_placeholder(value) {
+        return None;
+    }
     let digits = value.chars().filter(char::is_ascii_digit).count();
     let is_number = value.chars().all(|it| it.is_ascii_digit() || matches!(it, '.' | ',' | '-' | '+'));
     let is_word = value.chars().all(|it| it.is_alphabetic() || matches!(it, ' ' | '-' | '_' | '.'));
@@ -211,6 +215,7 @@ mod tests {
             ("123", Password, None),
             ("None", Password, None),
             ("redacted", Password, None),
+            ("[redacted-17]", Token, None),
             ("9f8e7d6c5b4a", Token, Some(false)),
             ("transactions", Token, None),
             ("v2", Token, None),

@@ -59,6 +59,24 @@ fn what_an_authorization_header_holds_is_left_nowhere() {
 }
 
 #[test]
+fn what_stands_for_a_named_secret_is_no_secret_itself() {
+    let answered = |secret: &str, body: &str| {
+        let mut record = answered(body);
+        record.transcript.secrets.push(secret.into());
+        record
+    };
+    for body in [
+        r#"{"authorization":"Bearer CANARY-1234","same":"CANARY-1234"}"#,
+        r#"{"cookie":"sid=CANARY-1234; Path=/","same":"CANARY-1234"}"#,
+        r#"{"to":"https://u:CANARY-1234@bank","same":"CANARY-1234"}"#,
+    ] {
+        let redacted = answer(&Redactor::default(), answered("CANARY-1234", body));
+        let parsed: Value = serde_json::from_str(&redacted).expect("JSON");
+        assert_eq!(parsed["same"], "[redacted-1]", "{redacted}");
+    }
+}
+
+#[test]
 fn what_a_path_leads_to_is_left_nowhere() {
     let redactor = redactor(r#"{"paths": {"*": ["$..account", "$.holder"]}, "keep_query": ["*"]}"#);
     let input = r#"{"account": {"id": "acc-0042-7781"}, "holder": "Erika Muster", "n": [{"account": 1234567}]}"#;
