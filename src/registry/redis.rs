@@ -13,7 +13,8 @@
 //!
 //! Each write is one atomic script. Followers block on the stream on a connection of their own; twice a second they
 //! also have expired members removed, and learn whether the stream still continues where they are: it does not when
-//! its epoch is another one, when it ends before them (a failover lost writes), or begins after them (trimmed).
+//! its epoch is another one, when it ends before them (a failover lost writes), or begins after them (trimmed). A server that
+//! takes no writes rejects that, so that nobody believes it when it says who is gone.
 
 mod link;
 
@@ -66,6 +67,7 @@ struct Keys {
     open_to_batch: String,
     changes: String,
     epoch: String,
+    never: String,
     presence_prefix: String,
     lease_prefix: String,
 }
@@ -102,7 +104,7 @@ impl RedisRegistry {
         self.keys.pool().into_iter().for_each(|key| {
             script.key(key);
         });
-        script.arg(CHANGES_KEPT);
+        script.key(&self.keys.never).arg(CHANGES_KEPT);
         let mut lease = self.requests.lease(Operation::Position).await?;
         let reply: RedisResult<(String, String, String)> = script.invoke_async(lease.connection()).await;
         let (epoch, oldest, latest) = lease.settle(reply)?;
@@ -268,6 +270,7 @@ impl Keys {
             open_to_batch: key("open:batch"),
             changes: key("changes"),
             epoch: key("epoch"),
+            never: key("never"),
             presence_prefix: key("presence:"),
             lease_prefix: key("lease:"),
         }

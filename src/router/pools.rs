@@ -349,7 +349,7 @@ impl<T> Pools<T> {
     /// What the registry says has changed in a pool; returns the workers that are no more.
     pub(super) fn apply(&mut self, pool: &PoolName, changes: Vec<Change>, now: Instant) -> Vec<Placement> {
         let Some(pool) = self.pool_mut(pool) else { return Vec::new() };
-        pool.view.set_fresh();
+        pool.view.set_fresh(now);
         let gone = changes.into_iter().filter_map(|change| pool.view.apply(change, now)).collect();
         if pool.view.has_other_limits() {
             pool.queue.unpark_all();

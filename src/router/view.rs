@@ -6,7 +6,8 @@
 //! [`REPORT_TRUSTED`], since the worst that can come of it is a refusal.
 //!
 //! "Stale" and "full" are different things. While the registry cannot be reached the view is stale: nothing in it
-//! expires, and even workers that were full in the last word of the registry may be tried again.
+//! expires, and even workers that were full in the last word of the registry may be tried again. And when it answers again, the
+//! workers may not have reached it yet: who is said to be gone then has one more TTL to be heard of.
 
 mod allowance;
 mod ejection;
@@ -44,6 +45,8 @@ pub(super) struct View {
     workers: Workers,
     has_other_limits: bool,
     ejections: Ejections,
+    /// When the registry answered again after it had been away.
+    back_since: Option<Instant>,
 }
 
 /// Where a call goes.
@@ -132,7 +135,7 @@ impl View {
         for presence in workers {
             self.present(presence, now);
         }
-        self.set_fresh();
+        self.set_fresh(now);
     }
 
     /// Applies one change. Returns the placement that is no more, if the change ended one.
@@ -140,8 +143,13 @@ impl View {
         match change {
             Change::Present(presence) => self.present(presence, now),
             Change::Gone(worker, incarnation) => {
-                self.workers.get(&worker).filter(|known| known.presence.incarnation == incarnation)?;
-                self.remove(&worker, now)
+                let known = self.workers.get(&worker).filter(|known| known.presence.incarnation == incarnation)?;
+                let is_back = self.back_since.is_some_and(|since| now.duration_since(since) < TTL);
+                if !is_back || known.presence.state == State::Draining {
+                    return self.remove(&worker, now);
+                }
+                self.workers.change(&worker, Touches::Slots, |known| known.missing_since = Some(now));
+                None
             }
         }
     }
@@ -185,7 +193,12 @@ impl View {
     }
 
     /// The registry answers again, and nothing that it said in between was missed.
-    pub(super) fn set_fresh(&mut self) {
+    pub(super) fn set_fresh(&mut self, now: Instant) {
+        if self.is_stale() {
+            self.back_since = Some(now);
+            // In the meantime nobody could be heard of.
+            self.workers.values_mut().filter_map(|known| known.missing_since.as_mut()).for_each(|since| *since = now);
+        }
         self.workers.set_stale(false);
     }
 
@@ -194,7 +207,7 @@ impl View {
         self.workers.is_stale()
     }
 
-    /// Removes workers that a snapshot missed a TTL ago and that have not been heard of since.
+    /// Removes workers that a snapshot missed a TTL ago, or that were said to be gone then, and that have not been heard of since.
     pub(super) fn expire_missing(&mut self, now: Instant) -> Vec<Placement> {
         if self.is_stale() {
             return Vec::new();

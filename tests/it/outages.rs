@@ -247,12 +247,32 @@ async fn no_task_is_lost_when_the_network_swallows_what_is_sent_to_redis() {
     through_a_fault(config, async |house| {
         cable.swallow(true);
         until_stale(house).await;
-        let nobody = || redis.ask("ZCOUNT weir:{default}:members -inf +inf");
-        assert!(nobody().starts_with(':'), "Redis itself is well");
+        // Redis itself is well, and nobody reaches it for so long that all of the workers' time is over.
+        until_all_have_expired(&redis).await;
         cable.swallow(false);
     })
     .await;
     cable.unplug().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_lost_while_redis_is_out_of_memory() {
+    let redis = RedisServer::start();
+    let config = registry::Config { url: Some(redis.url().as_str().into()), ..registry::Config::default() };
+    through_a_fault(config, async |house| {
+        assert_eq!(redis.ask("CONFIG SET maxmemory 1"), "+OK\r\n");
+        until_stale(house).await;
+        until_all_have_expired(&redis).await;
+        assert_eq!(house.router_metric("weir_router_view_empty"), 0.0, "they are known still");
+        assert_eq!(redis.ask("CONFIG SET maxmemory 0"), "+OK\r\n");
+    })
+    .await;
+}
+
+/// Waits until each worker's announcement has lost its time.
+async fn until_all_have_expired(redis: &RedisServer) {
+    let expired = || redis.ask("KEYS weir:{default}:presence:*") == "*0\r\n";
+    eventually("all of the workers' time is over", expired).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,6 +175,28 @@ fn nothing_expires_while_the_view_is_stale() {
 }
 
 #[test]
+fn who_is_said_to_be_gone_when_the_registry_is_back_has_one_more_ttl_to_be_heard_of() {
+    let (heard, silent) = (presence("heard", 0, 9, State::Open), presence("silent", 0, 9, State::Open));
+    let draining = presence("draining", 0, 9, State::Draining);
+    let mut bench = Bench::with([heard.clone(), silent.clone(), draining.clone()]);
+    let gone = |presence: &Presence| Change::Gone(presence.worker.clone(), presence.incarnation);
+    bench.view.set_stale();
+    bench.now += TTL * 2;
+    // Their time was over meanwhile, and the router is the first to reach the registry.
+    bench.view.set_fresh(bench.now);
+    assert!([&heard, &silent].iter().all(|it| bench.view.apply(gone(it), bench.now).is_none()));
+    assert!(bench.view.apply(gone(&draining), bench.now).is_some(), "it has said so");
+    assert_eq!(bench.view.census(bench.now).workers, 2);
+    bench.now += TTL / 2;
+    bench.view.apply(Change::Present(heard.clone()), bench.now);
+    assert!(bench.view.expire_missing(bench.now).is_empty());
+    bench.now += TTL / 2;
+    let expired = bench.view.expire_missing(bench.now);
+    assert_eq!(expired.iter().map(|placement| placement.worker.as_str()).collect::<Vec<_>>(), ["silent"]);
+    assert!(bench.view.apply(gone(&heard), bench.now).is_some(), "from then on it is believed at once");
+}
+
+#[test]
 fn it_tells_an_unknown_integration_from_an_empty_pool() {
     let name = |text: &str| text.parse::<IntegrationName>().expect("a name");
     let worker = presence("w1", 0, 9, State::Open);

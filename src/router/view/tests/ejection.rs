@@ -138,7 +138,7 @@ fn who_fails_what_others_do_not_is_ejected_and_comes_back_by_itself() {
     assert!((0..5).all(|_| bench.reserve().expect("room").worker.as_str() == "w1"));
     bench.view.set_stale();
     assert!(!bench.call("w0", Learned::Succeeded), "the registry has no say in it");
-    bench.view.set_fresh();
+    bench.view.set_fresh(bench.now);
 
     bench.now += Config::default().base_time - SECOND / 100;
     assert!(bench.judge().is_empty() && !bench.call("w0", Learned::Succeeded));

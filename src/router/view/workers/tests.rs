@@ -181,7 +181,7 @@ impl Bench {
                 view.replace(workers, *now);
             }
             Step::Stale(true) => view.set_stale(),
-            Step::Stale(false) => view.set_fresh(),
+            Step::Stale(false) => view.set_fresh(*now),
             Step::Passes(milliseconds) => *now += Duration::from_millis(milliseconds),
             Step::Ticks => {
                 view.expire_missing(*now);
