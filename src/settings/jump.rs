@@ -80,6 +80,14 @@ pub fn allowed(document: &str) -> Result<String, String> {
     Ok(format!("{parsed:#}\n"))
 }
 
+/// The document without its word that N may be a jump: that was said of a change in the past.
+pub fn without_word(document: &str) -> Result<String, String> {
+    let mut parsed = strict_json::read(document.as_bytes()).map_err(|error| format!("the document {error}"))?;
+    let metadata = parsed.pointer_mut(&format!("/flags/{KEY}/metadata")).and_then(|it| it.as_object_mut());
+    let word = metadata.and_then(|metadata| metadata.remove(ALLOW_JUMP));
+    Ok(word.map_or_else(|| document.to_owned(), |_| format!("{parsed:#}\n")))
+}
+
 /// What of a document decides about N: it is evaluated once for each worker, and may have much else.
 fn of_n(document: &[u8]) -> Result<Vec<u8>, String> {
     let parsed = strict_json::read(document).map_err(|error| format!("the document {error}"))?;
@@ -161,6 +169,8 @@ mod tests {
 
         let says_so = allowed(&to(51)).expect("a document");
         assert_eq!(compared(3, &says_so), Ok(()));
+        assert!(compared(3, &without_word(&says_so).expect("a document")).is_err(), "that was said before");
+        assert_eq!(without_word(&to(51)).as_ref(), Ok(&to(51)));
         assert_eq!(allowed(r#"{"flags": {}}"#).as_deref(), Ok(r#"{"flags": {}}"#), "there is nothing that could jump");
         assert!(allowed(r#"{"flags": {"max_parallelism": 7}}"#).expect_err("no flag").contains("is not an object"));
         assert!(allowed("{").expect_err("no document").starts_with("the document "));

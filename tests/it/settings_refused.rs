@@ -188,6 +188,57 @@ fn a_watch_says_at_once_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_nobody_a_way_back_that_jumps_and_a_refusal_that_stands_are_told() {
+    let house = house(2).await;
+    let settings = async |arguments: &[&str]| run(&mut command(&house.redis.url(), arguments), "").await;
+    let set = async |arguments: &[&str]| {
+        let output = settings(&[&["set"], arguments, &["--why", "a test"]].concat()).await;
+        assert_ok(&output);
+        assert_ok(&settings(&["status", "--watch"]).await);
+        stderr(&output)
+    };
+    let nobody = set(&["max_parallelism=4", "--pool", "default", "--share", "0.01%"]).await;
+    let expected =
+        "weir: none of 2 workers is in the 0.01% that max_parallelism = 4 is for: a larger --share reaches some\n";
+    assert!(nobody.ends_with(expected), "{nobody}");
+
+    // v2 was allowed to jump; that is no word for a jump back to it.
+    set(&["max_parallelism=40", "--everywhere", "--allow-jump"]).await;
+    assert_eq!(set(&["max_parallelism=3", "--everywhere"]).await, "");
+    let back = settings(&["rollback", "2", "--why", "a test"]).await;
+    assert_failed(&back, &["max_parallelism = 40 is a jump that 2 of 2 workers would refuse", "add --allow-jump"]);
+    assert_ok(&settings(&["rollback", "2", "--allow-jump", "--why", "a test"]).await);
+    assert_ok(&settings(&["status", "--watch"]).await);
+
+    by_hand(&house.redis, &flagd::document(&[("max_parallelism", json!(4_000))]));
+    assert_eq!(settings(&["status", "--watch"]).await.status.code(), Some(3), "workers reject it");
+    let beside = settings(&["set", "batch_share=0.2", "--why", "a test"]).await;
+    let stands = "weir: max_parallelism of the document is refused still, by 2 workers: weir settings status\n";
+    assert_eq!((stderr(&beside).as_str(), beside.status.code()), (stands, Some(0)));
+    house.close().await;
+}
+
+#[test]
+fn a_watch_goes_on_when_the_source_is_away_for_a_moment() {
+    let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    let variables = [("WEIR_REGISTRY__URL", redis.url()), ("WEIR_SETTINGS__SOURCE", "redis".into())];
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let arguments = ["settings", "status", "--watch"];
+    let mut watch = Process::start("watch", directory.path(), &processes::weir(), &arguments, &variables);
+    let says = |watch: &Process, what: &str| {
+        processes::wait_for(what, LONG, || (watch.log() + &watch.out()).contains(what).then_some(()));
+    };
+    says(&watch, "waiting for a worker of pool default");
+    redis.pause();
+    says(&watch, "; trying again\n");
+    redis.resume();
+    by_hand(&redis, &flagd::document(&[("max_parallelism", json!(4))]));
+    says(&watch, "set without weir");
+    watch.signal(Signal::INT);
+    assert_eq!(watch.exit_code(LONG), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_all_says_what_is_one_and_what_to_do_instead() {
     for (arguments, instead) in [
         (&["set", "max_parallelism=9", "--why", "x"][..], "for all of them, leave --share out"),

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::bail;
+use serde_json::Value;
 
 use super::super::remark;
 use super::super::table::counted;
 use crate::config::Config;
 use crate::limits::MAX_SLOTS;
 use crate::registry::{self, Presence};
-use crate::settings::START_VERSION;
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::version_of;
+use crate::settings::{Context, START_VERSION, edit, flagd};
 use crate::task::PoolName;
 use crate::telemetry::Telemetry;
 
@@ -83,6 +84,31 @@ pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &
         named.join(", "),
         first.address,
     )
+}
+
+/// That workers refuse N of the document that was there as a jump, and will of the one after it, where it is the same.
+pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presence]) -> Option<String> {
+    let (before, differences) = (before?, edit::differences(before?, after).ok()?);
+    let version = version_of(before);
+    let rejects = |worker: &&Presence| {
+        let rejected = worker.settings_rejected.as_ref().filter(|rejected| rejected.version == version);
+        rejected.is_some_and(|rejected| rejected.keys.iter().any(|key| key == jump::KEY))
+    };
+    let count = workers.iter().filter(rejects).count();
+    let is_same = !differences.iter().any(|difference| difference.key == jump::KEY);
+    let by = counted(count as u64, "worker");
+    (count > 0 && is_same)
+        .then(|| format!("{} of the document is refused still, by {by}: weir settings status", jump::KEY))
+}
+
+/// How many of the workers the document gives this value of a setting.
+pub(super) fn given(document: &[u8], key: &str, value: &Value, workers: &[Presence]) -> usize {
+    let is_given = |worker: &&Presence| {
+        let (pool, worker) = (worker.pool.clone(), Some(worker.worker.clone()));
+        let flags = flagd::evaluate(document, &Context { pool, worker, ..Context::default() });
+        flags.is_ok_and(|flags| matches!(flags.get(key), Some(Ok(Some(flag))) if flag.value == *value))
+    };
+    workers.iter().filter(is_given).count()
 }
 
 /// Whether a worker has not read the document that is there, so that what it says is of one before.

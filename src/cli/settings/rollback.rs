@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-use super::super::print;
+use super::super::{print, remark};
 use super::{asked, find, reason, replaceable, who};
 use crate::config::Config;
 use crate::settings::store::{Edit, Revision, Store};
@@ -53,8 +53,10 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
             (to.edit.document.clone(), format!("the document of v{number}"), format!("{why} (back to v{number})"))
         }
     };
+    let judged = if args.allow_jump { jump::allowed(&document) } else { jump::without_word(&document) };
+    let judged = judged.map_err(anyhow::Error::msg)?;
     if args.allow_jump {
-        document = jump::allowed(&document).map_err(anyhow::Error::msg)?;
+        document.clone_from(&judged);
     }
     let asked = asked::ask(None, config).await;
     let workers = asked.as_deref().unwrap_or_default();
@@ -64,16 +66,19 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     }
     // From one that nobody takes, nobody has a value.
     let before = current.as_deref().filter(|document| examine(document).is_ok());
-    asked::refuse_jump(before, &document, workers, config)?;
+    asked::refuse_jump(before, &judged, workers, config)?;
     let start = config.settings.start();
     let compared =
-        |max_jump| before.map_or(Ok(()), |before| jump::compare(before, document.as_bytes(), &start, max_jump));
+        |max_jump| before.map_or(Ok(()), |before| jump::compare(before, judged.as_bytes(), &start, max_jump));
     if asked::is_partial(workers, current.as_deref()) {
         compared(config.settings.max_jump).map_err(anyhow::Error::msg)?;
     }
     let is_raise = compared(1.0).is_err();
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     print(&format!("v{number}: {of}"))?;
+    if let Some(text) = asked::jump_still(current.as_deref(), judged.as_bytes(), workers) {
+        remark(format_args!("weir: {text}"));
+    }
     match asked {
         Ok(workers) if is_raise && workers.is_empty() => asked::not_known("no worker of any pool is in the registry"),
         Err(reason) if is_raise => asked::not_known(&reason),

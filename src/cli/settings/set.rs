@@ -9,9 +9,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::Value;
 
+use super::super::table::counted;
 use super::super::{print, remark};
 use super::{BACK, asked, document, help, lost, reason, unserved, who};
 use crate::config::Config;
+use crate::registry::Presence;
 use crate::settings::edit::{self, Change, Scope, Share};
 use crate::settings::jump;
 use crate::settings::store::{Edit, Store};
@@ -99,10 +101,7 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     let may_jump = changes.iter().any(|change| change.key == jump::KEY && !change.allow_jump);
     let named = settings::named_in(changes.iter().map(|change| (change.key.as_str(), &change.value)));
     let has_names = !named.named_integrations().is_empty() || !named.named_pools().is_empty();
-    let asked = match may_jump || has_names || pool.is_some() {
-        true => asked::ask(pool, config).await,
-        false => Ok(Vec::new()),
-    };
+    let asked = asked::ask(pool, config).await;
     if may_jump {
         let workers = asked.as_deref().unwrap_or_default();
         asked::refuse_jump(current.as_deref(), &document, workers, config)?;
@@ -112,13 +111,15 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         }
     }
     let is_raise = may_jump && edited(&changes, 1.0).is_err();
-    let refused = examine(document.as_bytes(), &start, &Context::default()).map_or_else(|_| Vec::new(), |(_, it)| it);
+    let mut remarks = values_refused(&document, config);
+    if let Ok(workers) = &asked {
+        remarks.extend(asked::jump_still(current.as_deref(), document.as_bytes(), workers));
+        remarks.extend(shares_of_nobody(&document, &changes, workers));
+    }
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     let values: Vec<_> = changes.iter().map(|change| format!("{} = {}", change.key, change.value)).collect();
     print(&format!("v{number}: {} {}", values.join(", "), for_whom(&scope, whose(&changes))))?;
-    for rejection in refused {
-        remark(format_args!("weir: workers refuse another value of the document: {rejection}"));
-    }
+    remarks.iter().for_each(|text| remark(format_args!("weir: {text}")));
     if has_names && let Ok(workers) = &asked {
         unserved::warnings(&named, workers).iter().for_each(|warning| remark(format_args!("weir: {warning}")));
     }
@@ -133,6 +134,28 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Other values of the document that no worker takes.
+fn values_refused(document: &str, config: &Config) -> Vec<String> {
+    let examined = examine(document.as_bytes(), &config.settings.start(), &Context::default());
+    let refused = examined.map(|(_, refused)| refused).unwrap_or_default();
+    refused.iter().map(|rejection| format!("workers refuse another value of the document: {rejection}")).collect()
+}
+
+/// Values for a share of the workers in which none of them is.
+fn shares_of_nobody(document: &str, changes: &[Change], workers: &[Presence]) -> Vec<String> {
+    let mut nobody = Vec::new();
+    for Change { key, value, scope, .. } in changes {
+        let Scope::Some { share: Some(share), .. } = scope else { continue };
+        if !workers.is_empty() && asked::given(document.as_bytes(), key, value, workers) == 0 {
+            let all = counted(workers.len() as u64, "worker");
+            nobody.push(format!(
+                "none of {all} is in the {share} that {key} = {value} is for: a larger --share reaches some"
+            ));
+        }
+    }
+    nobody
 }
 
 fn whose(changes: &[Change]) -> &'static str {

@@ -76,9 +76,23 @@ pub(super) async fn run(args: Args, store: Arc<dyn Store>, config: &Config) -> a
     let registry = registry::open(&config.registry, &pool, &Telemetry::new()?)?;
     let mut fleet = Fleet::read(&*registry).await.context("which document workers run is not known")?;
     let mut signals = Signals::listen()?;
-    let mut awaited = None;
+    let (mut awaited, mut unread) = (None, None);
     loop {
-        let document = Document::read(&*store).await?;
+        let document = match Document::read(&*store).await {
+            Err(error) if args.watch => {
+                let why = format!("{error:#}; trying again");
+                if unread.as_ref() != Some(&why) {
+                    remark(format_args!("weir: {}", printable(&why)));
+                    unread = Some(why);
+                }
+                tokio::select! {
+                    () = signals.next() => return Ok(ExitCode::FAILURE),
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+            document => document?,
+        };
+        unread = None;
         let arrived = Arrived::of(&document, &pool, fleet.workers.values());
         said.say(if args.json { vec![arrived.json().to_string()] } else { arrived.lines() })?;
         if !args.watch || arrived.is_read_by_all() {
