@@ -8,6 +8,7 @@
 //! | `weir:{pool}:open:batch` | sorted set | the same, of those that have room for batch tasks |
 //! | `weir:{pool}:changes` | stream, capped | `present` with a presence's value, or `gone` with a member |
 //! | `weir:{pool}:epoch` | string | names the sequence of changes; gone when the server was emptied |
+//! | `weir:{pool}:never` | nothing | what is written to without effect, to see whether writes are taken |
 //! | `weir:{pool}:lease:NAME` | string, expires | the token of who has the lease |
 //! | `weir:{pool}:lease:NAME:last` | string | the last token that was given |
 //!
