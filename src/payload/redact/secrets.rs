@@ -12,6 +12,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::budget::{Budget, Stop};
+use super::placeholder::is_placeholder;
 
 /// The most secrets that a transcript may name; the recorder keeps no more.
 pub(super) const MAX_SECRETS: usize = 256;
@@ -70,7 +71,9 @@ impl Secrets {
             return Err(Stop::TooManySecrets);
         }
         let named = |text: &str| Secret { text: text.to_owned(), stands_alone: false, in_base64: true };
-        let whole = secrets.iter().filter(|secret| !secret.is_empty()).map(|secret| named(secret));
+        // A run that is replayed names what stands in its input, which may be what was taken out of it.
+        let is_one = |secret: &&String| !secret.is_empty() && !is_placeholder(secret);
+        let whole = secrets.iter().filter(is_one).map(|secret| named(secret));
         // Whoever logs a key of several lines logs them one by one.
         let lines = secrets.iter().filter(|secret| secret.contains('\n')).flat_map(|secret| secret.lines());
         let lines = lines.map(str::trim).filter(|line| line.len() >= MIN_LINE_BYTES).take(MAX_SECRET_LINES).map(named);

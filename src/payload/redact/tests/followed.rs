@@ -74,6 +74,14 @@ fn what_stands_for_a_named_secret_is_no_secret_itself() {
         let parsed: Value = serde_json::from_str(&redacted).expect("JSON");
         assert_eq!(parsed["same"], "[redacted-1]", "{redacted}");
     }
+    // As a replay names it.
+    let body = r#"{"authorization":"Bearer [redacted-1]","same":"[redacted-1]"}"#;
+    let redacted = answer(&Redactor::default(), answered("[redacted-1]", body));
+    assert_eq!(redacted, r#"{"authorization":"[redacted-1]","same":"[redacted-1]"}"#);
+    let mut record = answered("[redacted-1]", "{}");
+    record.transcript.exchanges[0].url = "https://bank/[redacted-1]/x?page=%5Bredacted-1%5D".into();
+    let stored = stored(record);
+    assert!(stored.contains("https://bank/[redacted-1]/x?page=%5Bredacted-1%5D"), "{stored}");
 }
 
 #[test]
