@@ -14,6 +14,7 @@ mod budget;
 mod decoded;
 mod detect;
 mod edit;
+mod events;
 mod followed;
 mod message;
 mod multipart;

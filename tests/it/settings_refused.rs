@@ -1,6 +1,6 @@
 //! What people are told of settings that do not arrive: the source is away, the document is none, nobody knows a name in it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -47,7 +47,16 @@ async fn a_source_that_is_away_is_in_the_description_of_workers_and_routers() {
     let up = "weir_settings_source_up";
     eventually("that it is away is seen", || house.worker_metric(0, up) + house.router_metric(up) == 0.0).await;
     for (address, role) in &processes {
-        let (settings, text) = described(address, role).await;
+        let began = Instant::now();
+        // Between the two answers it may have been tried again, with another error.
+        let (settings, text) = loop {
+            let (settings, text) = described(address, role).await;
+            let why = settings["source"]["why"].as_str().expect("a reason");
+            if text.contains(&format!(": {why}; ")) {
+                break (settings, text);
+            }
+            assert!(began.elapsed() < LONG, "{settings}\n{text}");
+        };
         let source = &settings["source"];
         assert_eq!((&settings["version"], &source["reachable"]), (&json!("start"), &json!(false)));
         let why = source["why"].as_str().expect("a reason");

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::budget::Stop;
+use super::events::events;
 use super::multipart::multipart;
 use super::names::is_sensitive;
 use super::pass::{Pass, is_json};
@@ -116,7 +117,7 @@ fn text(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: bool) -> Re
     let redacted = if media_type.contains("x-www-form-urlencoded") {
         pass.form(text)?
     } else if media_type.starts_with("text/event-stream") {
-        pass.events(text)?
+        events(pass, text)?
     } else if is_json(media_type, text) {
         match pass.document(text)? {
             Ok(text) => text,

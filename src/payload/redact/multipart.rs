@@ -55,8 +55,13 @@ fn part_text(pass: &mut Pass<'_>, head: &str, content: Bytes, is_cut: bool) -> R
     let name = field("content-disposition").and_then(|(_, value)| {
         value.split(';').find_map(|it| it.trim().strip_prefix("name=")).map(|name| name.trim_matches('"'))
     });
-    if let Some(name) = name.filter(|name| is_sensitive(name)) {
-        return Ok(format!("{}{end}", pass.credential(name, &String::from_utf8_lossy(&content))));
+    if let Some(name) = name {
+        let value = String::from_utf8_lossy(&content);
+        let is_credential = is_sensitive(name);
+        let instead = if is_credential { Some(pass.credential(name, &value)) } else { pass.at_path(name, &value) };
+        if let Some(instead) = instead {
+            return Ok(format!("{instead}{end}"));
+        }
     }
     let media_type = field("content-type").map_or("text/plain", |(_, value)| value.trim());
     if media_type.to_ascii_lowercase().starts_with("multipart/") {

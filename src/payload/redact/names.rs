@@ -222,14 +222,15 @@ fn ends_with(name: &[u8], ending: &[u8]) -> bool {
     name.last() == ending.last() && name.ends_with(ending)
 }
 
-/// The last word of a name, without digits after it. A word begins after a separator, and with a capital after a small
-/// letter or a digit.
+/// The last word of a name, without digits after it. A word begins after a separator, with a capital after a small letter
+/// or a digit, and with the last capital before a small letter: `SMSPin`.
 fn last_word(name: &[u8]) -> &[u8] {
     let end = name.iter().rposition(u8::is_ascii_alphabetic).map_or(0, |last| last + 1);
     let begins = |at: usize| {
         let before = name[at - 1];
         let is_separator = before.is_ascii() && !before.is_ascii_alphanumeric();
-        is_separator || (name[at].is_ascii_uppercase() && !before.is_ascii_uppercase())
+        let is_last_capital = || name.get(at + 1).is_some_and(u8::is_ascii_lowercase);
+        is_separator || (name[at].is_ascii_uppercase() && (!before.is_ascii_uppercase() || is_last_capital()))
     };
     &name[(1..end).rev().find(|&at| begins(at)).unwrap_or(0)..end]
 }
@@ -288,6 +289,8 @@ mod tests {
             "login_tan",
             "smsOtp",
             "smsOTP",
+            "SMSPin",
+            "PSUPin2",
             "ONLINE_PIN",
             "psu.pin2",
             "auth[tan]",

@@ -26,9 +26,6 @@ use crate::task::{IntegrationName, Json};
 /// At a cut, the end of the text is left out up to here where it may be the beginning of something.
 const MAX_CUT_BYTES: usize = 64;
 
-/// What begins a line of an event's value in an event stream (HTML Living Standard, 9.2).
-const DATA: &str = "data:";
-
 /// What stands in the end of a cut text that may be the beginning of a card number or an IBAN.
 const MIN_CUT_DIGITS: usize = 4;
 
@@ -155,27 +152,6 @@ impl<'r> Pass<'r> {
         };
         let edits: Vec<Edit> = found.into_iter().filter(|it| !it.range.is_empty()).map(edit).collect();
         Ok(Ok(apply(Cow::Borrowed(text), &edits)))
-    }
-
-    /// The body of an event stream. The `data` lines of an event are one value; so are the lines between those.
-    pub fn events<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, Stop> {
-        let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        let mut redacted = String::with_capacity(text.len());
-        for lines in lines.chunk_by(|one, next| one.starts_with(DATA) == next.starts_with(DATA)) {
-            if !lines[0].starts_with(DATA) {
-                redacted.push_str(&self.text(&lines.concat())?);
-                continue;
-            }
-            let data: String = lines.iter().map(|line| &line[DATA.len()..]).collect();
-            let data = if !starts_document(data.as_bytes()) {
-                self.text(&data)?
-            } else {
-                // Where a path cannot be found in what is cut or no JSON, nothing of it is kept.
-                self.document(&data)?.unwrap_or(Cow::Borrowed(" [redacted-0]\n"))
-            };
-            data.split_inclusive('\n').for_each(|line| redacted.extend([DATA, line]));
-        }
-        Ok(if redacted == text { Cow::Borrowed(text) } else { Cow::Owned(redacted) })
     }
 
     /// As [`Pass::text`], of a text that is changed already or not.

@@ -14,9 +14,10 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let header = &header[..header.len().min(MAX_KIND_BYTES + END.len())];
     let start = at + b"BEGIN ".len() + memmem::find(header, END)? + END.len();
     let text = &bytes[start..];
-    // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`.
-    let end = memchr::memchr2(b'"', b'<', text).unwrap_or(text.len());
-    let end = memmem::find(&text[..end], b"-----").unwrap_or(end);
+    // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`. They are looked for
+    // first, so that of many keys each is read once.
+    let end = memmem::find(text, b"-----").unwrap_or(text.len());
+    let end = memchr::memchr2(b'"', b'<', &text[..end]).unwrap_or(end);
     (end > 0).then_some(start..start + end)
 }
 

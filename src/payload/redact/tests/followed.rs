@@ -205,6 +205,23 @@ fn paths_lead_into_forms_queries_and_event_streams() {
             "event: x\ndata: {\"account\":\"abc\",\"n\":1}\n\ndata: {\"x\":{\"deep\":5}}\n\ndata: end\n",
             "event: x\ndata: {\"account\":\"[redacted-1]\",\"n\":1}\n\ndata: {\"x\":{\"deep\":\"[redacted-2]\"}}\n\ndata: end\n",
         ),
+        // What stands between the lines of one value does not part them.
+        (
+            "text/event-stream; charset=utf-8",
+            "\u{feff}data: {\"access_token\":\n: ping\ndata: \"one CANARY\",\nid: 7\ndata\ndata: \"account\":7}\n\n: token=x1y2\n",
+            "\u{feff}data: {\"access_token\":\n: ping\ndata: \"[redacted-2]\",\nid: 7\ndata\ndata: \"account\":\"[redacted-1]\"}\n\n: \
+             token=[redacted-3]\n",
+        ),
+        (
+            "text/event-stream",
+            "data: {\"access_token\":\rdata: \"one CANARY\"}\r\rdata: x\r\n\r\ndata",
+            "data: {\"access_token\":\rdata: \"[redacted-1]\"}\r\rdata: x\r\n\r\ndata",
+        ),
+        (
+            "text/event-stream",
+            "data: -----BEGIN PRIVATE KEY-----\ndata: MIICANARY\n: x\ndata: -----END PRIVATE KEY-----\ndata: after\n\n",
+            "data: -----BEGIN PRIVATE KEY-----[redacted-1]-----END PRIVATE KEY-----\ndata: after\n: x\n\n",
+        ),
     ] {
         let mut record = record("t-1");
         record.transcript.exchanges[0].response =
