@@ -17,7 +17,9 @@ use memchr::{memchr3, memmem, memrchr};
 
 use self::block::block;
 pub(super) use self::value::ends_bare;
-use self::value::{bare_end, bracketed_end, digest_end, find, line_end, quoted_end, user_info, wrapped_end};
+use self::value::{
+    bare_end, bracketed_end, constructed_end, digest_end, find, line_end, quoted_end, user_info, wrapped_end,
+};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::edit::Nesting;
@@ -118,8 +120,7 @@ impl<'t> Search<'t> {
         let plain_name = plain_name(name.text);
         // `:=` and `=>` are one mark.
         let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
-        let start = find(bytes, mark + 1 + usize::from(is_long), |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-        let start = colours::behind(bytes, start);
+        let start = colours::behind_blanks(bytes, mark + 1 + usize::from(is_long));
         let is_pair_value =
             mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
         if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
@@ -191,12 +192,19 @@ impl<'t> Search<'t> {
                 let constant = matches!(&text[start..end], "null" | "true" | "false" | "");
                 (!constant).then(|| Found { range: start..end, quote: quote(), guard: Guard::Token })
             }
-            _ if is_sensitive_line(plain_name) => Some(unquoted(start..line_end(bytes, start), Guard::Token)),
+            _ if is_sensitive_line(plain_name) => {
+                let end = line_end(bytes, start);
+                Some(unquoted(start..wrapped_end(bytes, start, end).unwrap_or(end), Guard::Token))
+            }
+            b'[' | b'{' => {
+                let end = constructed_end(bytes, start).unwrap_or_else(|| bare_end(text, start, false));
+                Some(unquoted(start..end, Guard::Token))
+            }
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
                 let is_digest = is_authorization && starts_with_word(&bytes[start..], b"digest");
                 let end = if is_digest { digest_end(bytes, start) } else { bare_end(text, start, is_authorization) };
-                let end = wrapped_end(bytes, start, end).unwrap_or(end);
+                let end = wrapped_end(bytes, start, end).or_else(|| constructed_end(bytes, start)).unwrap_or(end);
                 Some(unquoted(start..end, Guard::Token))
             }
         }

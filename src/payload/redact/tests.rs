@@ -300,6 +300,8 @@ const SLOW: &[&str] = &[
     "1 ",
     "token:'",
     "-----BEGIN PRIVATE KEY-----\n",
+    "token=[",
+    "token:S{",
     "\\\"",
     "://",
     "--token ",

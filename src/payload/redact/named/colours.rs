@@ -1,7 +1,23 @@
-//! What colours the text of a terminal (ECMA-48: ESC `[31m`), around names and values; also where JSON writes the ESC as
-//! `\u001b`.
+//! What colours the text of a terminal (ECMA-48: ESC `[31m`, and ESC `[K` as `grep` writes it), around names and values; also
+//! where JSON writes the ESC as `\u001b`.
 
 use super::value::find;
+
+/// Whether an escape sequence ends with it: a colour, or the rest of the line.
+fn is_final(byte: u8) -> bool {
+    matches!(byte, b'm' | b'K')
+}
+
+/// The first place from `at` on that is neither white nor a colour.
+pub fn behind_blanks(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        let text = find(bytes, at, |byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        at = behind(bytes, text);
+        if at == text {
+            return at;
+        }
+    }
+}
 
 /// Behind what begins at `at`.
 pub fn behind(bytes: &[u8], mut at: usize) -> usize {
@@ -15,7 +31,7 @@ pub fn behind(bytes: &[u8], mut at: usize) -> usize {
             _ => return at,
         };
         let end = find(bytes, (rest + 1).min(bytes.len()), |byte| !byte.is_ascii_digit() && byte != b';');
-        if bytes.get(rest) != Some(&b'[') || bytes.get(end) != Some(&b'm') {
+        if bytes.get(rest) != Some(&b'[') || !bytes.get(end).copied().is_some_and(is_final) {
             return at;
         }
         at = end + 1;
@@ -25,7 +41,7 @@ pub fn behind(bytes: &[u8], mut at: usize) -> usize {
 /// Before what ends at `end`.
 pub fn before(bytes: &[u8], floor: usize, mut end: usize) -> usize {
     const ESCAPES: [&[u8]; 3] = [b"\x1b[", b"\\u001b[", b"\\u001B["];
-    while end > floor && bytes[end - 1] == b'm' {
+    while end > floor && is_final(bytes[end - 1]) {
         let digits =
             bytes[floor..end - 1].iter().rev().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
         let before = &bytes[floor..end - 1 - digits];
@@ -43,5 +59,5 @@ pub fn in_name(name: &[u8], before: Option<u8>) -> usize {
     let is_escape =
         if open == 0 { before == Some(0x1b) } else { name[..open].to_ascii_lowercase().ends_with(b"u001b") };
     let end = find(name, open + 1, |byte| !byte.is_ascii_digit() && byte != b';');
-    if is_escape && name.get(end) == Some(&b'm') { end + 1 } else { 0 }
+    if is_escape && name.get(end).copied().is_some_and(is_final) { end + 1 } else { 0 }
 }

@@ -40,6 +40,15 @@ fn values_after_a_credentials_name_are_found() {
         (r#"{"m":"pin: Secret(\"CANARY\")","n":"x"}"#, r#"{"m":"pin: [redacted]\")","n":"x"}"#),
         (r#"{"m":"password: foo(","n":"x"}"#, r#"{"m":"password: [redacted]","n":"x"}"#),
         ("token=b'CANARY', x", "token=[redacted]', x"),
+        (r#"token=b"CANARY's", x"#, r#"token=[redacted]", x"#),
+        ("password: Some(\n    \"CANARY\",\n), x", "password: [redacted], x"),
+        (r#"token: Mutex { data: "CANARY", .. } }, x"#, "token: [redacted] }, x"),
+        (r#"cookie: Some("CANARY"), x"#, r#"cookie: [redacted]"), x"#),
+        ("{ tokens: [ 'CANARY', 'CANARY' ], n: [ 1 ] }", "{ tokens: [redacted], n: [ 1 ] }"),
+        ("{'credentials': {'user': 'CANARY', 'x': \"CANA}RY\"}, 'n': 1}", "{'credentials': [redacted], 'n': 1}"),
+        (r#"{"m":"tokens = [\"CANARY\", \"CANARY\"] x","n":"x"}"#, r#"{"m":"tokens = [redacted] x","n":"x"}"#),
+        (r#"{"m":"tokens = [\"CANARY\", \"CANA","n":["x"]}"#, r#"{"m":"tokens = [redacted]","n":["x"]}"#),
+        ("token=[CANARY and it's no list", "token=[redacted] and it's no list"),
         ("password -> CANARY, x", "password -> [redacted], x"),
         ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
         (
@@ -49,6 +58,15 @@ fn values_after_a_credentials_name_are_found() {
         (
             r#"{"m":"\u001b[36mpin\u001b[0m=\u001b[35mCANARY\u001b[0m"}"#,
             r#"{"m":"\u001b[36mpin\u001b[0m=\u001b[35m[redacted]\u001b[0m"}"#,
+        ),
+        (
+            "\u{1b}[34;1m\"password\"\u{1b}[0m\u{1b}[1;39m:\u{1b}[0m \u{1b}[0;32m\"CANARY\"\u{1b}[0m",
+            "\u{1b}[34;1m\"password\"\u{1b}[0m\u{1b}[1;39m:\u{1b}[0m \u{1b}[0;32m\"[redacted]\"\u{1b}[0m",
+        ),
+        ("Authorization: Bearer \u{1b}[33mCANARY\u{1b}[0m x", "Authorization: [redacted]\u{1b}[0m x"),
+        (
+            "\u{1b}[01;31m\u{1b}[Kpassword\u{1b}[m\u{1b}[K=CANARY x",
+            "\u{1b}[01;31m\u{1b}[Kpassword\u{1b}[m\u{1b}[K=[redacted] x",
         ),
         ("password: \u{1b}[1;31mCANARY\u{1b}[0m x", "password: \u{1b}[1;31m[redacted]\u{1b}[0m x"),
         (r#"{"m":"pin=\u001b[31mCANARY\u001b[0m"}"#, r#"{"m":"pin=\u001b[31m[redacted]\u001b[0m"}"#),

@@ -4,8 +4,13 @@ use std::ops::Range;
 
 use memchr::memchr3;
 
+use super::colours;
+
 /// The deepest JSON string in a JSON string whose lines are told apart, by the backslashes of its `\n`.
 const MAX_NEWLINE_BACKSLASHES: usize = 8;
+
+/// The longest list or object that is no JSON.
+const MAX_CONSTRUCTED_BYTES: usize = 2 * 1024;
 
 /// How far the first quote of a list of parameters may be.
 const MAX_PARAMETER_BYTES: usize = 256;
@@ -28,17 +33,47 @@ pub fn find(bytes: &[u8], start: usize, stop: impl Fn(u8) -> bool) -> usize {
 /// Where a value ends that began as a bare one, up to `end`, and has a quote there, as programs write values of a type of
 /// their own: `Some("x")`, `SecretStr('x')`, `b'x'`. None where it is no such value.
 pub fn wrapped_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
-    const PREFIXES: &[&[u8]] = &[b"b", b"u", b"r", b"f", b"rb", b"br"];
+    const PREFIXES: &[&[u8]] = &[b"b", b"u", b"r", b"f", b"l", b"rb", b"br", b"@", b"$"];
     let quote = find(bytes, end, |byte| byte != b'\\');
     let before = &bytes[start..end];
     let mark = *bytes.get(quote)?;
-    let is_prefix = mark == b'\'' && PREFIXES.iter().any(|prefix| before.eq_ignore_ascii_case(prefix));
+    let is_prefix = PREFIXES.iter().any(|prefix| before.eq_ignore_ascii_case(prefix));
     let opens = before.last().is_some_and(|last| matches!(last, b'(' | b'[' | b'='));
     if !matches!(mark, b'"' | b'\'') || !(is_prefix || opens) {
         return None;
     }
     let inside = quote + 1;
     Some(quoted_end(bytes, inside, mark, quote - end))
+}
+
+/// Where a list or an object ends that begins at `start`, with the name of a type before it or none, as programs print them:
+/// `['a', 'b']`, `Secret { inner: "x" }`, `Some(\n"x")`. None where it has no end nearby.
+pub fn constructed_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let bytes = &bytes[..bytes.len().min(start + MAX_CONSTRUCTED_BYTES)];
+    let named = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && byte != b'_' && byte != b':');
+    let open = find(bytes, named, |byte| byte != b' ');
+    let is_type = named > start && bytes[start].is_ascii_uppercase();
+    match bytes.get(open)? {
+        b'[' | b'{' if is_type || open == start => {}
+        b'(' if is_type && open == named => {}
+        _ => return None,
+    }
+    let (mut depth, mut at, mut run) = (0usize, open, 0);
+    while at < bytes.len() {
+        let byte = bytes[at];
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth -= 1,
+            b'"' | b'\'' => at = quoted_end(bytes, at + 1, byte, run) + run,
+            _ => {}
+        }
+        run = if byte == b'\\' { run + 1 } else { 0 };
+        at += 1;
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// Where the string that began before `inside` ends: at its closing quote's first backslash, or the text's end. A quote
@@ -82,7 +117,7 @@ pub fn bare_end(text: &str, start: usize, is_authorization: bool) -> usize {
     let word = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && byte != b'-');
     let known = ["bearer", "basic", "digest", "token"].iter().any(|it| text[start..word].eq_ignore_ascii_case(it));
     let is_scheme = word > start && (known || is_authorization) && bytes.get(word) == Some(&b' ');
-    let mut end = if is_scheme { word + 1 } else { start };
+    let mut end = if is_scheme { colours::behind(bytes, word + 1) } else { start };
     loop {
         end = find(bytes, end, |byte| ends_bare(char::from(byte)) || byte == b'\\');
         match escaped_end(text, end) {
