@@ -35,9 +35,19 @@ pub fn goes_on(text: &str, began: bool) -> bool {
 fn is_line(text: &str) -> bool {
     const MAX_LINE_BYTES: usize = 128;
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
-    let last = text.trim_end().rsplit(' ').next().unwrap_or_default();
+    let last = undecorated(text.trim_end().rsplit(' ').next().unwrap_or_default());
     let is_header = ["Proc-Type:", "DEK-Info:"].iter().any(|header| text.contains(header));
     text.len() <= MAX_LINE_BYTES && (is_header || last.bytes().all(is_base64))
+}
+
+/// A word without colours, quotes and an escaped newline around it.
+fn undecorated(mut word: &str) -> &str {
+    const QUOTES: [char; 3] = ['"', '\'', ','];
+    if let Some((_, colour)) = word.split_once('\u{1b}').filter(|(before, _)| before.is_empty()) {
+        word = colour.split_once('m').map_or(colour, |(_, behind)| behind);
+    }
+    word = word.split('\u{1b}').next().unwrap_or_default();
+    word.trim_matches(QUOTES).trim_end_matches("\\n").trim_end_matches("\\r")
 }
 
 #[cfg(test)]
@@ -52,6 +62,9 @@ mod tests {
             ("stderr: -----BEGIN RSA PRIVATE KEY-----", true),
             ("stderr: Proc-Type: 4,ENCRYPTED", true),
             ("stderr: MIIEpAIBAAKCAQEA", true),
+            ("\u{1b}[33mMIIEpAIBAAKCAQEA\u{1b}[0m", true),
+            ("'MIIEpAIBAAKCAQEA\\n'", true),
+            ("line 3: \"MIIEpAIBAAKCAQEA\",", true),
             ("stderr: -----END RSA PRIVATE KEY-----", false),
             ("after", false),
             ("-----BEGIN PRIVATE KEY----- MII -----END PRIVATE KEY-----", false),
