@@ -159,7 +159,7 @@ fn once(pass: &mut Pass<'_>, record: &Record) -> Result<Redacted, Stop> {
     let mut notes = Vec::with_capacity(transcript.notes.len());
     let mut in_key = false;
     for note in &transcript.notes {
-        let text = if note.is_cut { pass.without_cut(&note.text) } else { &note.text };
+        let text = if note.is_cut { pass.without_cut(&note.text)? } else { &note.text };
         let was_in_key = in_key;
         in_key = private_key_goes_on(text, in_key);
         // Of a private key that was said line by line, no line has a form.

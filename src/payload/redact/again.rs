@@ -18,7 +18,7 @@ pub(super) fn again(mut pass: Pass<'_>, notes: &[Note], redacted: &mut Redacted)
     }
     for (note, (_, redacted)) in notes.iter().zip(&mut redacted.notes) {
         if note.is_cut {
-            redacted.truncate(pass.without_start(redacted).len());
+            redacted.truncate(pass.without_start(redacted)?.len());
         }
         text(pass, redacted)?;
     }
@@ -58,7 +58,7 @@ fn message(pass: &mut Pass<'_>, message: &mut RedactedMessage, is_cut: bool) -> 
 fn body(pass: &mut Pass<'_>, body: &mut Body, is_cut: bool) -> Result<(), Stop> {
     match body {
         Body::Text(whole) => {
-            let text = if is_cut { pass.without_start(whole.as_str()) } else { whole.as_str() };
+            let text = if is_cut { pass.without_start(whole.as_str())? } else { whole.as_str() };
             match pass.text(text)? {
                 Cow::Borrowed(same) if same.len() == whole.as_str().len() => {}
                 changed => *whole = Text::from(changed.into_owned()),

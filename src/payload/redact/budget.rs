@@ -10,6 +10,12 @@ use rustix::time::{ClockId, clock_gettime};
 /// The clock is read once in so many bytes. A pass makes at least 20 MB a second, so that is every few milliseconds.
 const BYTES_BETWEEN_CHECKS: usize = 64 * 1024;
 
+/// What a search counts for that may go on to the text's end: after a few of them the clock is read, however long the text.
+const BYTES_OF_A_SEARCH: usize = 16 * 1024;
+
+/// What each text counts for, however short.
+const BYTES_OF_A_TEXT: usize = 128;
+
 /// A build for debugging is that much slower, and must not lose transcripts for it.
 const DEBUG_FACTOR: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
 
@@ -69,6 +75,16 @@ impl Budget {
         self.check()
     }
 
+    /// Before a text is looked at, of `bytes`.
+    pub fn spend_text(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.spend(bytes + BYTES_OF_A_TEXT)
+    }
+
+    /// Before or after `searches` that may each have gone on to the text's end, and found little there.
+    pub fn spend_searches(&mut self, searches: usize) -> Result<(), Stop> {
+        self.spend(searches.saturating_mul(BYTES_OF_A_SEARCH))
+    }
+
     /// Fails when the time is over.
     pub fn check(&self) -> Result<(), Stop> {
         if thread_time() >= self.ends { Err(Stop::Overdue) } else { Ok(()) }
@@ -90,6 +106,8 @@ mod tests {
         let mut none = Budget::new(Duration::ZERO);
         assert_eq!(none.spend(10), Ok(()), "the clock is not read for a few bytes");
         assert_eq!(none.spend(BYTES_BETWEEN_CHECKS), Err(Stop::Overdue));
+        assert_eq!(none.spend_searches(1), Ok(()));
+        assert_eq!(none.spend_searches(3), Err(Stop::Overdue), "after few of them it is");
         let mut enough = Budget::new(Duration::from_secs(3600));
         assert_eq!(enough.spend(BYTES_BETWEEN_CHECKS), Ok(()));
     }

@@ -16,6 +16,7 @@ use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::pem::goes_on as private_key_goes_on;
+use self::token::Scheme;
 use super::budget::{Budget, Stop};
 
 /// What is looked for.
@@ -107,7 +108,7 @@ impl Detectors {
                 budget.spend(at - spent)?;
                 spent = at;
             }
-            match self.word(text, at, &mut searched) {
+            match self.word(text, at, &mut searched, budget)? {
                 (Some(range), _) => {
                     at = range.end;
                     found.push(range);
@@ -123,29 +124,48 @@ impl Detectors {
     }
 
     /// What begins with the word at `at`, and where to go on when nothing does.
-    fn word(&self, text: &str, at: usize, searched: &mut usize) -> (Option<Range<usize>>, usize) {
+    fn word(
+        &self,
+        text: &str,
+        at: usize,
+        searched: &mut usize,
+        budget: &mut Budget,
+    ) -> Result<(Option<Range<usize>>, usize), Stop> {
         let bytes = text.as_bytes();
         let letters = run(bytes, at, |byte| byte.is_ascii_alphabetic());
         if letters == at {
             let digits = run(bytes, at, |byte| byte.is_ascii_digit());
             let card = if self.card { card::at(bytes, at) } else { None };
-            return (card, word_end(bytes, digits));
+            return Ok((card, word_end(bytes, digits)));
         }
         let found = match letters - at {
             2 | 6 if self.iban => iban::at(bytes, at),
             _ => None,
         };
         let found = found.or_else(|| if self.jwt { token::jwt(bytes, at, searched) } else { None });
-        let found = found.or_else(|| if self.bearer { token::bearer(text, at, letters) } else { None });
-        let found = found.or_else(|| if self.basic { token::basic(text, at, letters) } else { None });
+        let found = match Scheme::of(&bytes[at..letters]) {
+            Some(scheme) if found.is_none() && self.has(scheme) => {
+                // What it is followed by may be long and no token, and the next scheme in the midst of it.
+                budget.spend_searches(1)?;
+                token::behind(scheme, text, letters)
+            }
+            _ => found,
+        };
         let found = found.or_else(|| if self.pem { pem::at(bytes, at) } else { None });
         if found.is_some() {
-            return (found, letters);
+            return Ok((found, letters));
         }
         if self.card && bytes.get(letters).is_some_and(u8::is_ascii_digit) {
-            return (card::at(bytes, letters), word_end(bytes, letters));
+            return Ok((card::at(bytes, letters), word_end(bytes, letters)));
         }
-        (None, word_end(bytes, letters))
+        Ok((None, word_end(bytes, letters)))
+    }
+
+    fn has(&self, scheme: Scheme) -> bool {
+        match scheme {
+            Scheme::Bearer => self.bearer,
+            Scheme::Basic => self.basic,
+        }
     }
 }
 

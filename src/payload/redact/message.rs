@@ -113,7 +113,7 @@ pub(super) fn body(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: 
 
 fn text(pass: &mut Pass<'_>, media_type: &str, body: &Bytes, is_cut: bool) -> Result<Body, Stop> {
     let whole = String::from_utf8_lossy(body);
-    let text = if is_cut { pass.without_cut(&whole) } else { &whole };
+    let text = if is_cut { pass.without_cut(&whole)? } else { &whole };
     let redacted = if media_type.contains("x-www-form-urlencoded") {
         pass.form(text)?
     } else if media_type.starts_with("text/event-stream") {

@@ -52,8 +52,15 @@ pub(super) struct Found {
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search =
-        Search { text, from: 0, tag: None, tags_until: 0, pair: (0, Guard::Token), nesting: Nesting::new(text) };
+    let mut search = Search {
+        text,
+        from: 0,
+        tag: None,
+        tags_until: 0,
+        pair: (0, Guard::Token),
+        searches: 0,
+        nesting: Nesting::new(text),
+    };
     let (mut found, mut spent) = (Vec::new(), 0);
     let dashes = memmem::Finder::new("--");
     let mark_from = |at: usize| memchr3(b':', b'=', b'>', &bytes[at..]).map(|next| at + next);
@@ -66,6 +73,7 @@ pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop>
         }
         let (value, mut at) =
             if Some(here) == flag { (search.flag_at(here), here + 2) } else { (search.value_at(here), here + 1) };
+        budget.spend_searches(std::mem::take(&mut search.searches))?;
         if let Some(value) = value.filter(|value| !value.range.is_empty()) {
             at = value.range.end.max(at);
             search.from = value.range.end;
@@ -89,6 +97,8 @@ struct Search<'t> {
     tags_until: usize,
     /// Up to where a `value` belongs to a `name` that is a credential's, and what that says.
     pair: (usize, Guard),
+    /// How often the end of a value was searched for.
+    searches: usize,
     nesting: Nesting<'t>,
 }
 
@@ -165,8 +175,9 @@ impl<'t> Search<'t> {
     }
 
     /// The value from `start` on, of a credential called `name`.
-    fn value(&self, start: usize, name: &Name<'_>, plain_name: &str) -> Option<Found> {
+    fn value(&mut self, start: usize, name: &Name<'_>, plain_name: &str) -> Option<Found> {
         let (text, bytes) = (self.text, self.text.as_bytes());
+        self.searches += 1;
         let backslashes = find(bytes, start, |byte| byte != b'\\') - start;
         let quote = || format!("{}\"", "\\".repeat(name.backslashes));
         match bytes.get(start + backslashes)? {
@@ -237,7 +248,7 @@ impl<'t> Search<'t> {
     }
 
     /// What the element holds whose start tag ends at `mark`, if it is a credential's.
-    fn element(&self, mark: usize) -> Option<(Range<usize>, Guard)> {
+    fn element(&mut self, mark: usize) -> Option<(Range<usize>, Guard)> {
         let (text, bytes) = (self.text, self.text.as_bytes());
         let tag = self.tag.filter(|tag| *tag >= self.from)?;
         let name_end = tag
@@ -249,6 +260,7 @@ impl<'t> Search<'t> {
         if !is_start || !is_sensitive(local) {
             return None;
         }
+        self.searches += 1;
         let start = mark + 1;
         let rest = &bytes[start..];
         let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());

@@ -172,13 +172,13 @@ impl<'r> Pass<'r> {
     }
 
     /// A cut text without an end that may be the beginning of a known secret.
-    pub fn without_start<'t>(&self, text: &'t str) -> &'t str {
-        self.secrets.without_cut(text)
+    pub fn without_start<'t>(&mut self, text: &'t str) -> Result<&'t str, Stop> {
+        self.secrets.without_cut(text, &mut self.budget)
     }
 
     /// A cut text without an end that may be the beginning of a secret.
-    pub fn without_cut<'t>(&self, text: &'t str) -> &'t str {
-        let text = self.secrets.without_cut(text);
+    pub fn without_cut<'t>(&mut self, text: &'t str) -> Result<&'t str, Stop> {
+        let text = self.without_start(text)?;
         let start = text.len().saturating_sub(MAX_CUT_BYTES);
         let end = &text.as_bytes()[start..];
         // Beyond ASCII: spaces and dashes of other widths.
@@ -189,9 +189,9 @@ impl<'r> Pass<'r> {
         let user_info = tail.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
         let begins = |start: &str| tail.to_ascii_lowercase().contains(start);
         if digits >= MIN_CUT_DIGITS || user_info || ["eyj", "@", "bearer ", "basic "].into_iter().any(begins) {
-            return &text[..text.len() - tail.len()];
+            return Ok(&text[..text.len() - tail.len()]);
         }
-        text
+        Ok(text)
     }
 
     /// The text as it is.

@@ -315,6 +315,16 @@ const SLOW: &[&str] = &[
     "4111111111111111=1",
     "authorization: digest \"",
     "authorization: digest \\\"\\n",
+    "\"authorization: digest x\",",
+    "-basic+",
+    "/basic+",
+    "/bearer+token+",
+    "\"<pin><a>\",",
+    "<pin></pin>",
+    "\"<pin>\">",
+    "a=1&",
+    "%2541%",
+    "data: 1\n\n",
 ];
 
 #[test]
@@ -330,7 +340,7 @@ fn a_large_body_cannot_take_longer_than_it_may() {
             let took = budget::thread_time() - before;
             eprintln!("{unit:22} {took:?}");
             // Between two looks at the clock, and in what the libraries do in one go, it goes on.
-            assert!(took < std::time::Duration::from_secs(5), "{unit}: {took:?}");
+            assert!(took < std::time::Duration::from_secs(2), "{unit}: {took:?}");
         }
     }
 }

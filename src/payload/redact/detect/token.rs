@@ -77,17 +77,42 @@ pub fn jwt(bytes: &[u8], at: usize, searched: &mut usize) -> Option<Range<usize>
     (parts > 1).then_some(at..end)
 }
 
-/// The token after the word `Bearer` from `at` to `end`.
-pub fn bearer(text: &str, at: usize, end: usize) -> Option<Range<usize>> {
-    let token = after_scheme(text, at, end, "bearer")?;
+/// An authentication scheme whose credentials are one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Bearer,
+    Basic,
+}
+
+impl Scheme {
+    /// The one that a word is.
+    pub fn of(word: &[u8]) -> Option<Self> {
+        match word.len() {
+            6 if word.eq_ignore_ascii_case(b"bearer") => Some(Scheme::Bearer),
+            5 if word.eq_ignore_ascii_case(b"basic") => Some(Scheme::Basic),
+            _ => None,
+        }
+    }
+}
+
+/// The token behind a scheme that ends at `end`.
+pub fn behind(scheme: Scheme, text: &str, end: usize) -> Option<Range<usize>> {
+    match scheme {
+        Scheme::Bearer => bearer(text, end),
+        Scheme::Basic => basic(text, end),
+    }
+}
+
+fn bearer(text: &str, end: usize) -> Option<Range<usize>> {
+    let token = behind_scheme(text, end, "bearer".len())?;
     let value = &text[token.clone()];
     let is_prose = PROSE.iter().any(|word| value.trim_end_matches(['.', '=']).eq_ignore_ascii_case(word));
     (value.len() >= MIN_TOKEN_BYTES && !is_prose).then_some(token)
 }
 
-/// User and password after the word `Basic` from `at` to `end`.
-pub fn basic(text: &str, at: usize, end: usize) -> Option<Range<usize>> {
-    let token = after_scheme(text, at, end, "basic")?;
+/// User and password.
+fn basic(text: &str, end: usize) -> Option<Range<usize>> {
+    let token = behind_scheme(text, end, "basic".len())?;
     let plain = plain(&text[token.clone()]).replace('-', "+").replace('_', "/");
     let has_colon = LENIENT.decode(plain.as_bytes()).is_ok_and(|decoded| decoded.contains(&b':'));
     let has = |kind: fn(&u8) -> bool| plain.as_bytes().iter().any(kind);
@@ -96,12 +121,9 @@ pub fn basic(text: &str, at: usize, end: usize) -> Option<Range<usize>> {
     (plain.len() >= 4 && (has_colon || is_mixed || plain.ends_with('='))).then_some(token)
 }
 
-/// The token after an authentication scheme. Escapes belong to it; an attribute such as `realm="…"` is none.
-fn after_scheme(text: &str, at: usize, end: usize, scheme: &str) -> Option<Range<usize>> {
-    let bytes = text.as_bytes();
-    if !bytes[at..end].eq_ignore_ascii_case(scheme.as_bytes()) {
-        return None;
-    }
+/// What may be a token behind a scheme of so many letters. Escapes belong to it; an attribute such as `realm="…"` is none.
+fn behind_scheme(text: &str, end: usize, letters: usize) -> Option<Range<usize>> {
+    let (bytes, at) = (text.as_bytes(), end - letters);
     let colon = end + usize::from(bytes.get(end) == Some(&b':'));
     // A form's space is a `+`, which a token may hold too: of words between many, the first may be a scheme.
     let colon = colon + usize::from(bytes.get(colon) == Some(&b'+') && (at == 0 || bytes[at - 1] != b'+'));
@@ -140,8 +162,9 @@ fn after_scheme(text: &str, at: usize, end: usize, scheme: &str) -> Option<Range
 mod tests {
     use super::*;
 
-    fn token(find: fn(&str, usize, usize) -> Option<Range<usize>>, text: &str) -> Option<&str> {
-        find(text, 0, run(text.as_bytes(), 0, |byte| byte.is_ascii_alphabetic())).map(|range| &text[range])
+    fn token(text: &str) -> Option<&str> {
+        let end = run(text.as_bytes(), 0, |byte| byte.is_ascii_alphabetic());
+        behind(Scheme::of(&text.as_bytes()[..end])?, text, end).map(|range| &text[range])
     }
 
     #[test]
@@ -160,16 +183,22 @@ mod tests {
 
     #[test]
     fn what_follows_a_scheme_is_a_token_unless_it_is_prose() {
-        assert_eq!(token(bearer, "bearer  abc.def~1=="), Some("abc.def~1=="));
-        assert_eq!(token(bearer, "Bearer: secretword"), Some("secretword"));
-        assert_eq!(token(bearer, r"Bearer ab\/cd\u002bef\n"), Some(r"ab\/cd\u002bef"));
-        assert_eq!(token(basic, "Basic dXNlcjpwYXNz,"), Some("dXNlcjpwYXNz"));
-        assert_eq!(token(basic, r"Basic dXNlcjo\/YX=="), Some(r"dXNlcjo\/YX=="));
-        for prose in ["Bearer authentication.", "Bearer realm=\"x\"", "bearer of", "Bearerabcdefgh", "Bearer"] {
-            assert_eq!(token(bearer, prose), None, "{prose}");
-        }
-        for prose in ["Basic authentication", "basic plan", "Basic realm=\"x\""] {
-            assert_eq!(token(basic, prose), None, "{prose}");
+        assert_eq!(token("bearer  abc.def~1=="), Some("abc.def~1=="));
+        assert_eq!(token("Bearer: secretword"), Some("secretword"));
+        assert_eq!(token(r"Bearer ab\/cd\u002bef\n"), Some(r"ab\/cd\u002bef"));
+        assert_eq!(token("Basic dXNlcjpwYXNz,"), Some("dXNlcjpwYXNz"));
+        assert_eq!(token(r"Basic dXNlcjo\/YX=="), Some(r"dXNlcjo\/YX=="));
+        for prose in [
+            "Bearer authentication.",
+            "Bearer realm=\"x\"",
+            "bearer of",
+            "Bearerabcdefgh",
+            "Bearer",
+            "Basic authentication",
+            "basic plan",
+            "Basic realm=\"x\"",
+        ] {
+            assert_eq!(token(prose), None, "{prose}");
         }
     }
 }
