@@ -59,10 +59,10 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
     }
     let observe = |(instance, pool): (String, String)| {
         let track = Track::of(of_one_target(by_instance.remove(&instance).unwrap_or_default()), from);
-        let (readings, since) = (readings.get(&instance).copied().unwrap_or_default(), unread_since(&track));
+        let (readings, unread) = (readings.get(&instance).copied().unwrap_or_default(), unread_for(&track));
         let seen = Observation::of_process(track, None, &instance, &pool)?;
         let interval = seen.seconds / readings.max(1) as f64;
-        let unread_seconds = since.filter(|seconds| *seconds >= MISSED * interval).unwrap_or_default();
+        let unread_seconds = unread.filter(|seconds| *seconds >= MISSED * interval).unwrap_or_default();
         anyhow::Ok(Observation { readings, unread_seconds, ..seen })
     };
     let seen = workers.into_iter().map(observe).collect::<anyhow::Result<Vec<_>>>()?;
@@ -82,7 +82,7 @@ pub(super) async fn read(url: &str, args: &Args) -> anyhow::Result<Vec<Observati
 
 /// For how long it was not read at the end of the window, where it is known. One that was taken out of the list of targets is
 /// none of these.
-fn unread_since(track: &Track) -> Option<f64> {
+fn unread_for(track: &Track) -> Option<f64> {
     let up = track.points(UP, None);
     let (end, _) = up.last()?;
     let (since, _) = up.iter().rev().take_while(|(_, is_up)| *is_up == 0.0).last()?;
@@ -188,7 +188,7 @@ mod tests {
     fn for_how_long_a_worker_was_not_read_is_counted_from_the_end() {
         let since = |up: &[f64]| {
             let points = (0..).map(|at| f64::from(at) * 15.0).zip(up.iter().copied()).collect();
-            unread_since(&Track::of(vec![Series { name: UP.into(), labels: BTreeMap::new(), points }], 0.0))
+            unread_for(&Track::of(vec![Series { name: UP.into(), labels: BTreeMap::new(), points }], 0.0))
         };
         assert_eq!((since(&[]), since(&[1.0, 1.0]), since(&[0.0, 0.0, 1.0])), (None, None, None));
         assert_eq!((since(&[1.0, 0.0]), since(&[0.0, 1.0, 0.0, 0.0, 0.0])), (Some(0.0), Some(30.0)));

@@ -284,6 +284,11 @@ impl Integration {
 }
 
 impl Observation {
+    /// Whether it went away, or was read no more.
+    pub fn is_absent(&self) -> bool {
+        self.gone_seconds > 0.0 || self.unread_seconds > 0.0
+    }
+
     /// Tasks that ended by themselves.
     pub fn ended(&self) -> f64 {
         self.integrations.values().map(Integration::ended).fold(0.0, |sum, ended| sum + ended)

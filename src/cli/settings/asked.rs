@@ -10,11 +10,11 @@ use super::super::remark;
 use super::super::table::counted;
 use crate::config::Config;
 use crate::limits::MAX_SLOTS;
-use crate::registry::{self, Presence};
+use crate::registry::{self, Presence, Rejected};
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::version_of;
 use crate::settings::{Context, START_VERSION, edit, flagd};
-use crate::task::PoolName;
+use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
 /// How long the registry may take to say who serves the pools.
@@ -65,10 +65,8 @@ pub(super) fn is_partial(workers: &[Presence], document: Option<&[u8]>) -> bool 
 pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &[Presence]) -> anyhow::Result<()> {
     let version = version_of(document);
     let rejects = |worker: &&Presence| {
-        let rejected = worker.settings_rejected.as_ref().filter(|rejected| rejected.version == version);
-        rejected.is_some_and(|rejected| {
-            keys.is_none_or(|keys| rejected.keys.iter().any(|key| keys.contains(&key.as_str())))
-        })
+        let rejected = rejected(worker, &version);
+        rejected.is_some_and(|it| keys.is_none_or(|keys| it.keys.iter().any(|key| keys.contains(&key.as_str()))))
     };
     let rejecting: Vec<_> = workers.iter().filter(rejects).collect();
     let Some(first) = rejecting.first() else { return Ok(()) };
@@ -88,11 +86,10 @@ pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &
 
 /// That workers refuse N of the document that was there as a jump, and will of the one after it, where it is the same.
 pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presence]) -> Option<String> {
-    let (before, differences) = (before?, edit::differences(before?, after).ok()?);
-    let version = version_of(before);
+    let before = before?;
+    let (version, differences) = (version_of(before), edit::differences(before, after).ok()?);
     let rejects = |worker: &&Presence| {
-        let rejected = worker.settings_rejected.as_ref().filter(|rejected| rejected.version == version);
-        rejected.is_some_and(|rejected| rejected.keys.iter().any(|key| key == jump::KEY))
+        rejected(worker, &version).is_some_and(|rejected| rejected.keys.iter().any(|key| key == jump::KEY))
     };
     let count = workers.iter().filter(rejects).count();
     let is_same = !differences.iter().any(|difference| difference.key == jump::KEY);
@@ -103,19 +100,32 @@ pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presenc
 
 /// How many of the workers the document gives this value of a setting.
 pub(super) fn given(document: &[u8], key: &str, value: &Value, workers: &[Presence]) -> usize {
-    let is_given = |worker: &&Presence| {
-        let (pool, worker) = (worker.pool.clone(), Some(worker.worker.clone()));
-        let flags = flagd::evaluate(document, &Context { pool, worker, ..Context::default() });
-        flags.is_ok_and(|flags| matches!(flags.get(key), Some(Ok(Some(flag))) if flag.value == *value))
-    };
+    let is_given =
+        |it: &&Presence| value_for(document, key, &it.pool, &it.worker).is_ok_and(|it| it.as_ref() == Some(value));
     workers.iter().filter(is_given).count()
+}
+
+/// What the document says of a setting to a worker; none where it leaves it the start value.
+pub(super) fn value_for(
+    document: &[u8],
+    key: &str,
+    pool: &PoolName,
+    worker: &WorkerId,
+) -> Result<Option<Value>, String> {
+    let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
+    let mut flags = flagd::evaluate(document, &context)?;
+    Ok(flags.remove(key).and_then(|flag| flag.ok()?).map(|flag| flag.value))
+}
+
+/// What a worker rejects of the document of this version.
+fn rejected<'w>(worker: &'w Presence, version: &str) -> Option<&'w Rejected> {
+    worker.settings_rejected.as_deref().filter(|rejected| rejected.version == version)
 }
 
 /// Whether a worker has not read the document that is there, so that what it says is of one before.
 fn is_behind(worker: &Presence, version: Option<&str>) -> bool {
     let Some(version) = version else { return false };
-    let rejects = worker.settings_rejected.as_ref().is_some_and(|rejected| rejected.version == version);
-    worker.settings_version != version && !rejects
+    worker.settings_version != version && rejected(worker, version).is_none()
 }
 
 /// Fails where workers would refuse what the document says of N.
@@ -153,8 +163,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::Rejected;
-    use crate::settings::flagd;
 
     fn presence(worker: &str, n: u32, version: &str) -> Presence {
         Presence { target: n, settings_version: version.into(), ..Presence::of_a_test(worker) }

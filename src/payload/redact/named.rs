@@ -18,7 +18,8 @@ use memchr::{memchr3, memmem, memrchr};
 use self::block::block;
 pub(super) use self::value::ends_bare;
 use self::value::{
-    bare_end, bracketed_end, constructed_end, digest_end, find, line_end, quoted_end, user_info, wrapped_end,
+    bare_end, bracketed_end, find, has_parameters, line_end, member_end, parameters_end, printed_end, quoted_end,
+    text_in, user_info,
 };
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
@@ -29,8 +30,8 @@ use super::names::{MAX_NAME_BYTES, is_sensitive};
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
 const MAX_PAIR_BYTES: usize = 256;
 
-/// The rest of the three quotes around a text of several lines in Python and TOML.
-const TRIPLE: &[u8] = b"\"\"";
+/// The quotes around a text of several lines in Python and TOML.
+const TRIPLES: [&[u8; 3]; 2] = [b"\"\"\"", b"'''"];
 
 /// What follows the name of a flag in a sentence, and is no value: `--password is required`.
 const PROSE: &[&str] = &[
@@ -155,7 +156,10 @@ impl<'t> Search<'t> {
         let value = Found { guard, ..self.value(start, &name, &plain_name)? };
         // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
         let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
-        Some(Found { range, ..value })
+        Some(match text_in(bytes, &range) {
+            Some(range) => unquoted(range, guard),
+            None => Found { range, ..value },
+        })
     }
 
     /// The value after the flag at `at`, on a command line: `--password X`.
@@ -183,9 +187,10 @@ impl<'t> Search<'t> {
         match bytes.get(start + backslashes)? {
             b'"' | b'\'' => {
                 let inside = start + backslashes + 1;
-                if backslashes == 0 && bytes[inside..].starts_with(TRIPLE) {
-                    let inside = inside + TRIPLE.len();
-                    let end = memmem::find(&bytes[inside..], b"\"\"\"").map_or(bytes.len(), |end| inside + end);
+                let triple = TRIPLES.into_iter().find(|triple| bytes[inside - 1..].starts_with(*triple));
+                if let Some(triple) = triple.filter(|_| backslashes == 0) {
+                    let inside = inside - 1 + triple.len();
+                    let end = memmem::find(&bytes[inside..], triple).map_or(bytes.len(), |end| inside + end);
                     return Some(unquoted(inside..end, Guard::Token));
                 }
                 let end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
@@ -196,27 +201,21 @@ impl<'t> Search<'t> {
                 quote: quote(),
                 guard: Guard::Token,
             }),
-            _ if name.quoted => {
-                let ends = |byte: u8| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace();
-                let end = find(bytes, start, ends);
-                let end = wrapped_end(bytes, start, end).unwrap_or(end);
-                let constant = matches!(&text[start..end], "null" | "true" | "false" | "");
-                (!constant).then(|| Found { range: start..end, quote: quote(), guard: Guard::Token })
-            }
-            _ if is_sensitive_line(plain_name) => {
-                let end = line_end(bytes, start);
-                Some(unquoted(start..wrapped_end(bytes, start, end).unwrap_or(end), Guard::Token))
-            }
-            b'[' | b'{' => {
-                let end = constructed_end(bytes, start).unwrap_or_else(|| bare_end(text, start, false));
-                Some(unquoted(start..end, Guard::Token))
-            }
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
-                let is_digest = is_authorization && starts_with_word(&bytes[start..], b"digest");
-                let end = if is_digest { digest_end(bytes, start) } else { bare_end(text, start, is_authorization) };
-                let end = wrapped_end(bytes, start, end).or_else(|| constructed_end(bytes, start)).unwrap_or(end);
-                Some(unquoted(start..end, Guard::Token))
+                let end = if name.quoted {
+                    member_end(bytes, start)
+                } else if is_sensitive_line(plain_name) {
+                    line_end(bytes, start)
+                } else if is_authorization && has_parameters(bytes, start) {
+                    parameters_end(bytes, start)
+                } else {
+                    bare_end(text, start, is_authorization)
+                };
+                let end = printed_end(bytes, start, end).unwrap_or(end);
+                let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");
+                let quote = if name.quoted { quote() } else { String::new() };
+                (!is_constant).then(|| Found { range: start..end, quote, guard: Guard::Token })
             }
         }
     }
@@ -285,12 +284,6 @@ fn is_sensitive_line(name: &str) -> bool {
     [&b"cookie"[..], b"cookies"]
         .iter()
         .any(|line| name.len() >= line.len() && name[name.len() - line.len()..].eq_ignore_ascii_case(line))
-}
-
-/// Whether a text starts with a word and a blank, in either case.
-fn starts_with_word(bytes: &[u8], word: &[u8]) -> bool {
-    bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-        && bytes.get(word.len()) == Some(&b' ')
 }
 
 fn is_name(byte: u8) -> bool {

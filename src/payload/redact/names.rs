@@ -202,7 +202,10 @@ pub(super) fn is_sensitive(name: &str) -> bool {
     let digits = plain.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let letters = &plain[..length - digits];
     let base = without_version(letters);
-    let last_word = last_word(end);
+    let last_word = match last_word(end) {
+        (word, before) if TAILS.iter().any(|tail| word.eq_ignore_ascii_case(tail)) => last_word(before).0,
+        (word, _) => word,
+    };
     SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
         || SENSITIVE_ENDINGS.iter().any(|ending| [letters, base].iter().any(|it| ends_with(it, ending.as_bytes())))
         || SENSITIVE_LAST_WORDS.iter().any(|word| {
@@ -211,10 +214,12 @@ pub(super) fn is_sensitive(name: &str) -> bool {
         })
 }
 
+/// What says that a name is of a version, the value or the hash of something.
+const TAILS: [&[u8]; 3] = [b"value", b"hash", b"v"];
+
 /// Of a name in small letters, what it is the version, the value or the hash of: `secretvalue`, `tokenv`.
 fn without_version(letters: &[u8]) -> &[u8] {
-    let tails: [&[u8]; 3] = [b"value", b"hash", b"v"];
-    tails.iter().find_map(|tail| letters.strip_suffix(*tail)).unwrap_or(letters)
+    TAILS.iter().find_map(|tail| letters.strip_suffix(*tail)).unwrap_or(letters)
 }
 
 /// As the method of slices, which compares only where the last bytes are the same.
@@ -222,9 +227,9 @@ fn ends_with(name: &[u8], ending: &[u8]) -> bool {
     name.last() == ending.last() && name.ends_with(ending)
 }
 
-/// The last word of a name, without digits after it. A word begins after a separator, with a capital after a small letter
+/// The last word of a name, without digits after it, and what stands before. A word begins after a separator, with a capital after a small letter
 /// or a digit, and with the last capital before a small letter: `SMSPin`.
-fn last_word(name: &[u8]) -> &[u8] {
+fn last_word(name: &[u8]) -> (&[u8], &[u8]) {
     let end = name.iter().rposition(u8::is_ascii_alphabetic).map_or(0, |last| last + 1);
     let begins = |at: usize| {
         let before = name[at - 1];
@@ -232,7 +237,8 @@ fn last_word(name: &[u8]) -> &[u8] {
         let is_last_capital = || name.get(at + 1).is_some_and(u8::is_ascii_lowercase);
         is_separator || (name[at].is_ascii_uppercase() && (!before.is_ascii_uppercase() || is_last_capital()))
     };
-    &name[(1..end).rev().find(|&at| begins(at)).unwrap_or(0)..end]
+    let start = (1..end).rev().find(|&at| begins(at)).unwrap_or(0);
+    (&name[start..end], &name[..start])
 }
 
 /// Whether a query key's value may be kept. Case and separators do not matter: `dateFrom`, `date_from`, `date-from`.
@@ -303,6 +309,10 @@ mod tests {
             "refresh_token_v2",
             "password.value",
             "api_keys",
+            "pin_v2",
+            "pinValue",
+            "psuPinHash",
+            "login-tan.value",
         ] {
             assert!(is_sensitive(name), "{name}");
         }
@@ -331,6 +341,10 @@ mod tests {
             "value",
             "hash2",
             "bypass",
+            "pinv",
+            "spinValue",
+            "v2",
+            "shipping_v2",
         ] {
             assert!(!is_sensitive(name), "{name}");
         }

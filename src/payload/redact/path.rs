@@ -64,10 +64,40 @@ impl FromStr for Path {
     }
 }
 
+impl Selector {
+    /// Whether it takes the field of this key; of a list of which a form does not say the index, each.
+    fn takes(&self, key: &str) -> bool {
+        match self {
+            Selector::Name(name) => name == key,
+            Selector::Index(index) => key.is_empty() || key.parse() == Ok(*index),
+            Selector::Any => true,
+        }
+    }
+}
+
 impl Path {
-    /// Whether it leads to the field of this name in a form, read as one object.
+    /// Whether it leads to the field of this name in a form, or to what holds it. A form is read as one object, and names such
+    /// as `accounts[0][iban]`, `accounts[].iban` and `holder.name` as the ways to what is in it.
     pub fn leads_to_field(&self, field: &str) -> bool {
-        matches!(&self.steps[..], [Step { selector: Selector::Name(name), .. }] if name == field)
+        let keys = field.split(['.', '[']).map(|key| key.trim_end_matches(']'));
+        self.leads_along(std::iter::once(field)) || self.leads_along(keys)
+    }
+
+    fn leads_along<'k>(&self, keys: impl Iterator<Item = &'k str>) -> bool {
+        // After each key, how many steps may have been made.
+        let mut made = vec![false; self.steps.len() + 1];
+        made[0] = true;
+        for key in keys {
+            let before = std::mem::replace(&mut made, vec![false; self.steps.len() + 1]);
+            for (index, step) in self.steps.iter().enumerate().filter(|(index, _)| before[*index]) {
+                made[index] |= step.descends;
+                made[index + 1] |= step.selector.takes(key);
+            }
+            if made[self.steps.len()] {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -175,6 +205,31 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Path { steps }), "{text}");
         }
+    }
+
+    #[test]
+    fn fields_of_a_form_are_led_to_by_their_names() {
+        for (path, field, leads) in [
+            ("$.holder", "holder", true),
+            ("$..holder", "holder", true),
+            ("$.holder", "a[holder]", false),
+            ("$..holder", "a[holder]", true),
+            ("$..holder", "a.b.holder", true),
+            ("$.holder", "holder[name]", true),
+            ("$.accounts[*].iban", "accounts[0][iban]", true),
+            ("$.accounts[1].iban", "accounts[0][iban]", false),
+            ("$.accounts[1].iban", "accounts[][iban]", true),
+            ("$.accounts[*].iban", "accounts.iban", false),
+            ("$['a.b']", "a.b", true),
+            ("$..a..b..c", "a.x.b.b.c.d", true),
+            ("$..a..b..c", "a.x.c.b", false),
+            ("$", "holder", false),
+        ] {
+            let path: Path = path.parse().expect("a path");
+            assert_eq!(path.leads_to_field(field), leads, "{path:?} {field}");
+        }
+        let path: Path = "$..a..a..a..a..a..b".parse().expect("a path");
+        assert!(!path.leads_to_field(&"a.".repeat(100_000)), "and it does not take for ever");
     }
 
     #[test]

@@ -17,9 +17,9 @@ const MUCH_MEMORY: f64 = 0.75;
 
 /// The process ended while it was watched.
 pub(super) fn ended(seen: &Observation) -> Vec<Seen> {
-    let (is_gone, is_unread) = (seen.gone_seconds > 0.0, seen.unread_seconds > 0.0);
+    let is_gone = seen.gone_seconds > 0.0;
     let how = seen.last_exit.as_deref();
-    let (says, measured) = match (is_gone || is_unread, seen.restarts) {
+    let (says, measured) = match (seen.is_absent(), seen.restarts) {
         (false, 0) => return Vec::new(),
         (true, _) if seen.gate.drains => ("the worker drained, and ended in order".to_owned(), IN_ORDER),
         (true, _) if is_gone => ("the worker went away while it was watched: nobody is there any more".to_owned(), 1.0),
@@ -34,7 +34,7 @@ pub(super) fn ended(seen: &Observation) -> Vec<Seen> {
     if is_gone {
         evidence.push(format!("for the last {} no connection was possible", time(seen.gone_seconds)));
     }
-    if is_unread {
+    if seen.unread_seconds > 0.0 {
         evidence.push(format!("for the last {} Prometheus asked for them in vain (up)", time(seen.unread_seconds)));
     }
     if seen.restarts > 0 {
@@ -54,7 +54,7 @@ pub(super) fn ended(seen: &Observation) -> Vec<Seen> {
         ));
     }
     let change = match how {
-        _ if (is_gone || is_unread) && seen.gate.drains => "nothing, if it was meant to: its log says who asked for it",
+        _ if seen.is_absent() && seen.gate.drains => "nothing, if it was meant to: its log says who asked for it",
         Some("out_of_memory") => {
             "a larger container, or a lower max_parallelism or payloads.queue_bytes: the kernel killed it for its memory"
         }
@@ -77,7 +77,7 @@ fn ended_how(how: Option<&str>) -> String {
 pub(super) fn takes_none(seen: &Observation) -> Vec<Seen> {
     let (gate, pool) = (&seen.gate, &seen.pool);
     // That it ended says it all.
-    if seen.gone_seconds > 0.0 || seen.unread_seconds > 0.0 {
+    if seen.is_absent() {
         return Vec::new();
     }
     let draining = gate.limited_by.get(DRAINING).copied().unwrap_or_default();

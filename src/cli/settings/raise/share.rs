@@ -4,9 +4,9 @@ use anyhow::bail;
 use serde_json::Value;
 
 use super::super::super::table::counted;
+use super::super::asked;
 use super::KEY;
 use crate::settings::edit::{Change, Scope, Share};
-use crate::settings::{Context, flagd};
 use crate::task::{PoolName, WorkerId};
 
 /// N for a pool, or for a share of it.
@@ -69,11 +69,7 @@ pub(super) fn changed<'a>(
 
 /// What a document says of N to each worker; none where it leaves it the start value.
 fn values(document: &str, workers: &[WorkerId], pool: &PoolName) -> anyhow::Result<Vec<Option<Value>>> {
-    let value = |worker: &WorkerId| {
-        let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
-        let flags = flagd::evaluate(document.as_bytes(), &context).map_err(anyhow::Error::msg)?;
-        Ok(flags.get(KEY).and_then(|flag| flag.as_ref().ok()?.as_ref()).map(|flag| flag.value.clone()))
-    };
+    let value = |worker| asked::value_for(document.as_bytes(), KEY, pool, worker).map_err(anyhow::Error::msg);
     workers.iter().map(value).collect()
 }
 

@@ -36,14 +36,21 @@ fn values_after_a_credentials_name_are_found() {
         ("Authorization: Bearer CANARY, next", "Authorization: [redacted], next"),
         ("Set-Cookie: a=CANARY; Path=/\nnext", "Set-Cookie: [redacted]\nnext"),
         ("password=CANARY; x", "password=[redacted]; x"),
-        (r#"password: Some("CANARY") x"#, r#"password: [redacted]") x"#),
-        (r#"{"m":"pin: Secret(\"CANARY\")","n":"x"}"#, r#"{"m":"pin: [redacted]\")","n":"x"}"#),
+        (r#"password: Some("CANARY") x"#, r#"password: Some("[redacted]") x"#),
+        (r#"{"m":"pin: Secret(\"CANARY\")","n":"x"}"#, r#"{"m":"pin: Secret(\"[redacted]\")","n":"x"}"#),
         (r#"{"m":"password: foo(","n":"x"}"#, r#"{"m":"password: [redacted]","n":"x"}"#),
         ("token=b'CANARY', x", "token=[redacted]', x"),
         (r#"token=b"CANARY's", x"#, r#"token=[redacted]", x"#),
-        ("password: Some(\n    \"CANARY\",\n), x", "password: [redacted], x"),
+        ("password: Some(\n    \"CANARY\",\n), x", "password: Some(\n    \"[redacted]\",\n), x"),
+        ("\"token\": &Some(\n    \"CANARY\",\n), x", "\"token\": &Some(\n    \"[redacted]\",\n), x"),
+        ("pin=new Secret('CANARY'), x", "pin=new Secret('[redacted]'), x"),
+        ("pin=secrets.of(b'CANARY'), x", "pin=secrets.of(b'[redacted]'), x"),
+        (r#"{"m":"password: foo(","n":")"}"#, r#"{"m":"password: [redacted]","n":")"}"#),
+        (r#"token: Pair("CANARY", "CANARY"), x"#, "token: [redacted], x"),
+        ("cookies: ['CANARY', 'CANARY'], x", "cookies: [redacted], x"),
+        ("cookie: Some(\n    \"CANARY\",\n), x", "cookie: Some(\n    \"[redacted]\",\n), x"),
         (r#"token: Mutex { data: "CANARY", .. } }, x"#, "token: [redacted] }, x"),
-        (r#"cookie: Some("CANARY"), x"#, r#"cookie: [redacted]"), x"#),
+        (r#"cookie: Some("CANARY"), x"#, r#"cookie: Some("[redacted]"), x"#),
         ("{ tokens: [ 'CANARY', 'CANARY' ], n: [ 1 ] }", "{ tokens: [redacted], n: [ 1 ] }"),
         ("{'credentials': {'user': 'CANARY', 'x': \"CANA}RY\"}, 'n': 1}", "{'credentials': [redacted], 'n': 1}"),
         (r#"{"m":"tokens = [\"CANARY\", \"CANARY\"] x","n":"x"}"#, r#"{"m":"tokens = [redacted] x","n":"x"}"#),
@@ -51,6 +58,7 @@ fn values_after_a_credentials_name_are_found() {
         ("token=[CANARY and it's no list", "token=[redacted] and it's no list"),
         ("password -> CANARY, x", "password -> [redacted], x"),
         ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
+        ("password = '''CANARY\n'CANARY''' x", "password = '''[redacted]''' x"),
         (
             "\u{1b}[3mpassword\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"CANARY\" x",
             "\u{1b}[3mpassword\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"[redacted]\" x",
@@ -161,7 +169,7 @@ fn blocks_of_yaml_are_values() {
 }
 
 #[test]
-fn parameters_of_digest_are_one_value() {
+fn parameters_of_a_scheme_are_one_value() {
     let digest = r#"Digest username="CANARY", uri="/x", nc=1, response="CANARY""#;
     for (raw, expected) in [
         (format!("Authorization: {digest}\r\nn: x"), "Authorization: [redacted]\r\nn: x"),
@@ -172,6 +180,11 @@ fn parameters_of_digest_are_one_value() {
             r#"{"h":"Authorization: [redacted]\r\nn: x","n":"x"}"#,
         ),
         ("Digest: sha-256=abc".to_owned(), "Digest: sha-256=abc"),
+        (r#"Authorization: Hawk id="CANARY", mac="CANARY""#.to_owned() + "\nn: x", "Authorization: [redacted]\nn: x"),
+        (
+            serde_json::json!({"h": r#"authorization: OAuth oauth_token="CANARY", x="CANARY""#, "n": "x"}).to_string(),
+            r#"{"h":"authorization: [redacted]","n":"x"}"#,
+        ),
     ] {
         assert_eq!(masked(&raw), expected);
     }
@@ -220,6 +233,10 @@ fn a_text_of_any_pattern_is_looked_through_once() {
         "authorization: digest \"",
         "authorization: digest x\\n",
         "\"authorization: digest \\\"x",
+        "authorization: hawk id=\"",
+        "cookie: Some(\n\"",
+        "pin=new S(\n",
+        "pin='''x",
     ] {
         let before = thread_time();
         masked(&format!("{}\\\"", unit.repeat((256 << 10) / unit.len())));

@@ -10,7 +10,7 @@ use super::colours;
 const MAX_NEWLINE_BACKSLASHES: usize = 8;
 
 /// The longest list or object that is no JSON.
-const MAX_CONSTRUCTED_BYTES: usize = 2 * 1024;
+const MAX_PRINTED_BYTES: usize = 2 * 1024;
 
 /// How far the first quote of a list of parameters may be.
 const MAX_PARAMETER_BYTES: usize = 256;
@@ -30,9 +30,14 @@ pub fn find(bytes: &[u8], start: usize, stop: impl Fn(u8) -> bool) -> usize {
     bytes[start..].iter().position(|&byte| stop(byte)).map_or(bytes.len(), |found| start + found)
 }
 
-/// Where a value ends that began as a bare one, up to `end`, and has a quote there, as programs write values of a type of
-/// their own: `Some("x")`, `SecretStr('x')`, `b'x'`. None where it is no such value.
-pub fn wrapped_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
+/// Where a value ends that a program has printed, of a type of its own or a list: `Some("x")`, `b'x'`, `['a', 'b']`. None where
+/// the value that ends at `end` as a bare one is no such one.
+pub fn printed_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
+    bracketed_text_end(bytes, start).or_else(|| opened_end(bytes, start, end))
+}
+
+/// Of one of which the closing bracket is far away or cut off, or that has none, the end of its first text.
+fn opened_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
     const PREFIXES: &[&[u8]] = &[b"b", b"u", b"r", b"f", b"l", b"rb", b"br", b"@", b"$"];
     let quote = find(bytes, end, |byte| byte != b'\\');
     let before = &bytes[start..end];
@@ -46,16 +51,18 @@ pub fn wrapped_end(bytes: &[u8], start: usize, end: usize) -> Option<usize> {
     Some(quoted_end(bytes, inside, mark, quote - end))
 }
 
-/// Where a list or an object ends that begins at `start`, with the name of a type before it or none, as programs print them:
-/// `['a', 'b']`, `Secret { inner: "x" }`, `Some(\n"x")`. None where it has no end nearby.
-pub fn constructed_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let bytes = &bytes[..bytes.len().min(start + MAX_CONSTRUCTED_BYTES)];
-    let named = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && byte != b'_' && byte != b':');
+/// Where a list or an object ends that begins at `start`, with the name of a type before it or none: `Secret { inner: "x" }`,
+/// `&Some(\n"x")`, `new Secret("x")`. None where it has no end nearby.
+fn bracketed_text_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let bytes = &bytes[..bytes.len().min(start + MAX_PRINTED_BYTES)];
+    let from = ["&mut ", "&", "new "].into_iter().find(|it| bytes[start..].starts_with(it.as_bytes()));
+    let from = start + from.map_or(0, str::len);
+    let named = find(bytes, from, |byte| !byte.is_ascii_alphanumeric() && !b"_:.".contains(&byte));
     let open = find(bytes, named, |byte| byte != b' ');
-    let is_type = named > start && bytes[start].is_ascii_uppercase();
+    let is_type = named > from && bytes[from].is_ascii_alphabetic();
     match bytes.get(open)? {
-        b'[' | b'{' if is_type || open == start => {}
-        b'(' if is_type && open == named => {}
+        b'[' | b'{' if open == start || (is_type && bytes[from].is_ascii_uppercase()) => {}
+        b'(' if is_type && open == named && quote_behind(bytes, open + 1).is_some() => {}
         _ => return None,
     }
     let (mut depth, mut at, mut run) = (0usize, open, 0);
@@ -74,6 +81,32 @@ pub fn constructed_end(bytes: &[u8], start: usize) -> Option<usize> {
         }
     }
     None
+}
+
+/// Of a value that is one text in a type's brackets, the text: it is the secret, as it stands elsewhere.
+pub fn text_in(bytes: &[u8], value: &Range<usize>) -> Option<Range<usize>> {
+    let bytes = bytes[..value.end].strip_suffix(b")")?;
+    let open = find(bytes, value.start, |byte| matches!(byte, b'(' | b'"' | b'\''));
+    let quote = quote_behind(bytes, (open + 1).min(bytes.len())).filter(|_| bytes.get(open) == Some(&b'('))?;
+    let backslashes = bytes[open..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
+    let text = quote + 1..quoted_end(bytes, quote + 1, bytes[quote], backslashes);
+    let behind = bytes.get(text.end + backslashes + 1..)?;
+    let ends = behind.iter().all(|byte| byte.is_ascii_whitespace() || *byte == b',');
+    (ends && !text.is_empty()).then_some(text)
+}
+
+/// The quote of a text that begins behind blanks and line breaks.
+fn quote_behind(bytes: &[u8], at: usize) -> Option<usize> {
+    const MAX_PREFIX_BYTES: usize = 2;
+    let text = colours::behind_blanks(bytes, at);
+    let prefix = bytes[text..].iter().take(MAX_PREFIX_BYTES).take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let quote = find(bytes, text + prefix, |byte| byte != b'\\');
+    matches!(bytes.get(quote)?, b'"' | b'\'').then_some(quote)
+}
+
+/// Where a value of JSON ends that has no quotes.
+pub fn member_end(bytes: &[u8], start: usize) -> usize {
+    find(bytes, start, |byte| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace())
 }
 
 /// Where the string that began before `inside` ends: at its closing quote's first backslash, or the text's end. A quote
@@ -151,8 +184,22 @@ fn escaped_end(text: &str, at: usize) -> Option<usize> {
     }
 }
 
-/// Where the parameters of `Authorization: Digest` end, in whose values there are quotes: with the line.
-pub fn digest_end(bytes: &[u8], start: usize) -> usize {
+/// Whether credentials begin at `start` that are parameters of a scheme (RFC 9110, 11.4): `Digest username="x"`, `Hawk id="x"`.
+pub fn has_parameters(bytes: &[u8], start: usize) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let near = &bytes[..bytes.len().min(start + MAX_PARAMETER_BYTES)];
+    let scheme = find(near, start, |byte| !is_token(byte));
+    let name = find(near, scheme, |byte| byte != b' ');
+    let mark = find(near, name, |byte| !is_token(byte));
+    let quote = find(near, (mark + 1).min(near.len()), |byte| byte != b'\\');
+    let is_digest = bytes[start..scheme].eq_ignore_ascii_case(b"digest");
+    scheme > start
+        && name > scheme
+        && (is_digest || (mark > name && near.get(mark) == Some(&b'=') && near.get(quote) == Some(&b'"')))
+}
+
+/// Where the parameters of a scheme end, in whose values there are quotes: with the line.
+pub fn parameters_end(bytes: &[u8], start: usize) -> usize {
     // The user's name comes first, as a rule.
     let near = &bytes[..bytes.len().min(start + MAX_PARAMETER_BYTES)];
     let quote = find(near, start, |byte| matches!(byte, b'"' | b'\n' | b'<'));
