@@ -229,7 +229,11 @@ impl Spool {
             self.unlink(&berth, name);
         }
         let name = Name::new(SystemTime::now(), value, id(&object.key));
-        let result = file::write(&berth.path, &name.to_string(), &head, &object.body);
+        let write = |berth: &Berth| file::write(&berth.path, &name.to_string(), &head, &object.body);
+        let result = write(&berth).or_else(|error| match self.made_anew(&berth, &error) {
+            Some(berth) => write(&berth),
+            None => Err(error),
+        });
         let mut state = self.state.lock();
         let was_writable = std::mem::replace(&mut state.is_writable, result.is_ok());
         if result.is_err() {
@@ -338,6 +342,25 @@ impl Spool {
             let why = if state.is_closed { "is left to the next life" } else { "could not be opened" };
             io::Error::other(format!("{} {why}", self.path.display()))
         })
+    }
+
+    /// The directory again, where a write failed because somebody removed the whole spool. What lay in it is lost, and counted when its turn
+    /// comes.
+    fn made_anew(&self, berth: &Arc<Berth>, error: &io::Error) -> Option<Arc<Berth>> {
+        // A berth alone that is not there may come back, with a disk.
+        if error.kind() != io::ErrorKind::NotFound || self.path.is_dir() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let current = state.berth.as_ref().filter(|_| !state.is_closed)?;
+        if !Arc::ptr_eq(current, berth) {
+            return Some(current.clone());
+        }
+        let anew = Arc::new(berth.made_anew(&self.path)?);
+        tracing::warn!(directory = %anew.path.display(), "the spool's directory was removed, and is made again");
+        state.read_again = None;
+        state.berth = Some(anew.clone());
+        Some(anew)
     }
 
     fn unlink(&self, berth: &Berth, name: Name) {

@@ -25,8 +25,10 @@ const FRAME_LINES: usize = 5;
 #[derive(Default)]
 pub(super) struct View {
     workers: BTreeMap<WorkerId, Presence>,
-    /// Since when a snapshot has them no longer.
+    /// Since when a snapshot has them no longer, or since when they are said to be gone, where they may not have been heard yet.
     missing: BTreeMap<WorkerId, Instant>,
+    /// When the registry answered again after it had been away.
+    back_since: Option<Instant>,
     heard: Option<Instant>,
     away: Option<String>,
 }
@@ -46,9 +48,14 @@ impl View {
 
     fn update_at(&mut self, update: Update, now: Instant) -> News {
         let mut news = News::default();
+        if self.away.is_some() && matches!(update, Update::Snapshot(_) | Update::Changes(_)) {
+            self.back_since = Some(now);
+            // In the meantime nobody could be heard of.
+            self.missing.values_mut().for_each(|since| *since = now);
+        }
         match update {
             Update::Snapshot(workers) => self.replace(workers, now, &mut news),
-            Update::Changes(changes) => changes.into_iter().for_each(|change| self.apply(change, &mut news)),
+            Update::Changes(changes) => changes.into_iter().for_each(|change| self.apply(change, now, &mut news)),
             Update::Seen(workers) => {
                 workers.into_iter().for_each(|presence| self.refresh(presence));
                 return news;
@@ -71,11 +78,17 @@ impl View {
         workers.into_iter().for_each(|presence| self.present(presence, news));
     }
 
-    fn apply(&mut self, change: Change, news: &mut News) {
+    fn apply(&mut self, change: Change, now: Instant, news: &mut News) {
         match change {
             Change::Present(presence) => self.present(presence, news),
             Change::Gone(worker, incarnation) => {
-                if self.workers.get(&worker).is_some_and(|known| known.incarnation == incarnation) {
+                let known = self.workers.get(&worker).filter(|known| known.incarnation == incarnation);
+                let Some(known) = known else { return };
+                // Of an outage, workers may hear later that it is over.
+                let is_back = self.back_since.is_some_and(|since| now.saturating_duration_since(since) < TTL);
+                if is_back && known.state != State::Draining {
+                    self.missing.entry(worker).or_insert(now);
+                } else {
                     self.remove(&worker, news);
                 }
             }
@@ -337,6 +350,27 @@ mod tests {
         let full = Presence { state: State::Full, ..lives };
         let news = view.update_at(Update::Changes(vec![Change::Present(full.clone())]), at(90_000));
         assert_eq!((news.present, news.gone.len()), (vec![full], 0));
+    }
+
+    #[test]
+    fn a_registry_that_is_back_has_to_hear_of_workers_first() {
+        let (mut view, now) = (View::default(), Instant::now());
+        let at = |millis| now + Duration::from_millis(millis);
+        let (lives, dies) = (presence("lives", State::Open, 1), presence("dies", State::Open, 2));
+        let leaves = presence("leaves", State::Draining, 3);
+        view.update_at(Update::Snapshot(vec![lives.clone(), dies.clone(), leaves.clone()]), now);
+        let away = RegistryError::Unavailable { address: "10.0.0.1:6379".into(), reason: "refused".into() };
+        view.update_at(Update::Away(away), at(60_000));
+        let gone = |presence: &Presence| Change::Gone(presence.worker.clone(), presence.incarnation);
+        let all = [&lives, &dies, &leaves].map(gone).to_vec();
+        let news = view.update_at(Update::Changes(all), at(70_000));
+        assert_eq!(news.gone, [(leaves.worker, leaves.incarnation)], "it said so itself");
+        view.update_at(Update::Changes(vec![Change::Present(lives.clone())]), at(71_000));
+        let ttl = TTL.as_millis() as u64;
+        let news = view.update_at(Update::Changes(vec![]), at(70_000 + ttl));
+        assert_eq!(news.gone, [(dies.worker, dies.incarnation)]);
+        let news = view.update_at(Update::Changes(vec![gone(&lives)]), at(80_000 + ttl));
+        assert_eq!(news.gone, [(lives.worker, lives.incarnation)], "and later it is believed at once");
     }
 
     #[test]

@@ -20,6 +20,7 @@ const MAX_BERTHS: usize = 64;
 /// A directory that is this process's own while the value lives.
 pub(super) struct Berth {
     pub path: PathBuf,
+    number: usize,
     _lock: File,
 }
 
@@ -50,6 +51,11 @@ impl Berth {
         Ok((berth, found))
     }
 
+    /// The same one again, after somebody has removed it; none when another process has it by now.
+    pub fn made_anew(&self, spool: &Path) -> Option<Self> {
+        Berth::lock(spool, self.number, true).ok().flatten()
+    }
+
     /// None when another process has it, or when it is not there and is not to be made.
     fn lock(spool: &Path, number: usize, makes_it: bool) -> io::Result<Option<Self>> {
         let path = spool.join(format!("berth-{number}"));
@@ -61,7 +67,7 @@ impl Berth {
         let lock = path.join("lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Berth { path, _lock: lock })),
+            Ok(()) => Ok(Some(Berth { path, number, _lock: lock })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -84,6 +84,26 @@ fn damaged_files_are_told_from_whole_ones() {
 }
 
 #[test]
+fn a_directory_that_is_removed_is_made_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("spool");
+    let first = spool(&path, 1 << 20);
+    open(&first);
+    put(&first, "lost");
+    std::fs::remove_dir_all(&path).expect("it is there");
+    put(&first, "kept");
+    assert!(first.load().is_writable);
+    let lost = first.take().expect("its turn");
+    assert!(matches!(first.read(&lost), Err(ReadError::Damaged("it is gone"))));
+    first.remove(lost);
+    assert_eq!(keys(&first), ["kept"]);
+    let second = spool(&path, 1 << 20);
+    open(&second);
+    put(&second, "apart");
+    assert!(path.join("berth-1").is_dir(), "and it is locked again");
+}
+
+#[test]
 fn a_disk_that_cannot_be_read_for_a_while_costs_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = spool(directory.path(), 1 << 20);
