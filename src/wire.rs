@@ -203,6 +203,9 @@ fn duration_in(duration: prost_types::Duration) -> Result<Duration, TaskError> {
     let prost_types::Duration { seconds, nanos } = duration;
     match (u64::try_from(seconds), u32::try_from(nanos)) {
         (Ok(seconds), Ok(nanos)) if nanos < NANOS_PER_SECOND => Ok(Duration::new(seconds, nanos)),
+        (Ok(_), _) if seconds > 0 || nanos >= 0 => Err(TaskError::invalid(format!(
+            "timeout of {seconds} s and {nanos} ns is no duration: nanos are 0 to 999999999"
+        ))),
         _ => Err(TaskError::deadline_too_short(format!(
             "timeout of {seconds} s and {nanos} ns is not a positive duration: give the task time to run"
         ))),
@@ -266,10 +269,15 @@ mod tests {
             assert_eq!((error.reason, error.started), (Reason::InvalidTask, Started::No));
             assert!(error.message.contains(expected), "{}", error.message);
         }
-        for timeout in [(-1, 0), (0, 0), (0, -1), (0, 1_000_000_000), (i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
-            let timeout = Some(prost_types::Duration { seconds: timeout.0, nanos: timeout.1 });
-            let error = refusal(proto::Task { timeout, ..message() });
-            assert_eq!(error.reason, Reason::DeadlineTooShort);
+        let of_timeout = |(seconds, nanos)| {
+            let timeout = Some(prost_types::Duration { seconds, nanos });
+            refusal(proto::Task { timeout, ..message() }).reason
+        };
+        for timeout in [(-1, 0), (0, 0), (0, -1), (i64::MIN, i32::MIN)] {
+            assert_eq!(of_timeout(timeout), Reason::DeadlineTooShort);
+        }
+        for timeout in [(0, 1_000_000_000), (5, -5), (i64::MAX, i32::MAX)] {
+            assert_eq!(of_timeout(timeout), Reason::InvalidTask);
         }
     }
 

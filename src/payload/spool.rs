@@ -265,7 +265,10 @@ impl Spool {
     pub fn read(&self, entry: &Entry) -> Result<Object, ReadError> {
         let berth = self.berth()?;
         let read = match file::read(&berth.path.join(entry.name.to_string()), entry.bytes) {
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && berth.path.is_dir() => {
+            Err(ReadError::Io(error))
+                if error.kind() == io::ErrorKind::NotFound
+                    && (berth.path.is_dir() || self.made_anew(&berth, &error).is_some()) =>
+            {
                 Err(ReadError::Damaged("it is gone"))
             }
             read => read,
@@ -344,7 +347,7 @@ impl Spool {
         })
     }
 
-    /// The directory again, where a write failed because somebody removed the whole spool. What lay in it is lost, and counted when its turn
+    /// The directory again, where a file was not to be had because somebody removed the whole spool. What lay in it is lost, and counted when its turn
     /// comes.
     fn made_anew(&self, berth: &Arc<Berth>, error: &io::Error) -> Option<Arc<Berth>> {
         // A berth alone that is not there may come back, with a disk.

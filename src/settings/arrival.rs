@@ -55,6 +55,11 @@ impl Rejected {
         (!told.is_empty()).then(|| Rejected { version: version.to_owned(), values: told, more })
     }
 
+    /// How many values that is, or 1 for a document that is none.
+    pub(super) fn count(&self) -> usize {
+        self.values.len() + self.more
+    }
+
     /// A document that is none.
     pub(super) fn whole(version: &str, reason: String) -> Self {
         let rejection = Rejection { key: WHOLE_DOCUMENT.into(), reason };
@@ -73,6 +78,7 @@ mod tests {
         let many: Vec<_> = (0..50_000).map(rejection).collect();
         let rejected = Rejected::of("v", &many).expect("some");
         assert_eq!((rejected.values.as_slice(), rejected.more), (&many[..TOLD], 50_000 - TOLD));
+        assert_eq!(rejected.count(), 50_000);
         assert_eq!(Rejected::of("v", &many[..2]).expect("some").more, 0);
         assert_eq!(Rejected::of("v", &[]), None);
     }

@@ -136,7 +136,7 @@ impl Follower {
             Some(Ok(Some((settings, rejected)))) => {
                 let (source, version) = (self.store.name(), &settings.version);
                 tracing::info!(version, "starting with the last good settings of {source}");
-                self.metrics.show(&settings);
+                self.metrics.took_effect(&settings);
                 self.rejected = rejected;
                 self.tell(&settings);
                 self.sender.send_replace(Arc::new(settings));
@@ -226,6 +226,7 @@ impl Follower {
     /// Says how the settings that hold, or are about to, stand to the last document.
     fn tell(&self, settings: &Settings) {
         let arrival = Arrival::of(settings, &self.start, self.max_jump, self.rejected.clone());
+        self.metrics.refused_values.set(self.rejected.as_ref().map_or(0, Rejected::count) as f64);
         self.arrivals.send_if_modified(|told| {
             let is_news = **told != arrival;
             if is_news {
@@ -299,6 +300,7 @@ fn changes(last: &Settings, next: &Settings) -> String {
 struct Metrics {
     applied: Counter,
     applied_timestamp: Gauge,
+    refused_values: Gauge,
     rejected_documents: Counter,
     rejected_unknown: Counter,
     rejected_keys: Vec<(&'static str, Counter)>,
@@ -320,12 +322,17 @@ impl Metrics {
             describe_gauge!("weir_settings_applied_timestamp_seconds", "When settings last took effect, Unix time.");
             describe_counter!(REJECTED, "Values that did not take effect, by key; `document` for a whole document.");
             describe_gauge!(
+                "weir_settings_refused_values",
+                "Values of the document that was read last that do not hold; 1 where it is none."
+            );
+            describe_gauge!(
                 "weir_settings_version",
                 "The version of the settings as a number, to compare processes by; 0 for the start values."
             );
             Metrics {
                 applied: counter!("weir_settings_applied_total"),
                 applied_timestamp: gauge!("weir_settings_applied_timestamp_seconds"),
+                refused_values: gauge!("weir_settings_refused_values"),
                 rejected_documents: counter!(REJECTED, "key" => WHOLE_DOCUMENT),
                 rejected_unknown: counter!(REJECTED, "key" => "unknown"),
                 rejected_keys: TABLE.iter().map(|spec| (spec.key, counter!(REJECTED, "key" => spec.key))).collect(),
@@ -345,8 +352,12 @@ impl Metrics {
     }
 
     fn apply(&self, settings: &Settings) {
-        self.show(settings);
         self.applied.increment(1);
+        self.took_effect(settings);
+    }
+
+    fn took_effect(&self, settings: &Settings) {
+        self.show(settings);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.applied_timestamp.set(now.as_secs_f64());
     }

@@ -182,7 +182,9 @@ impl Store for Redis {
         let revision = |entry: &StreamId| {
             let ms = entry.id.split('-').next()?.parse().ok()?;
             let text = |name: &str| entry.get::<String>(name);
-            let edit = Edit { document: text("document")?, who: text("who")?, why: text("why")? };
+            // What somebody else had put there may be no text.
+            let document = String::from_utf8_lossy(&entry.get::<Vec<u8>>("document")?).into_owned();
+            let edit = Edit { document, who: text("who")?, why: text("why")? };
             Some(Revision {
                 number: entry.get("revision")?,
                 at: SystemTime::UNIX_EPOCH + Duration::from_millis(ms),

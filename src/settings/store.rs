@@ -116,6 +116,17 @@ pub struct Revision {
 }
 
 impl Revision {
+    /// Whether weir did not write its document, but found it.
+    pub fn is_found(&self) -> bool {
+        self.edit.who == UNKNOWN && self.edit.why == FOUND
+    }
+
+    /// Fails where it stands for bytes that are no text, and so no document.
+    pub fn is_document(&self) -> Result<(), String> {
+        let is_text = !(self.is_found() && self.edit.document.contains(char::REPLACEMENT_CHARACTER));
+        if is_text { Ok(()) } else { Err("it is not UTF-8".into()) }
+    }
+
     /// What workers that run it call it.
     pub fn version(&self) -> String {
         version_of(self.edit.document.as_bytes())

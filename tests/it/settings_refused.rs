@@ -1,5 +1,6 @@
 //! What people are told of settings that do not arrive: the source is away, the document is none, nobody knows a name in it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -29,6 +30,14 @@ async fn described(address: &str, role: &str) -> (Value, String) {
 fn by_hand(redis: &RedisServer, document: &str) {
     let set = format!("*3\r\n$3\r\nSET\r\n${}\r\n{KEY}\r\n${}\r\n{document}", KEY.len(), document.len());
     assert_eq!(redis.ask(&set), "+OK\r\n");
+}
+
+/// Somebody who watches what arrives.
+fn watch(redis: &RedisServer, directory: &Path, more: &[&str]) -> Process {
+    let url = redis.url();
+    let variables = [("WEIR_REGISTRY__URL", &*url), ("WEIR_SETTINGS__SOURCE", "redis")];
+    let arguments = [&["settings", "status", "--watch"], more].concat();
+    Process::start("watch", directory, &processes::weir(), &arguments, &variables)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,11 +193,8 @@ async fn names_that_no_worker_knows_are_taken_and_told() {
 #[test]
 fn a_watch_says_at_once_what_it_waits_for() {
     let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
-    let variables = [("WEIR_REGISTRY__URL", redis.url()), ("WEIR_SETTINGS__SOURCE", "redis".into())];
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     for json in [&[][..], &["--json"]] {
-        let arguments = [&["settings", "status", "--watch"], json].concat();
-        let mut watch = Process::start("watch", directory.path(), &processes::weir(), &arguments, &variables);
+        let mut watch = watch(&redis, directory.path(), json);
         let expected = "weir: waiting for a worker of pool default to read a document, and there is none now\n";
         processes::wait_for("it says so", Duration::from_secs(10), || (watch.log() == expected).then_some(()));
         watch.signal(Signal::INT);
@@ -230,10 +236,7 @@ async fn a_share_of_nobody_a_way_back_that_jumps_and_a_refusal_that_stands_are_t
 #[test]
 fn a_watch_goes_on_when_the_source_is_away_for_a_moment() {
     let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
-    let variables = [("WEIR_REGISTRY__URL", redis.url()), ("WEIR_SETTINGS__SOURCE", "redis".into())];
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let arguments = ["settings", "status", "--watch"];
-    let mut watch = Process::start("watch", directory.path(), &processes::weir(), &arguments, &variables);
+    let mut watch = watch(&redis, directory.path(), &[]);
     let says = |watch: &Process, what: &str| {
         processes::wait_for(what, LONG, || (watch.log() + &watch.out()).contains(what).then_some(()));
     };

@@ -13,12 +13,15 @@ use crate::limits::MAX_SLOTS;
 use crate::registry::{self, Presence, Rejected};
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::version_of;
-use crate::settings::{Context, START_VERSION, edit, flagd};
+use crate::settings::{self, Context, START_VERSION, Settings, Source, edit, flagd};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
 /// How long the registry may take to say who serves the pools.
 const ASKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Workers for which a document is looked through: rules may give each another value.
+const EXAMINED: usize = 100;
 
 /// Workers that are named where some would refuse a value.
 const NAMED: usize = 3;
@@ -56,9 +59,37 @@ pub(super) fn not_known(why: &str) {
 }
 
 /// Whether what the workers say is not all that there is to go by: nobody is there, or some have not read the document.
-pub(super) fn is_partial(workers: &[Presence], document: Option<&[u8]>) -> bool {
+pub(super) fn is_partial(workers: &[Presence], document: Option<&[u8]>, config: &Config) -> bool {
     let version = document.map(version_of);
-    workers.is_empty() || workers.iter().any(|worker| is_behind(worker, version.as_deref()))
+    let mut readers = readers(workers, document, config).peekable();
+    readers.peek().is_none() || readers.any(|worker| is_behind(worker, version.as_deref()))
+}
+
+/// Those who read this source, as far as one can tell: of a file, which may be on one machine alone, those who have its
+/// document.
+fn readers<'w>(
+    workers: &'w [Presence],
+    document: Option<&[u8]>,
+    config: &Config,
+) -> impl Iterator<Item = &'w Presence> {
+    let of_file = (config.settings.source == Source::File).then(|| document.map_or(START_VERSION.into(), version_of));
+    workers.iter().filter(move |worker| !is_behind(worker, of_file.as_deref()))
+}
+
+/// Values of the document that these workers would not take, or no worker.
+pub(super) fn values_refused(document: &str, start: &Settings, workers: &[Presence]) -> Vec<String> {
+    let of_worker =
+        |it: &Presence| Context { pool: it.pool.clone(), worker: Some(it.worker.clone()), ..Context::default() };
+    let contexts = std::iter::once(Context::default()).chain(workers.iter().take(EXAMINED).map(of_worker));
+    let examined = contexts.map(|context| settings::examine(document.as_bytes(), start, &context));
+    let refused = examined.flat_map(|it| it.map(|(_, refused)| refused).unwrap_or_default());
+    let mut told = Vec::new();
+    for rejection in refused.map(|it| format!("workers refuse another value of the document: {it}")) {
+        if !told.contains(&rejection) {
+            told.push(rejection);
+        }
+    }
+    told
 }
 
 /// Fails where workers do not take these settings of the document that is there; all of them without names.
@@ -135,7 +166,8 @@ pub(super) fn refuse_jump(
     workers: &[Presence],
     config: &Config,
 ) -> anyhow::Result<()> {
-    let standings: Vec<_> = workers.iter().map(|worker| standing(worker, config.settings.max_jump)).collect();
+    let standings: Vec<_> =
+        readers(workers, before, config).map(|worker| standing(worker, config.settings.max_jump)).collect();
     let judged = jump::judge(before, document.as_bytes(), &standings).map_err(anyhow::Error::msg)?;
     let Some((_, value)) = judged.refuse.first() else { return Ok(()) };
     let named = judged.refuse.iter().take(NAMED);
@@ -172,7 +204,9 @@ mod tests {
     fn a_jump_is_refused_by_what_the_workers_say_and_they_are_named() {
         let (before, after) = (flagd::document(&[(jump::KEY, json!(3))]), flagd::document(&[(jump::KEY, json!(200))]));
         let refused = |workers: &[Presence]| {
-            let refused = refuse_jump(Some(before.as_bytes()), &after, workers, &Config::default());
+            let mut config = Config::default();
+            config.settings.source = Source::Redis;
+            let refused = refuse_jump(Some(before.as_bytes()), &after, workers, &config);
             refused.map_err(|error| error.to_string())
         };
         let older = presence("older", 3, "v");

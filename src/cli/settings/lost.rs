@@ -37,13 +37,20 @@ pub(super) async fn refuse(store: &dyn Store, config: &Config) -> anyhow::Result
     let all = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
     let pool = if pools.len() == 1 { "pool" } else { "the pools" };
     let run = if running.len() == 1 { "runs" } else { "run" };
+    let (workers, pools, versions) = (counted(running.len() as u64, "worker"), all(pools), all(versions));
+    if config.settings.source == Source::File {
+        bail!(
+            "there is no {}, and {workers} of {pool} {pools} {run} a document ({versions}). Where that is of this file, a new one \
+             would set all that it does not name back to the start values: put it back with \"weir settings rollback --kept \
+             FILE\", where FILE is the one in which a worker keeps it. Where it is of another file or source, begin a new one \
+             with \"weir settings set --new\"",
+            store.name()
+        )
+    }
     bail!(
-        "there is no document, and {} of {pool} {} {run} one that is gone ({}): a new one would set all that it does not name \
-         back to the start values. Put it back with \"weir settings rollback --kept FILE\", where FILE is the one in which a worker \
-         keeps it, or begin a new one with \"weir settings set --new\"",
-        counted(running.len() as u64, "worker"),
-        all(pools),
-        all(versions),
+        "there is no document, and {workers} of {pool} {pools} {run} one that is gone ({versions}): a new one would set all that \
+         it does not name back to the start values. Put it back with \"weir settings rollback --kept FILE\", where FILE is the \
+         one in which a worker keeps it, or begin a new one with \"weir settings set --new\""
     )
 }
 

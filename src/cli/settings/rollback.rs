@@ -11,7 +11,7 @@ use super::super::{print, remark};
 use super::{asked, find, reason, replaceable, who};
 use crate::config::Config;
 use crate::settings::store::{Edit, Revision, Store};
-use crate::settings::{Context, flagd, jump, kept};
+use crate::settings::{self, Context, Settings, flagd, jump, kept};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -39,7 +39,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
-    let why = reason(args.why)?;
+    let (why, start) = (reason(args.why)?, config.settings.start());
     let current = replaceable(store).await?;
     let (mut document, of, why) = match args.kept {
         Some(path) => {
@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         }
         None => {
             let revisions = store.history().await?;
-            let to = earlier(args.revision, current.as_deref(), &revisions, &store.name())?;
+            let to = earlier(args.revision, current.as_deref(), &revisions, &store.name(), &start)?;
             let number = to.number;
             (to.edit.document.clone(), format!("the document of v{number}"), format!("{why} (back to v{number})"))
         }
@@ -67,15 +67,15 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     // From one that nobody takes, nobody has a value.
     let before = current.as_deref().filter(|document| examine(document).is_ok());
     asked::refuse_jump(before, &judged, workers, config)?;
-    let start = config.settings.start();
     let compared =
         |max_jump| before.map_or(Ok(()), |before| jump::compare(before, judged.as_bytes(), &start, max_jump));
-    if asked::is_partial(workers, current.as_deref()) {
+    if asked::is_partial(workers, current.as_deref(), config) {
         compared(config.settings.max_jump).map_err(anyhow::Error::msg)?;
     }
     let is_raise = compared(1.0).is_err();
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     print(&format!("v{number}: {of}"))?;
+    asked::values_refused(&judged, &start, workers).iter().for_each(|text| remark(format_args!("weir: {text}")));
     if let Some(text) = asked::jump_still(current.as_deref(), judged.as_bytes(), workers) {
         remark(format_args!("weir: {text}"));
     }
@@ -99,19 +99,27 @@ fn examine(document: &[u8]) -> Result<(), String> {
     flagd::evaluate(document, &Context::default()).map(drop)
 }
 
+/// What somebody has set by hand is in the history, too: of that, nobody is led back to what workers do not take.
+fn examine_whole(revision: &Revision, start: &Settings) -> Result<(), String> {
+    revision.is_document()?;
+    let (_, refused) = settings::examine(revision.edit.document.as_bytes(), start, &Context::default())?;
+    let refused = refused.into_iter().next().filter(|_| revision.is_found());
+    refused.map_or(Ok(()), |refused| Err(refused.to_string()))
+}
+
 /// The revision that is meant.
 fn earlier<'a>(
     revision: Option<u64>,
     current: Option<&[u8]>,
     revisions: &'a [Revision],
     source: &str,
+    start: &Settings,
 ) -> anyhow::Result<&'a Revision> {
-    // What somebody broke by hand is in the history, too.
-    let mut good = revisions.iter().rev().filter(|revision| examine(revision.edit.document.as_bytes()).is_ok());
+    let mut good = revisions.iter().rev().filter(|revision| examine_whole(revision, start).is_ok());
     match revision {
         Some(number) => {
             let to = find(revisions, number)?;
-            if let Err(reason) = examine(to.edit.document.as_bytes()) {
+            if let Err(reason) = to.is_document().and_then(|()| examine(to.edit.document.as_bytes())) {
                 bail!("nobody would take the document of v{number}: {reason}");
             }
             Ok(to)
@@ -119,10 +127,9 @@ fn earlier<'a>(
         None if current.is_none_or(|document| examine(document).is_err()) => good.next().with_context(|| {
             format!("{source} is gone or broken, and its history is empty; --kept takes a worker's last good values")
         }),
-        // The one before the last change, even if somebody has set the document by hand since.
+        // The one before the last change; that of the last change, where somebody has set the document by hand since.
         None => {
-            let last = revisions.last().map(|revision| revision.number);
-            let before = good.find(|revision| Some(revision.number) != last);
+            let before = good.find(|revision| current != Some(revision.edit.document.as_bytes()));
             before.context("the history has nothing before the last change")
         }
     }

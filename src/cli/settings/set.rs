@@ -17,7 +17,7 @@ use crate::registry::Presence;
 use crate::settings::edit::{self, Change, Scope, Share};
 use crate::settings::jump;
 use crate::settings::store::{Edit, Store};
-use crate::settings::{self, Context, Spec, examine, spec};
+use crate::settings::{self, Spec, spec};
 use crate::task::PoolName;
 
 const EXAMPLES: &str = "With --pool or --share, the value becomes a rule in front of those that are there; it replaces the one that \
@@ -106,12 +106,12 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         let workers = asked.as_deref().unwrap_or_default();
         asked::refuse_jump(current.as_deref(), &document, workers, config)?;
         // Of those who have not read the document, and of those whom nobody can ask, it is all that there is to go by.
-        if asked::is_partial(workers, current.as_deref()) {
+        if asked::is_partial(workers, current.as_deref(), config) {
             edited(&changes, config.settings.max_jump).map_err(anyhow::Error::msg)?;
         }
     }
     let is_raise = may_jump && edited(&changes, 1.0).is_err();
-    let mut remarks = values_refused(&document, config);
+    let mut remarks = asked::values_refused(&document, &start, asked.as_deref().unwrap_or_default());
     if let Ok(workers) = &asked {
         remarks.extend(asked::jump_still(current.as_deref(), document.as_bytes(), workers));
         remarks.extend(shares_of_nobody(&document, &changes, workers));
@@ -134,13 +134,6 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Other values of the document that no worker takes.
-fn values_refused(document: &str, config: &Config) -> Vec<String> {
-    let examined = examine(document.as_bytes(), &config.settings.start(), &Context::default());
-    let refused = examined.map(|(_, refused)| refused).unwrap_or_default();
-    refused.iter().map(|rejection| format!("workers refuse another value of the document: {rejection}")).collect()
 }
 
 /// Values for a share of the workers in which none of them is.

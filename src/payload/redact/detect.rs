@@ -136,7 +136,10 @@ impl Detectors {
         if letters == at {
             let digits = run(bytes, at, |byte| byte.is_ascii_digit());
             let card = if self.card { card::at(bytes, at) } else { None };
-            return Ok((card, word_end(bytes, digits)));
+            // `?31DE89…`: a subfield of MT940.
+            let is_subfield = self.iban && digits - at == 2 && bytes.get(digits).is_some_and(u8::is_ascii_uppercase);
+            let found = card.or_else(|| if is_subfield { iban::at(bytes, digits) } else { None });
+            return Ok((found, word_end(bytes, digits)));
         }
         let found = match letters - at {
             2 | 6 if self.iban => iban::at(bytes, at),
@@ -269,7 +272,8 @@ mod tests {
         let text = "pay 4111 1111 1111 1111 to DE89 3704 0044 0532 0130 00 as jo.e+x@bank.example. \
             PAN5555555555554444,IBANGB82WEST12345698765432;ref 0004111111111111111, \
             ;4111111111111111=29121010000000000? 4111  1111  1111  1111 {4111111111111111.0} eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln \
-            Bearer abc-def_123 Basic dXNlcjpwYXNz";
+            Bearer abc-def_123 Basic dXNlcjpwYXNz :25:DE89370400440532013000EUR ?31GB82WEST12345698765432?32 \
+            DE89 3704 0044 0532 0130 00EUR";
         assert_eq!(
             found(text),
             [
@@ -285,6 +289,9 @@ mod tests {
                 "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
                 "abc-def_123",
                 "dXNlcjpwYXNz",
+                "DE89370400440532013000",
+                "GB82WEST12345698765432",
+                "DE89 3704 0044 0532 0130 00",
             ]
         );
     }

@@ -180,10 +180,30 @@ impl Followed {
 /// Whether a value is followed, and whether only to where it stands alone, between characters that are neither letters
 /// nor digits.
 fn how(value: &str, guard: Guard) -> Option<bool> {
-    const CONSTANTS: &[&str] = &["true", "false", "null", "none", "undefined"];
+    // What stands behind a name in a log, and is none: `PIN: required`.
+    const CONSTANTS: &[&str] = &[
+        "true",
+        "false",
+        "null",
+        "none",
+        "undefined",
+        "empty",
+        "expired",
+        "invalid",
+        "missing",
+        "mobile",
+        "optional",
+        "required",
+        "valid",
+        "wrong",
+    ];
     let length = value.chars().count();
     let is_constant = |it: &&str| value.eq_ignore_ascii_case(it);
-    if length < MIN_CHARS || CONSTANTS.iter().any(is_constant) || Kind::ALL.iter().any(|it| is_constant(&it.as_str())) {
+    if length < MIN_CHARS
+        || is_date(value)
+        || CONSTANTS.iter().any(is_constant)
+        || Kind::ALL.iter().any(|it| is_constant(&it.as_str()))
+    {
         return None;
     }
     // What was taken out already stands for a secret, and is none.
@@ -200,6 +220,13 @@ fn how(value: &str, guard: Guard) -> Option<bool> {
     }
 }
 
+/// `2026-11-27`, as a line of a log has it behind the name of its logger.
+fn is_date(value: &str) -> bool {
+    const FORM: &[u8] = b"0000-00-00";
+    let is_of_form = |(byte, form): (u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == *form };
+    value.len() == FORM.len() && value.bytes().zip(FORM).all(is_of_form)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +241,9 @@ mod tests {
             ("1234", Password, Some(true)),
             ("123", Password, None),
             ("None", Password, None),
+            ("Expired", Password, None),
+            ("2026-11-27", Token, None),
+            ("2026-11-277", Token, Some(false)),
             ("redacted", Password, None),
             ("[redacted-17]", Token, None),
             ("9f8e7d6c5b4a", Token, Some(false)),

@@ -20,6 +20,8 @@ use crate::task::transcript::{Attachment, Exchange, Message};
 const HIDING: &[&[u8]] =
     &[b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!"];
 
+const HOLDS_SECRET: &str = "it is binary and holds something like a secret";
+
 pub(super) fn exchange(pass: &mut Pass<'_>, exchange: &Exchange) -> Result<RedactedExchange, Stop> {
     pass.budget.check()?;
     // Without a whole answer, what there is of one was cut.
@@ -142,7 +144,10 @@ fn binary(pass: &mut Pass<'_>, media_type: &str, body: &Bytes) -> Result<Body, S
         && ["image/", "audio/", "video/"].iter().any(|media| media_type.starts_with(media))
         && !pass.rules.names_binary(media_type);
     if pass.rules.keeps_binary(media_type) && !is_mislabelled {
-        return Ok(Body::Binary(body.clone()));
+        return Ok(match pass.holds_known(body)? {
+            true => Body::Withheld(HOLDS_SECRET),
+            false => Body::Binary(body.clone()),
+        });
     }
     if hides {
         return Ok(Body::Withheld("it is of a binary format that could not be searched for secrets"));
@@ -157,7 +162,7 @@ pub(super) fn searched(pass: &mut Pass<'_>, body: &Bytes) -> Result<Body, Stop> 
     let lossy = if lossy.contains('\0') { Cow::Owned(lossy.replace('\0', "")) } else { lossy };
     Ok(match pass.text(&lossy)? {
         Cow::Borrowed(_) => Body::Binary(body.clone()),
-        Cow::Owned(_) => Body::Withheld("it is binary and holds something like a secret"),
+        Cow::Owned(_) => Body::Withheld(HOLDS_SECRET),
     })
 }
 

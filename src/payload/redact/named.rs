@@ -132,13 +132,15 @@ impl<'t> Search<'t> {
         // `:=` and `=>` are one mark.
         let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
         let start = colours::behind_blanks(bytes, mark + 1 + usize::from(is_long));
-        let is_pair_value =
-            mark < self.pair.0 && matches!(&*plain_name.to_ascii_lowercase(), "value" | "content" | "val");
-        if ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
-            let named = self.named_credential(start);
+        let is_pair_value = mark < self.pair.0 && is_value(&plain_name);
+        let is_type = plain_name.eq_ignore_ascii_case("type");
+        if is_type || ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
+            // The type of a field for passwords, and not that of a token.
+            let named = self.named_credential(start).filter(|guard| !is_type || *guard == Guard::Password);
             let before = named.and_then(|guard| self.value_before(mark).map(|range| unquoted(range, guard)));
             let after = named.filter(|_| before.is_none());
-            self.pair = after.map_or((0, Guard::Token), |guard| (mark + MAX_PAIR_BYTES, guard));
+            let other = if is_type { self.pair } else { (0, Guard::Token) };
+            self.pair = after.map_or(other, |guard| (mark + MAX_PAIR_BYTES, guard));
             if before.is_some() {
                 return before;
             }
@@ -167,6 +169,7 @@ impl<'t> Search<'t> {
         let (text, bytes) = (self.text, self.text.as_bytes());
         let begins_word = (at == 0 || !is_name(bytes[at - 1])) && bytes.get(at + 2) != Some(&b'-');
         let end = at + 2 + bytes[at + 2..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| is_name(byte)).count();
+        let end = text.floor_char_boundary(end);
         let name = Name { text: &text[at + 2..end], start: at, quoted: false, backslashes: 0 };
         if !begins_word || !matches!(bytes.get(end), Some(b' ' | b'\t')) || !is_sensitive(name.text) {
             return None;
@@ -213,9 +216,14 @@ impl<'t> Search<'t> {
                     bare_end(text, start, is_authorization)
                 };
                 let end = printed_end(bytes, start, end).unwrap_or(end);
+                // `auth: password: x`: the next name has a value of its own.
+                let next_name = text[start..end].strip_suffix([':', '=']).filter(|_| !name.quoted);
+                if next_name.is_some_and(|name| is_sensitive(&self::plain_name(name))) {
+                    return None;
+                }
                 let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");
                 let quote = if name.quoted { quote() } else { String::new() };
-                (!is_constant).then(|| Found { range: start..end, quote, guard: Guard::Token })
+                (!is_constant).then_some(Found { range: start..end, quote, guard: Guard::Token })
             }
         }
     }
@@ -226,7 +234,8 @@ impl<'t> Search<'t> {
         let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
         let opens = |byte: &u8| matches!(byte, b'<' | b'>' | b'{' | b'}');
         let start = bytes[floor..mark].iter().rposition(opens).map_or(floor, |at| floor + at + 1);
-        let at = start + memmem::rfind(&bytes[start..mark], b"value")? + b"value".len();
+        let names = [&b"value"[..], b"content"].into_iter();
+        let at = names.filter_map(|name| Some(start + memmem::rfind(&bytes[start..mark], name)? + name.len())).max()?;
         let quote = find(bytes, at, |byte| !matches!(byte, b'\\' | b'"' | b':' | b'=' | b' '));
         let inside = if bytes.get(quote) == Some(&b'\'') { quote + 1 } else { quote };
         let (quote, between) = bytes[at..inside].split_last()?;
@@ -255,12 +264,19 @@ impl<'t> Search<'t> {
             + bytes[tag + 1..mark].iter().take(MAX_NAME_BYTES).take_while(|&&it| is_name(it) || it == b':').count();
         let name = text.get(tag + 1..name_end)?;
         let is_start = !name.is_empty() && bytes[mark - 1] != b'/';
-        let local = name.rsplit(':').next().unwrap_or(name);
-        if !is_start || !is_sensitive(local) {
+        let (local, start) = (name.rsplit(':').next().unwrap_or(name), mark + 1);
+        // `<param name="pin">x`, and not what follows `<input name="pin">`.
+        let is_of_tag = mark < self.pair.0 && self.pair.0 > tag + MAX_PAIR_BYTES && !is_void(local);
+        let is_pair_value = is_of_tag || (mark < self.pair.0 && (is_value(local) || local == "string"));
+        if is_start && !is_pair_value && ["name", "key"].iter().any(|it| local.eq_ignore_ascii_case(it)) {
+            let named = self.named_credential(start);
+            self.pair = named.map_or((0, Guard::Token), |guard| (mark + MAX_PAIR_BYTES, guard));
+        }
+        if !is_start || !(is_pair_value || is_sensitive(local)) {
             return None;
         }
+        let guard = if is_pair_value { self.pair.1 } else { Guard::of(local) };
         self.searches += 1;
-        let start = mark + 1;
         let rest = &bytes[start..];
         let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());
         let is_text = !bytes[content..].starts_with(b"<");
@@ -270,8 +286,21 @@ impl<'t> Search<'t> {
             // Other elements or CDATA: all up to the end tag, or, where a cut took that, to the text's end.
             memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
         };
-        Some((start..end, Guard::of(local)))
+        if is_pair_value {
+            self.pair = (0, Guard::Token);
+        }
+        Some((start..end, guard))
     }
+}
+
+/// The name of what a `name` beside it names.
+fn is_value(name: &str) -> bool {
+    ["value", "content", "val"].iter().any(|it| name.eq_ignore_ascii_case(it))
+}
+
+/// Whether an element of HTML has nothing in it.
+fn is_void(name: &str) -> bool {
+    ["input", "meta", "link", "br", "img"].iter().any(|it| name.eq_ignore_ascii_case(it))
 }
 
 fn unquoted(range: Range<usize>, guard: Guard) -> Found {
@@ -287,7 +316,7 @@ fn is_sensitive_line(name: &str) -> bool {
 }
 
 fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'%' | b'[' | b']')
+    byte.is_ascii_alphanumeric() || !byte.is_ascii() || matches!(byte, b'_' | b'-' | b'.' | b'%' | b'[' | b']')
 }
 
 /// The name that ends at `mark`: quoted, or a run of name characters.
@@ -313,6 +342,7 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
     }
     let start = bytes[floor..end].iter().rposition(|&byte| !is_name(byte)).map_or(floor, |it| floor + it + 1);
     let start = start + colours::in_name(&bytes[start..end], start.checked_sub(1).map(|before| bytes[before]));
+    let start = text.ceil_char_boundary(start);
     (start < end).then(|| Name { text: &text[start..end], start, quoted: false, backslashes: 0 })
 }
 

@@ -75,12 +75,30 @@ const SENSITIVE_ENDINGS: &[&str] = &[
     "phototan",
     "pushtan",
     "smstan",
+    "accesscode",
+    "activationcode",
+    "authenticationcode",
+    "authenticationdata",
+    "authorisationcode",
+    "confirmationcode",
+    "devicecode",
+    "masterkey",
+    "memorableword",
+    "mfaanswer",
+    "onetimecode",
+    "pinblock",
+    "securityanswers",
+    "sessionkey",
+    "ssoticket",
+    "tancode",
+    "tannr",
+    "tannumber",
 ];
 
 /// What is the last word of a credential's name, after a separator or a capital, or all of it: `psu-pin`, `smsOtp`, but
 /// not `shipping` or `titan`. Digits after it do not matter. `csc`, `cvv` and the like: PCI DSS forbids to keep them in any
 /// form.
-const SENSITIVE_LAST_WORDS: &[&str] = &["pin", "pass", "pw", "otp", "totp", "tan", "itan", "csc"];
+const SENSITIVE_LAST_WORDS: &[&str] = &["pin", "pass", "pw", "otp", "totp", "tan", "itan", "csc", "cvn", "puk"];
 
 /// Names that are credentials only when they stand alone.
 const SENSITIVE_WHOLE: &[&str] =
@@ -196,8 +214,13 @@ pub(super) const MAX_NAME_BYTES: usize = 128;
 pub(super) fn is_sensitive(name: &str) -> bool {
     let end = &name.as_bytes()[name.len().saturating_sub(MAX_NAME_BYTES)..];
     let mut buffer = [0; MAX_NAME_BYTES];
-    let letters = end.iter().filter(|byte| byte.is_ascii_alphanumeric());
-    let length = buffer.iter_mut().zip(letters).map(|(to, from)| *to = from.to_ascii_lowercase()).count();
+    let letters = (0..end.len()).filter_map(|at| match end[at] {
+        letter if letter.is_ascii_alphanumeric() => Some(letter.to_ascii_lowercase()),
+        // `contraseña`
+        0xb1 | 0x91 if at > 0 && end[at - 1] == 0xc3 => Some(b'n'),
+        _ => None,
+    });
+    let length = buffer.iter_mut().zip(letters).map(|(to, from)| *to = from).count();
     let plain = &buffer[..length];
     let digits = plain.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let letters = &plain[..length - digits];
@@ -215,7 +238,7 @@ pub(super) fn is_sensitive(name: &str) -> bool {
 }
 
 /// What says that a name is of a version, the value or the hash of something.
-const TAILS: [&[u8]; 3] = [b"value", b"hash", b"v"];
+const TAILS: [&[u8]; 8] = [b"value", b"hash", b"v", b"encrypted", b"new", b"old", b"neu", b"alt"];
 
 /// Of a name in small letters, what it is the version, the value or the hash of: `secretvalue`, `tokenv`.
 fn without_version(letters: &[u8]) -> &[u8] {
@@ -313,6 +336,13 @@ mod tests {
             "pinValue",
             "psuPinHash",
             "login-tan.value",
+            "contraseña",
+            "CONTRASEÑA",
+            "scaAuthenticationData",
+            "passwort_neu",
+            "passwordEncrypted",
+            "tan_nr",
+            "sim_puk",
         ] {
             assert!(is_sensitive(name), "{name}");
         }

@@ -43,9 +43,11 @@ impl Pass<'_> {
     /// Pairs between `&`, percent-encoded; with `only_kept`, without the values of keys that are not kept.
     fn pairs<'t>(&mut self, pairs: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
         let (mut redacted, mut changed) = (String::with_capacity(pairs.len()), false);
+        // RFC 6749, 4.1.3: there the code is a credential.
+        let is_token_request = pairs.split('&').any(|pair| pair.starts_with("grant_type="));
         for (index, pair) in pairs.split('&').enumerate() {
             redacted.push_str(if index == 0 { "" } else { "&" });
-            match self.pair(pair, only_kept)? {
+            match self.pair(pair, only_kept, is_token_request)? {
                 Cow::Borrowed(same) => redacted.push_str(same),
                 Cow::Owned(other) => {
                     redacted.push_str(&other);
@@ -56,7 +58,7 @@ impl Pass<'_> {
         Ok(if changed { Cow::Owned(redacted) } else { Cow::Borrowed(pairs) })
     }
 
-    fn pair<'t>(&mut self, pair: &'t str, only_kept: bool) -> Result<Cow<'t, str>, Stop> {
+    fn pair<'t>(&mut self, pair: &'t str, only_kept: bool, is_token_request: bool) -> Result<Cow<'t, str>, Stop> {
         let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
         let (name, value) = pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value)));
         let (plain_name, plain_value) = (decoded(name), value.map(decoded));
@@ -78,7 +80,7 @@ impl Pass<'_> {
             });
         } else if let Some(placeholder) = self.at_path(&plain_name, &plain_value) {
             Cow::Owned(placeholder)
-        } else if is_sensitive(&plain_name) {
+        } else if is_sensitive(&plain_name) || (is_token_request && plain_name == "code") {
             Cow::Owned(self.credential(&plain_name, &plain_value))
         } else if !is_kept {
             Cow::Owned(self.placeholder(&plain_value))

@@ -171,6 +171,12 @@ impl<'r> Pass<'r> {
         })
     }
 
+    /// Whether a secret that is known stands in bytes of any kind.
+    pub fn holds_known(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        Ok(!self.secrets.is_empty()
+            && !self.secrets.find(&String::from_utf8_lossy(bytes), &mut self.budget)?.is_empty())
+    }
+
     /// A cut text without an end that may be the beginning of a known secret.
     pub fn without_start<'t>(&mut self, text: &'t str) -> Result<&'t str, Stop> {
         self.secrets.without_cut(text, &mut self.budget)

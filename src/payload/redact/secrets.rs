@@ -100,6 +100,11 @@ impl Secrets {
         Ok(Secrets { plain, needles, beginnings })
     }
 
+    /// Whether there is none to look for.
+    pub fn is_empty(&self) -> bool {
+        self.plain.is_empty()
+    }
+
     /// Where secrets stand, in order and apart, and which.
     pub fn find(&self, text: &str, budget: &mut Budget) -> Result<Vec<(Range<usize>, &str)>, Stop> {
         let Some(beginnings) = &self.beginnings else { return Ok(Vec::new()) };

@@ -90,12 +90,19 @@ fn a_directory_that_is_removed_is_made_again() {
     let first = spool(&path, 1 << 20);
     open(&first);
     put(&first, "lost");
+    put(&first, "lost, too");
     std::fs::remove_dir_all(&path).expect("it is there");
-    put(&first, "kept");
-    assert!(first.load().is_writable);
-    let lost = first.take().expect("its turn");
-    assert!(matches!(first.read(&lost), Err(ReadError::Damaged("it is gone"))));
-    first.remove(lost);
+    // Whether a payload is to be read first or to be written.
+    for written in [false, true] {
+        if written {
+            std::fs::remove_dir_all(&path).expect("it is there");
+            put(&first, "kept");
+        }
+        let lost = first.take().expect("its turn");
+        assert!(matches!(first.read(&lost), Err(ReadError::Damaged("it is gone"))));
+        first.remove(lost);
+        assert!(first.load().is_writable);
+    }
     assert_eq!(keys(&first), ["kept"]);
     let second = spool(&path, 1 << 20);
     open(&second);

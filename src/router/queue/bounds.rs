@@ -107,7 +107,7 @@ impl Config {
         match bound {
             Bound::Bytes => {
                 format!(
-                    "the inputs of waiting {class} tasks fill {} bytes, as many as may (router.queue.bytes)",
+                    "with it, the inputs of waiting {class} tasks would be more than {} bytes (router.queue.bytes)",
                     self.bytes
                 )
             }
@@ -116,7 +116,7 @@ impl Config {
                  (router.queue.tenant_share)"
             ),
             Bound::TenantBytes => format!(
-                "the inputs of this tenant's waiting {class} tasks fill {} bytes, as many as may \
+                "with it, the inputs of this tenant's waiting {class} tasks would be more than {} bytes \
                  (router.queue.tenant_share)",
                 self.tenant_bytes()
             ),

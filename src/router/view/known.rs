@@ -228,6 +228,7 @@ impl Known {
             // What would not change if a slot became free is told first.
             () if integration.is_some_and(Allowance::is_shut) => Hold::IntegrationShut,
             () if tenant.is_some_and(Allowance::is_shut) => Hold::TenantShut,
+            () if !stale && self.is_full_for(wanted.integration) => Hold::IntegrationCap,
             () if self.estimate() >= self.target || state == (State::Full, false) => Hold::Full,
             () if reserved && self.reserved >= self.target => Hold::AllReserved,
             () if reserved && self.load(wanted.priority, stale, now).is_none() => Hold::Reserved,
@@ -243,6 +244,11 @@ impl Known {
         self.presence.broken.binary_search(integration).is_ok()
     }
 
+    /// Whether its cap keeps the integration out, by the registry's last word.
+    fn is_full_for(&self, integration: &IntegrationName) -> bool {
+        self.presence.full.binary_search(integration).is_ok()
+    }
+
     /// Whether a call for this integration would be in vain, though there may be room for others.
     fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
         !self.opens_for(integration, stale).by(now)
@@ -250,9 +256,8 @@ impl Known {
 
     /// When a call for this integration is worth while, as far as a slot is free.
     pub(super) fn opens_for(&self, integration: &IntegrationName, stale: bool) -> Opens {
-        let is_full = || self.presence.full.binary_search(integration).is_ok();
         // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
-        if !stale && (self.spares(integration) || is_full()) {
+        if !stale && (self.spares(integration) || self.is_full_for(integration)) {
             return Opens::Never;
         }
         self.integrations.get(integration).map_or(Opens::Now, Allowance::opens)

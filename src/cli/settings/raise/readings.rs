@@ -129,7 +129,7 @@ pub(super) fn group(workers: &[Done]) -> Group {
     let lag = workers.iter().fold((0.0, 0.0), |sum, worker| (sum.0 + worker.lag.0, sum.1 + worker.lag.1));
     Group {
         workers: workers.len(),
-        slots: workers.iter().map(|worker| worker.slots).sum::<f64>() / count,
+        slots: workers.iter().fold(0.0, |sum, worker| sum + worker.slots) / count,
         tasks,
         memory_bytes: (!memory.is_empty()).then(|| memory.iter().sum::<f64>() / memory.len() as f64),
         lag_seconds: (lag.1 > 0.0).then(|| lag.0 / lag.1),

@@ -175,11 +175,14 @@ impl<'a> Arrived<'a> {
         }
         let runs_one = |worker: &&Presence| worker.settings_version != START_VERSION;
         let is_lost = self.document.version.is_none() && self.behind.iter().any(runs_one);
+        let is_file = self.document.source.starts_with("file ");
+        let lost = if is_file { "where they read this file, its document is gone" } else { "the document is gone" };
         is_lost.then(|| {
-            "the document is gone, and workers go on with what they have, after a new start, too: put it back with \
-             \"weir settings rollback\", or, if its history is gone as well, with --kept and the file that one of them keeps \
-             (settings-ID.json in its worker.state_dir)"
-                .to_owned()
+            format!(
+                "{lost}, and workers go on with what they have, after a new start, too: put it back with \
+                 \"weir settings rollback\", or, if its history is gone as well, with --kept and the file that one of them \
+                 keeps (settings-ID.json in its worker.state_dir)"
+            )
         })
     }
 

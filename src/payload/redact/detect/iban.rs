@@ -132,7 +132,12 @@ pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     let country = [first.to_ascii_uppercase(), second.to_ascii_uppercase()];
     let index = COUNTRIES.binary_search_by_key(&country, |(code, _)| **code).ok()?;
     let (characters, end) = collect(bytes, start, COUNTRIES[index].1)?;
-    let whole = !bytes.get(end).is_some_and(u8::is_ascii_alphanumeric);
+    // In MT940 a currency or a bank's code may follow without a separator.
+    let goes_on = |byte: &u8| match byte {
+        b'A'..=b'Z' => !characters.last().is_some_and(u8::is_ascii_digit),
+        byte => byte.is_ascii_alphanumeric(),
+    };
+    let whole = !bytes.get(end).is_some_and(goes_on);
     (whole && has_check_digits(&characters)).then_some(start..end)
 }
 

@@ -58,6 +58,28 @@ fn values_after_a_credentials_name_are_found() {
         ("token=[CANARY and it's no list", "token=[redacted] and it's no list"),
         ("password -> CANARY, x", "password -> [redacted], x"),
         ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
+        ("INFO auth: password: CANARY x", "INFO auth: password: [redacted] x"),
+        ("credentials:\n  password: 'CANARY'\n", "credentials:\n  password: '[redacted]'\n"),
+        ("auth = token = CANARY", "auth = token = [redacted]"),
+        ("contraseña: CANARY, n: x", "contraseña: [redacted], n: x"),
+        (
+            "<p><name>pin</name><value>CANARY</value></p><value>x</value>",
+            "<p><name>pin</name><value>[redacted]</value></p><value>x</value>",
+        ),
+        ("<name>pin</name><value><string>CANARY</string></value>", "<name>pin</name><value>[redacted]</value>"),
+        ("<param name=\"password\">CANARY</param><n>x</n>", "<param name=\"password\">[redacted]</param><n>x</n>"),
+        (
+            "<a:Attribute Name='pin'><a:V>CANARY</a:V></a:Attribute><n>x</n>",
+            "<a:Attribute Name='pin'>[redacted]</a:Attribute><n>x</n>",
+        ),
+        ("<key>password</key>\n<string>CANARY</string>", "<key>[redacted]</key>\n<string>[redacted]</string>"),
+        (
+            "<input name=\"pin\" value=\"CANARY\">Label<n>x</n>",
+            "<input name=\"pin\" value=\"[redacted]\">Label<n>x</n>",
+        ),
+        ("<input name=\"pin\">Label", "<input name=\"pin\">Label"),
+        ("<meta content=\"CANARY\" name=\"csrf-token\">", "<meta content=\"[redacted]\" name=\"csrf-token\">"),
+        ("<input type=\"password\" value=\"CANARY\">", "<input type=\"password\" value=\"[redacted]\">"),
         ("password = '''CANARY\n'CANARY''' x", "password = '''[redacted]''' x"),
         (
             "\u{1b}[3mpassword\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"CANARY\" x",

@@ -110,6 +110,14 @@ impl Config {
         if self.region.is_empty() {
             return fail("s3.region", "empty".into(), "name the bucket's region, such as \"eu-central-1\"");
         }
+        let holds_credential = |url: url::Url| !url.username().is_empty() || url.password().is_some();
+        if self.endpoint.as_deref().and_then(|it| url::Url::parse(it).ok()).is_some_and(holds_credential) {
+            return fail(
+                "s3.endpoint",
+                "(not shown)".into(),
+                "leave user and password out: it is in logs. Use access_key_id and secret_access_key",
+            );
+        }
         if let Some(endpoint) = &self.endpoint
             && !url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         {
