@@ -212,7 +212,7 @@ impl<T> Queue<T> {
         let Charge { priority, tenant, slots, since, charged } = self.calls.end(call)?;
         let took = now.saturating_duration_since(since);
         let used = if ran.run == Run::NotBegun { 0 } else { usage(ran.slots.unwrap_or(slots), took) };
-        self.class_mut(priority).end(&tenant, charged, used);
+        self.class_mut(priority).end(&tenant, charged, used, now);
         self.classes.iter_mut().for_each(|class| class.unpark(&tenant));
         Some(took)
     }
@@ -244,7 +244,7 @@ impl<T> Queue<T> {
     /// has come are asked again.
     pub(super) fn pass(&mut self, now: Instant) {
         while let Some((priority, tenant, more)) = self.calls.overrun(now) {
-            self.class_mut(priority).charge(&tenant, more);
+            self.class_mut(priority).charge(&tenant, more, now);
         }
         self.passed_over = false;
         self.classes.iter_mut().for_each(|class| class.unpark_due(Some(now)));

@@ -18,8 +18,8 @@ use memchr::{memchr3, memmem, memrchr};
 use self::block::block;
 pub(super) use self::value::ends_bare;
 use self::value::{
-    bare_end, bracketed_end, find, has_parameters, line_end, member_end, parameters_end, printed_end, quoted_end,
-    text_in, user_info,
+    bare_end, bracketed_end, find, has_parameters, line_end, member_end, next_name, parameters_end, printed_end,
+    quoted_end, text_in, user_info,
 };
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
@@ -216,9 +216,8 @@ impl<'t> Search<'t> {
                     bare_end(text, start, is_authorization)
                 };
                 let end = printed_end(bytes, start, end).unwrap_or(end);
-                // `auth: password: x`: the next name has a value of its own.
-                let next_name = text[start..end].strip_suffix([':', '=']).filter(|_| !name.quoted);
-                if next_name.is_some_and(|name| is_sensitive(&self::plain_name(name))) {
+                if !name.quoted && next_name(text, start..end).is_some_and(|name| is_sensitive(&self::plain_name(name)))
+                {
                     return None;
                 }
                 let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");

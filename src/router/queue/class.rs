@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Place;
 use super::bounds::Waiting;
 use super::drain::Drain;
-use super::fair::{Account, Usage};
+use super::fair::{Account, Lag, Usage};
 use super::line::{Candidate, Lane, Line, Passed, Waiter};
 use crate::task::{IntegrationName, Tenant};
 
@@ -32,8 +32,9 @@ pub(super) struct Class<T> {
     debtors: BTreeSet<(Usage, Tenant)>,
     /// By ticket, which is the order of arrival.
     arrivals: BTreeMap<u64, Instant>,
-    /// What the others have settled: nobody is served as if it had used less.
+    /// What the others have settled: nobody is served as if it had used much less.
     floor: Usage,
+    lag: Lag,
     total: Waiting,
     /// Tenants with a lane that is ready.
     ready_tenants: usize,
@@ -73,6 +74,7 @@ impl<T> Class<T> {
             debtors: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             floor: 0,
+            lag: Lag::new(now),
             total: Waiting::default(),
             ready_tenants: 0,
             ready_lanes: 0,
@@ -232,7 +234,8 @@ impl<T> Class<T> {
     /// A call of the tenant starts.
     pub(super) fn start(&mut self, tenant: &Tenant, charge: Usage, now: Instant) {
         self.wake_up(tenant, now);
-        let floor = self.floor;
+        let floor = self.floor.saturating_sub(self.lag.at_most());
+        self.lag.start(charge, now);
         self.settle(tenant, |account| {
             account.lift(floor);
             account.start(charge);
@@ -242,11 +245,13 @@ impl<T> Class<T> {
     }
 
     /// A call of the tenant takes longer than it was charged with.
-    pub(super) fn charge(&mut self, tenant: &Tenant, more: Usage) {
+    pub(super) fn charge(&mut self, tenant: &Tenant, more: Usage, now: Instant) {
+        self.lag.note(more, now);
         self.settle(tenant, |account| account.charge(more));
     }
 
-    pub(super) fn end(&mut self, tenant: &Tenant, charged: Usage, used: Usage) {
+    pub(super) fn end(&mut self, tenant: &Tenant, charged: Usage, used: Usage, now: Instant) {
+        self.lag.end(used, now);
         self.settle(tenant, |account| account.end(charged, used));
         self.rest(tenant);
     }

@@ -69,6 +69,50 @@ impl Account {
     }
 }
 
+/// How far somebody who could always be served may be behind the others: each that runs may have been charged with twice what
+/// it takes at the most. Who is further behind could not be served, and has no credit for that.
+#[derive(Debug)]
+pub(super) struct Lag {
+    running: u64,
+    /// The most that a call has used in this span and in the one before.
+    most: [Usage; 2],
+    since: Instant,
+}
+
+impl Lag {
+    /// For how long the longest calls are remembered, once or twice.
+    const SPAN: Duration = Duration::from_secs(600);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Lag { running: 0, most: [0; 2], since: now }
+    }
+
+    pub(super) fn start(&mut self, charge: Usage, now: Instant) {
+        self.running += 1;
+        self.note(charge, now);
+    }
+
+    /// A call has used so much by now.
+    pub(super) fn note(&mut self, used: Usage, now: Instant) {
+        let spans = now.saturating_duration_since(self.since).as_secs() / Self::SPAN.as_secs();
+        if spans > 0 {
+            self.most = [0, if spans == 1 { self.most[0] } else { 0 }];
+            self.since = now;
+        }
+        self.most[0] = self.most[0].max(used);
+    }
+
+    pub(super) fn end(&mut self, used: Usage, now: Instant) {
+        self.running = self.running.saturating_sub(1);
+        self.note(used, now);
+    }
+
+    /// How far, when one more starts.
+    pub(super) fn at_most(&self) -> Usage {
+        self.most[0].max(self.most[1]).saturating_mul(2 * (self.running + 1))
+    }
+}
+
 /// A call that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::router) struct Call(u64);
@@ -158,6 +202,21 @@ mod tests {
         assert_eq!(calls.end(call).expect("it runs").charged, charged);
         assert!(calls.end(call).is_none());
         assert!(calls.overrun(began + SECOND * 10_000).is_none());
+    }
+
+    #[test]
+    fn the_longest_calls_of_the_last_spans_say_how_far_one_may_be_behind() {
+        let (began, mut spans) = (Instant::now(), Lag::new(Instant::now()));
+        let at = |span: u32| began + Lag::SPAN * span + SECOND;
+        spans.start(5, at(0));
+        spans.start(3, at(0));
+        assert_eq!(spans.at_most(), 2 * 3 * 5);
+        spans.end(40, at(1));
+        assert_eq!(spans.at_most(), 2 * 2 * 40);
+        spans.note(1, at(2));
+        assert_eq!(spans.at_most(), 2 * 2 * 40);
+        spans.note(2, at(3));
+        assert_eq!(spans.at_most(), 2 * 2 * 2);
     }
 
     #[test]

@@ -61,6 +61,9 @@ fn values_after_a_credentials_name_are_found() {
         ("INFO auth: password: CANARY x", "INFO auth: password: [redacted] x"),
         ("credentials:\n  password: 'CANARY'\n", "credentials:\n  password: '[redacted]'\n"),
         ("auth = token = CANARY", "auth = token = [redacted]"),
+        ("auth = password = CANARY", "auth = password = [redacted]"),
+        ("auth: password= CANARY", "auth: password= [redacted]"),
+        ("token: CANARYxPw= x", "token: [redacted] x"),
         ("contraseña: CANARY, n: x", "contraseña: [redacted], n: x"),
         (
             "<p><name>pin</name><value>CANARY</value></p><value>x</value>",

@@ -104,6 +104,22 @@ fn quote_behind(bytes: &[u8], at: usize) -> Option<usize> {
     matches!(bytes.get(quote)?, b'"' | b'\'').then_some(quote)
 }
 
+/// The name that a bare value is, with a value of its own behind it: `auth: password: x`, `auth = password = x`. What ends in `=`
+/// may be base64, unless it is a word.
+pub fn next_name(text: &str, value: Range<usize>) -> Option<&str> {
+    let (bytes, name) = (text.as_bytes(), &text[value.clone()]);
+    if let Some(name) = name.strip_suffix(':') {
+        return Some(name);
+    }
+    if let Some(name) = name.strip_suffix('=') {
+        let is_word = name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b' ' | b'_' | b'-'));
+        return is_word.then_some(name);
+    }
+    let behind = find(bytes, value.end, |byte| byte != b' ');
+    let has_mark = matches!(bytes.get(behind), Some(b'=' | b':')) && behind > value.end;
+    has_mark.then_some(name)
+}
+
 /// Where a value of JSON ends that has no quotes.
 pub fn member_end(bytes: &[u8], start: usize) -> usize {
     find(bytes, start, |byte| matches!(byte, b',' | b'}' | b']' | b'"' | b'\\') || byte.is_ascii_whitespace())
