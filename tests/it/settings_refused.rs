@@ -190,6 +190,33 @@ async fn names_that_no_worker_knows_are_taken_and_told() {
     house.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_edit_by_hand_a_rollback_leads_to_the_last_change_and_to_nothing_that_is_refused() {
+    let house = house(1).await;
+    let settings = async |arguments: &[&str]| run(&mut command(&house.redis.url(), arguments), "").await;
+    let rollback = async || stdout(&settings(&["rollback", "--why", "a test"]).await);
+    for n in ["4", "5"] {
+        assert_ok(&settings(&["set", &format!("max_parallelism={n}"), "--why", "a test"]).await);
+    }
+    by_hand(&house.redis, &flagd::document(&[("max_parallelism", json!(17))]));
+    assert_eq!(rollback().await, "v4: the document of v2\n");
+    by_hand(&house.redis, &flagd::document(&[("max_parallelism", json!("x"))]));
+    assert_eq!(rollback().await, "v6: the document of v4\n");
+    assert_eq!(rollback().await, "v7: the document of v3\n", "what was refused is gone past");
+
+    // Bytes that are no text.
+    let lua = format!("return redis.call('SET', '{KEY}', '{{\"flags\": {{}}, \"a\": \"\\233\"}}')");
+    let eval = format!("*3\r\n$4\r\nEVAL\r\n${}\r\n{lua}\r\n$1\r\n0\r\n", lua.len());
+    assert_eq!(house.redis.ask(&eval), "+OK\r\n");
+    assert_eq!(rollback().await, "v9: the document of v7\n");
+    let history = settings(&["history"]).await;
+    assert_ok(&history);
+    assert!(stdout(&history).contains("not written with weir"), "{}", stdout(&history));
+    let broken = settings(&["rollback", "8", "--why", "a test"]).await;
+    assert_failed(&broken, &["nobody would take the document of v8: it is not UTF-8"]);
+    house.close().await;
+}
+
 #[test]
 fn a_watch_says_at_once_what_it_waits_for() {
     let (redis, directory) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));

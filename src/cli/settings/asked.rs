@@ -225,6 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn of_a_file_only_those_are_asked_who_run_its_document() {
+        let (before, after) =
+            (flagd::document(&[(jump::KEY, json!(500))]), flagd::document(&[(jump::KEY, json!(400))]));
+        let reads_it = presence("reads", 500, &version_of(before.as_bytes()));
+        let reads_another = presence("other", 3, "v");
+        let workers = [reads_it, reads_another];
+        let refused = |source| {
+            let mut config = Config::default();
+            config.settings.source = source;
+            let is_partial = is_partial(&workers, Some(before.as_bytes()), &config);
+            (refuse_jump(Some(before.as_bytes()), &after, &workers, &config).is_err(), is_partial)
+        };
+        assert_eq!([Source::File, Source::Redis].map(refused), [(false, false), (true, true)]);
+    }
+
+    #[test]
     fn who_has_not_read_the_document_is_behind() {
         let behind = presence("w", 3, "v1");
         let rejected = Some(Box::new(Rejected::new("v2", ["x"], 0)));

@@ -139,6 +139,13 @@ async fn a_broken_file_keeps_all_and_is_counted_once() {
     assert_eq!(bench.settings.borrow().payload_sampling.others(), 0.5);
     assert!(bench.metric("weir_settings_rejected_total{key=\"max_parallelism\"} 1"));
     assert!(bench.metric("weir_settings_rejected_total{key=\"unknown\"} 1"));
+    assert!(bench.metric("weir_settings_refused_values 2"));
+    write_file(&bench.file, "{").expect("written");
+    bench.stays(2).await;
+    assert!(bench.metric("weir_settings_refused_values 1"), "all of it");
+    write_file(&bench.file, &parallelism(3)).expect("written");
+    bench.becomes(3).await;
+    assert!(bench.metric("weir_settings_refused_values 0"));
     bench.stop().await;
 }
 
