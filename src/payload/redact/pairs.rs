@@ -13,6 +13,7 @@ use super::pass::Pass;
 impl Pass<'_> {
     /// A URL: secrets anywhere, and of query and fragment only the values of kept keys.
     pub fn url(&mut self, url: &str) -> Result<String, Stop> {
+        let url = &*self.whole(url)?;
         let (rest, fragment) = url.split_once('#').map_or((url, None), |(rest, fragment)| (rest, Some(fragment)));
         let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
         let mut redacted = self.text(base)?.into_owned();
@@ -35,7 +36,7 @@ impl Pass<'_> {
         if holds_entities(&pairs) { self.text_of(pairs) } else { Ok(pairs) }
     }
 
-    /// Pairs with entities in them, before they are split: the `&` of an entity would part a value from its name.
+    /// What has entities in it, before it is split: the `#` or `&` of an entity would part a value from its name.
     fn whole<'t>(&mut self, pairs: &'t str) -> Result<Cow<'t, str>, Stop> {
         if holds_entities(pairs) { self.text(pairs) } else { Ok(Cow::Borrowed(pairs)) }
     }
