@@ -228,7 +228,6 @@ impl Known {
             // What would not change if a slot became free is told first.
             () if integration.is_some_and(Allowance::is_shut) => Hold::IntegrationShut,
             () if tenant.is_some_and(Allowance::is_shut) => Hold::TenantShut,
-            () if !stale && self.is_full_for(wanted.integration) => Hold::IntegrationCap,
             () if self.estimate() >= self.target || state == (State::Full, false) => Hold::Full,
             () if reserved && self.reserved >= self.target => Hold::AllReserved,
             () if reserved && self.load(wanted.priority, stale, now).is_none() => Hold::Reserved,
