@@ -347,8 +347,8 @@ impl Spool {
         })
     }
 
-    /// The directory again, where a file was not to be had because somebody removed the whole spool. What lay in it is lost, and counted when its turn
-    /// comes.
+    /// The directory again, where a file was not to be had because somebody removed the whole spool. What lay in it is
+    /// lost, and counted when its turn comes.
     fn made_anew(&self, berth: &Arc<Berth>, error: &io::Error) -> Option<Arc<Berth>> {
         // A berth alone that is not there may come back, with a disk.
         if error.kind() != io::ErrorKind::NotFound || self.path.is_dir() {

@@ -243,11 +243,6 @@ impl Known {
         self.presence.broken.binary_search(integration).is_ok()
     }
 
-    /// Whether its cap keeps the integration out, by the registry's last word.
-    fn is_full_for(&self, integration: &IntegrationName) -> bool {
-        self.presence.full.binary_search(integration).is_ok()
-    }
-
     /// Whether a call for this integration would be in vain, though there may be room for others.
     fn keeps_out(&self, integration: &IntegrationName, stale: bool, now: Instant) -> bool {
         !self.opens_for(integration, stale).by(now)
@@ -256,7 +251,8 @@ impl Known {
     /// When a call for this integration is worth while, as far as a slot is free.
     pub(super) fn opens_for(&self, integration: &IntegrationName, stale: bool) -> Opens {
         // What was said last, and is no longer kept up to date, must not keep an integration out for ever.
-        if !stale && (self.spares(integration) || self.is_full_for(integration)) {
+        let is_full = || self.presence.full.binary_search(integration).is_ok();
+        if !stale && (self.spares(integration) || is_full()) {
             return Opens::Never;
         }
         self.integrations.get(integration).map_or(Opens::Now, Allowance::opens)
