@@ -8,6 +8,7 @@
 //! Followers take one [`Registry::snapshot`] and then read [`Registry::changes`] from its cursor on; nobody reads the
 //! whole pool at an interval, since that is what makes large fleets expensive.
 
+mod absence;
 pub mod memory;
 pub mod redis;
 mod rejected;
@@ -27,6 +28,7 @@ use crate::redis::Error;
 use crate::task::{IntegrationName, PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
+pub use absence::{Absence, is_gone};
 pub use rejected::{NAME_BYTES, NAMES, Rejected};
 
 pub use crate::redis::{Cluster, Config, Error as RedisError, Sentinel, Tls};

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::outlier;
 use super::queue::{Place, Room};
-use crate::registry::{Change, Incarnation, Presence, State, TTL};
+use crate::registry::{Absence, Change, Incarnation, Presence, State, is_gone};
 use crate::task::{IntegrationName, Priority, Tenant, WorkerId};
 use crate::wire::Reason;
 use crate::wire::metadata::LoadReport;
@@ -45,8 +45,7 @@ pub(super) struct View {
     workers: Workers,
     has_other_limits: bool,
     ejections: Ejections,
-    /// When the registry answered again after it had been away.
-    back_since: Option<Instant>,
+    absence: Absence,
 }
 
 /// Where a call goes.
@@ -144,8 +143,7 @@ impl View {
             Change::Present(presence) => self.present(presence, now),
             Change::Gone(worker, incarnation) => {
                 let known = self.workers.get(&worker).filter(|known| known.presence.incarnation == incarnation)?;
-                let is_back = self.back_since.is_some_and(|since| now.duration_since(since) < TTL);
-                if !is_back || known.presence.state == State::Draining {
+                if !self.absence.excuses(&known.presence, now) {
                     return self.remove(&worker, now);
                 }
                 self.workers.change(&worker, Touches::Slots, |known| known.missing_since = Some(now));
@@ -195,8 +193,7 @@ impl View {
     /// The registry answers again, and nothing that it said in between was missed.
     pub(super) fn set_fresh(&mut self, now: Instant) {
         if self.is_stale() {
-            self.back_since = Some(now);
-            // In the meantime nobody could be heard of.
+            self.absence.is_over(now);
             self.workers.values_mut().filter_map(|known| known.missing_since.as_mut()).for_each(|since| *since = now);
         }
         self.workers.set_stale(false);
@@ -212,7 +209,7 @@ impl View {
         if self.is_stale() {
             return Vec::new();
         }
-        let over = |known: &Known| known.missing_since.is_some_and(|since| now.duration_since(since) >= TTL);
+        let over = |known: &Known| known.missing_since.is_some_and(|since| is_gone(since, now));
         let expired: Vec<WorkerId> =
             self.workers.values().filter(|known| over(known)).map(|known| known.presence.worker.clone()).collect();
         expired.iter().filter_map(|worker| self.remove(worker, now)).collect()

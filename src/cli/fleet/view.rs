@@ -5,11 +5,13 @@
 //! never one between what the registry remembers.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::follow::Update;
 use crate::cli::table::{Table, counted, duration, printable};
-use crate::registry::{Change, Incarnation, Presence, State, TTL};
+use crate::registry::{Absence, Change, Incarnation, Presence, State, is_gone};
 use crate::task::{IntegrationName, PoolName, WorkerId};
 
 /// A view older than this says so, even when nobody said that the registry is away: reading changes answers each second.
@@ -27,8 +29,7 @@ pub(super) struct View {
     workers: BTreeMap<WorkerId, Presence>,
     /// Since when a snapshot has them no longer, or since when they are said to be gone, where they may not have been heard yet.
     missing: BTreeMap<WorkerId, Instant>,
-    /// When the registry answered again after it had been away.
-    back_since: Option<Instant>,
+    absence: Absence,
     heard: Option<Instant>,
     away: Option<String>,
 }
@@ -49,8 +50,7 @@ impl View {
     fn update_at(&mut self, update: Update, now: Instant) -> News {
         let mut news = News::default();
         if self.away.is_some() && matches!(update, Update::Snapshot(_) | Update::Changes(_)) {
-            self.back_since = Some(now);
-            // In the meantime nobody could be heard of.
+            self.absence.is_over(now);
             self.missing.values_mut().for_each(|since| *since = now);
         }
         match update {
@@ -84,9 +84,7 @@ impl View {
             Change::Gone(worker, incarnation) => {
                 let known = self.workers.get(&worker).filter(|known| known.incarnation == incarnation);
                 let Some(known) = known else { return };
-                // Of an outage, workers may hear later that it is over.
-                let is_back = self.back_since.is_some_and(|since| now.saturating_duration_since(since) < TTL);
-                if is_back && known.state != State::Draining {
+                if self.absence.excuses(known, now) {
                     self.missing.entry(worker).or_insert(now);
                 } else {
                     self.remove(&worker, news);
@@ -114,9 +112,8 @@ impl View {
 
     /// Removes those that a snapshot missed a TTL ago and that were not heard of since.
     fn expire(&mut self, now: Instant, news: &mut News) {
-        let over = |since: &Instant| now.saturating_duration_since(*since) >= TTL;
-        let expired: Vec<_> =
-            self.missing.iter().filter(|(_, since)| over(since)).map(|(worker, _)| worker.clone()).collect();
+        let over = self.missing.iter().filter(|(_, since)| is_gone(**since, now));
+        let expired: Vec<_> = over.map(|(worker, _)| worker.clone()).collect();
         expired.iter().for_each(|worker| self.remove(worker, news));
     }
 
@@ -249,7 +246,7 @@ fn up(incarnation: Incarnation, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{RegistryError, Rejected};
+    use crate::registry::{RegistryError, Rejected, TTL};
 
     fn presence(worker: &str, state: State, in_flight: u32) -> Presence {
         Presence {

@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 
 use super::known::{SHEDS, SUSPECTED};
 use super::*;
+use crate::registry::TTL;
 use crate::wire::metadata::{Share, Shares};
 
 fn presence(worker: &str, in_flight: u32, target: u32, state: State) -> Presence {
