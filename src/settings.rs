@@ -342,6 +342,11 @@ pub fn examine(document: &[u8], start: &Settings, context: &Context) -> Result<(
     Ok(apply(&flags, start, start, store::version_of(document), f64::INFINITY))
 }
 
+/// What of a document would not take effect for one of many workers.
+pub fn examine_for(document: &flagd::Document, start: &Settings, context: &Context) -> Vec<Rejection> {
+    apply(&document.evaluate(context), start, start, String::new(), f64::INFINITY).1
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -32,27 +32,55 @@ pub struct Flag {
 /// The metadata that says so.
 pub const ALLOW_JUMP: &str = "allow_jump";
 
+/// A document that was read once, to be evaluated for many workers.
+#[derive(Debug)]
+pub struct Document {
+    flags: Map<String, Value>,
+    /// Rules by name that flags refer to.
+    shared: Map<String, Value>,
+    shared_mentions: bool,
+}
+
+impl Document {
+    /// Reads a document, or says why it is none.
+    pub fn read(document: &[u8]) -> Result<Self, String> {
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(format!("it {}", TooLarge::of(document.len() as u64)));
+        }
+        let mut document = strict_json::read(document).map_err(|error| format!("it {error}"))?;
+        let mut part = |name| document.get_mut(name).map(Value::take);
+        let flags = match part("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")? {
+            Value::Object(flags) => flags,
+            _ => return Err("\"flags\" is not an object; use {\"flags\": {…}}".into()),
+        };
+        let shared = match part("$evaluators").unwrap_or(Value::Null) {
+            Value::Null => Map::new(),
+            Value::Object(shared) => shared,
+            _ => return Err("\"$evaluators\" is not an object; use {\"name\": {…}}".into()),
+        };
+        let shared_mentions = shared.values().any(mentions_integration);
+        Ok(Document { flags, shared, shared_mentions })
+    }
+
+    /// Every flag as it is for `context`.
+    pub fn evaluate(&self, context: &Context) -> BTreeMap<String, Evaluated> {
+        self.flags.iter().map(|(key, flag)| (key.clone(), self.evaluate_one(key, flag, context))).collect()
+    }
+
+    /// One flag as it is for `context`; as a disabled one where the document has none of that name.
+    pub fn flag(&self, key: &str, context: &Context) -> Evaluated {
+        self.flags.get(key).map_or(Ok(None), |flag| self.evaluate_one(key, flag, context))
+    }
+
+    fn evaluate_one(&self, key: &str, flag: &Value, context: &Context) -> Evaluated {
+        let mentions = self.shared_mentions || flag.get("targeting").is_some_and(mentions_integration);
+        by_integration::evaluate(key, context, mentions, |context| evaluate_flag(key, flag, &self.shared, context))
+    }
+}
+
 /// Every flag of the document as it is for `context`, or why it is none.
 pub fn evaluate(document: &[u8], context: &Context) -> Result<BTreeMap<String, Evaluated>, String> {
-    if document.len() > MAX_DOCUMENT_BYTES {
-        return Err(format!("it {}", TooLarge::of(document.len() as u64)));
-    }
-    let document = strict_json::read(document).map_err(|error| format!("it {error}"))?;
-    let flags = document.get("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")?;
-    let flags = flags.as_object().ok_or("\"flags\" is not an object; use {\"flags\": {…}}")?;
-    let (none, shared) = (Map::new(), document.get("$evaluators").unwrap_or(&Value::Null));
-    let shared = match shared {
-        Value::Null => &none,
-        shared => shared.as_object().ok_or("\"$evaluators\" is not an object; use {\"name\": {…}}")?,
-    };
-    let shared_mentions = shared.values().any(mentions_integration);
-    let evaluate = |(key, flag): (&String, &Value)| {
-        let mentions = shared_mentions || flag.get("targeting").is_some_and(mentions_integration);
-        let evaluated =
-            by_integration::evaluate(key, context, mentions, |context| evaluate_flag(key, flag, shared, context));
-        (key.clone(), evaluated)
-    };
-    Ok(flags.iter().map(evaluate).collect())
+    Document::read(document).map(|document| document.evaluate(context))
 }
 
 fn evaluate_flag(key: &str, flag: &Value, shared: &Map<String, Value>, context: &Context) -> Evaluated {

@@ -7,7 +7,7 @@
 
 use serde_json::json;
 
-use super::flagd::{self, ALLOW_JUMP, Flag};
+use super::flagd::{self, ALLOW_JUMP, Document, Flag};
 use super::targeting::Context;
 use super::{Settings, examine, spec, strict_json};
 use crate::task::{PoolName, WorkerId};
@@ -37,14 +37,15 @@ pub struct Judged<'a> {
     pub refuse: Vec<(&'a Standing, u64)>,
 }
 
-/// Which workers would refuse what a new document says of N, or why one of the documents is none. Without a document before,
-/// it is another value for all.
+/// Which workers would refuse what a new document says of N, or why it is none. Without a document before, or with one that
+/// nobody takes, it is another value for all.
 pub fn judge<'a>(before: Option<&[u8]>, after: &[u8], workers: &'a [Standing]) -> Result<Judged<'a>, String> {
-    let (before, after) = (before.map(of_n).transpose()?, of_n(after)?);
+    let before = before.and_then(|document| Document::read(document).ok());
+    let after = Document::read(after).map_err(|error| format!("the document is none: {error}"))?;
     let mut judged = Judged::default();
     for standing in workers {
-        let was = before.as_deref().map(|document| said(document, standing)).transpose()?.flatten();
-        let Some(Flag { value, allow_jump }) = said(&after, standing)? else { continue };
+        let was = before.as_ref().and_then(|document| said(document, standing));
+        let Some(Flag { value, allow_jump }) = said(&after, standing) else { continue };
         if was.is_some_and(|was| was.value == value) {
             continue;
         }
@@ -88,24 +89,10 @@ pub fn without_word(document: &str) -> Result<String, String> {
     Ok(word.map_or_else(|| document.to_owned(), |_| format!("{parsed:#}\n")))
 }
 
-/// What of a document decides about N: it is evaluated once for each worker, and may have much else.
-fn of_n(document: &[u8]) -> Result<Vec<u8>, String> {
-    let parsed = strict_json::read(document).map_err(|error| format!("the document {error}"))?;
-    let mut part = json!({"flags": {}});
-    if let Some(flag) = parsed.pointer(&format!("/flags/{KEY}")) {
-        part["flags"][KEY] = flag.clone();
-    }
-    if let Some(shared) = parsed.get("$evaluators") {
-        part["$evaluators"] = shared.clone();
-    }
-    Ok(part.to_string().into_bytes())
-}
-
 /// What the document says to a worker; none where it leaves it its start value, or says what is no value: neither is a jump.
-fn said(document: &[u8], standing: &Standing) -> Result<Option<Flag>, String> {
+fn said(document: &Document, standing: &Standing) -> Option<Flag> {
     let Standing { worker, pool, .. } = standing.clone();
-    let flags = flagd::evaluate(document, &Context { pool, worker: Some(worker), ..Context::default() })?;
-    Ok(flags.get(KEY).cloned().and_then(Result::ok).flatten())
+    document.flag(KEY, &Context { pool, worker: Some(worker), ..Context::default() }).ok().flatten()
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use super::super::table::counted;
 use crate::config::Config;
 use crate::limits::MAX_SLOTS;
 use crate::registry::{self, Presence, Rejected};
+use crate::settings::flagd::Document;
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::version_of;
-use crate::settings::{self, Context, START_VERSION, Settings, Source, edit, flagd};
+use crate::settings::{self, Context, START_VERSION, Settings, Source, edit};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
@@ -81,8 +82,8 @@ pub(super) fn values_refused(document: &str, start: &Settings, workers: &[Presen
     let of_worker =
         |it: &Presence| Context { pool: it.pool.clone(), worker: Some(it.worker.clone()), ..Context::default() };
     let contexts = std::iter::once(Context::default()).chain(workers.iter().take(EXAMINED).map(of_worker));
-    let examined = contexts.map(|context| settings::examine(document.as_bytes(), start, &context));
-    let refused = examined.flat_map(|it| it.map(|(_, refused)| refused).unwrap_or_default());
+    let Ok(document) = Document::read(document.as_bytes()) else { return Vec::new() };
+    let refused = contexts.flat_map(|context| settings::examine_for(&document, start, &context));
     let mut told = Vec::new();
     for rejection in refused.map(|it| format!("workers refuse another value of the document: {it}")) {
         if !told.contains(&rejection) {
@@ -130,22 +131,14 @@ pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presenc
 }
 
 /// How many of the workers the document gives this value of a setting.
-pub(super) fn given(document: &[u8], key: &str, value: &Value, workers: &[Presence]) -> usize {
-    let is_given =
-        |it: &&Presence| value_for(document, key, &it.pool, &it.worker).is_ok_and(|it| it.as_ref() == Some(value));
-    workers.iter().filter(is_given).count()
+pub(super) fn given(document: &Document, key: &str, value: &Value, workers: &[Presence]) -> usize {
+    workers.iter().filter(|it| value_for(document, key, &it.pool, &it.worker).as_ref() == Some(value)).count()
 }
 
 /// What the document says of a setting to a worker; none where it leaves it the start value.
-pub(super) fn value_for(
-    document: &[u8],
-    key: &str,
-    pool: &PoolName,
-    worker: &WorkerId,
-) -> Result<Option<Value>, String> {
+pub(super) fn value_for(document: &Document, key: &str, pool: &PoolName, worker: &WorkerId) -> Option<Value> {
     let context = Context { pool: pool.clone(), worker: Some(worker.clone()), ..Context::default() };
-    let mut flags = flagd::evaluate(document, &context)?;
-    Ok(flags.remove(key).and_then(|flag| flag.ok()?).map(|flag| flag.value))
+    document.flag(key, &context).ok()?.map(|flag| flag.value)
 }
 
 /// What a worker rejects of the document of this version.
@@ -195,6 +188,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::settings::flagd;
 
     fn presence(worker: &str, n: u32, version: &str) -> Presence {
         Presence { target: n, settings_version: version.into(), ..Presence::of_a_test(worker) }

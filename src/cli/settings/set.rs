@@ -15,6 +15,7 @@ use super::{BACK, asked, document, help, lost, reason, unserved, who};
 use crate::config::Config;
 use crate::registry::Presence;
 use crate::settings::edit::{self, Change, Scope, Share};
+use crate::settings::flagd::Document;
 use crate::settings::jump;
 use crate::settings::store::{Edit, Store};
 use crate::settings::{self, Spec, spec};
@@ -139,9 +140,12 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
 /// Values for a share of the workers in which none of them is.
 fn shares_of_nobody(document: &str, changes: &[Change], workers: &[Presence]) -> Vec<String> {
     let mut nobody = Vec::new();
+    let Some(document) = Document::read(document.as_bytes()).ok().filter(|_| !workers.is_empty()) else {
+        return nobody;
+    };
     for Change { key, value, scope, .. } in changes {
         let Scope::Some { share: Some(share), .. } = scope else { continue };
-        if !workers.is_empty() && asked::given(document.as_bytes(), key, value, workers) == 0 {
+        if asked::given(&document, key, value, workers) == 0 {
             let all = counted(workers.len() as u64, "worker");
             nobody.push(format!(
                 "none of {all} is in the {share} that {key} = {value} is for: a larger --share reaches some"

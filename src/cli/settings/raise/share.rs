@@ -7,6 +7,7 @@ use super::super::super::table::counted;
 use super::super::asked;
 use super::KEY;
 use crate::settings::edit::{Change, Scope, Share};
+use crate::settings::flagd::Document;
 use crate::task::{PoolName, WorkerId};
 
 /// N for a pool, or for a share of it.
@@ -69,8 +70,8 @@ pub(super) fn changed<'a>(
 
 /// What a document says of N to each worker; none where it leaves it the start value.
 fn values(document: &str, workers: &[WorkerId], pool: &PoolName) -> anyhow::Result<Vec<Option<Value>>> {
-    let value = |worker| asked::value_for(document.as_bytes(), KEY, pool, worker).map_err(anyhow::Error::msg);
-    workers.iter().map(value).collect()
+    let document = Document::read(document.as_bytes()).map_err(anyhow::Error::msg)?;
+    Ok(workers.iter().map(|worker| asked::value_for(&document, KEY, pool, worker)).collect())
 }
 
 #[cfg(test)]
