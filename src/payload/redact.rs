@@ -25,6 +25,7 @@ mod pairs;
 mod pass;
 mod path;
 mod placeholder;
+mod prose;
 mod rules;
 mod secrets;
 

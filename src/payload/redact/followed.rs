@@ -18,6 +18,7 @@ use super::decoded::plain;
 use super::detect::Kind;
 use super::named::ends_bare;
 use super::placeholder::{is_placeholder, secret_of};
+use super::prose::{AFTER_NAME, is_one_of};
 use super::secrets::{Secret, Secrets};
 
 /// The most values of one payload that are followed because of names, and because of paths. The first ones are.
@@ -180,29 +181,11 @@ impl Followed {
 /// Whether a value is followed, and whether only to where it stands alone, between characters that are neither letters
 /// nor digits.
 fn how(value: &str, guard: Guard) -> Option<bool> {
-    // What stands behind a name in a log, and is none: `PIN: required`.
-    const CONSTANTS: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "none",
-        "undefined",
-        "empty",
-        "expired",
-        "invalid",
-        "missing",
-        "mobile",
-        "optional",
-        "required",
-        "valid",
-        "wrong",
-    ];
     let length = value.chars().count();
-    let is_constant = |it: &&str| value.eq_ignore_ascii_case(it);
     if length < MIN_CHARS
         || is_date(value)
-        || CONSTANTS.iter().any(is_constant)
-        || Kind::ALL.iter().any(|it| is_constant(&it.as_str()))
+        || is_one_of(AFTER_NAME, value)
+        || Kind::ALL.iter().any(|it| value.eq_ignore_ascii_case(it.as_str()))
     {
         return None;
     }

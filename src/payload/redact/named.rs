@@ -26,19 +26,13 @@ use super::decoded::plain;
 use super::edit::Nesting;
 use super::followed::Guard;
 use super::names::{MAX_NAME_BYTES, is_sensitive};
+use super::prose::{AFTER_FLAG, is_one_of};
 
 /// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
 const MAX_PAIR_BYTES: usize = 256;
 
 /// The quotes around a text of several lines in Python and TOML.
 const TRIPLES: [&[u8; 3]; 2] = [b"\"\"\"", b"'''"];
-
-/// What follows the name of a flag in a sentence, and is no value: `--password is required`.
-const PROSE: &[&str] = &[
-    "and", "are", "argument", "as", "but", "can", "cannot", "flag", "flags", "for", "from", "has", "if", "in",
-    "instead", "is", "may", "must", "needs", "not", "on", "option", "options", "or", "requires", "should", "the", "to",
-    "was", "when", "which", "will", "with", "without",
-];
 
 /// A credential's value.
 #[derive(Debug, PartialEq)]
@@ -53,15 +47,8 @@ pub(super) struct Found {
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search = Search {
-        text,
-        from: 0,
-        tag: None,
-        tags_until: 0,
-        pair: (0, Guard::Token),
-        searches: 0,
-        nesting: Nesting::new(text),
-    };
+    let mut search =
+        Search { text, from: 0, tag: None, tags_until: 0, announced: None, searches: 0, nesting: Nesting::new(text) };
     let (mut found, mut spent) = (Vec::new(), 0);
     let dashes = memmem::Finder::new("--");
     let mark_from = |at: usize| memchr3(b':', b'=', b'>', &bytes[at..]).map(|next| at + next);
@@ -96,11 +83,41 @@ struct Search<'t> {
     /// The last `<` of those up to `tags_until`, which have been looked for.
     tag: Option<usize>,
     tags_until: usize,
-    /// Up to where a `value` belongs to a `name` that is a credential's, and what that says.
-    pair: (usize, Guard),
+    announced: Option<Announced>,
     /// How often the end of a value was searched for.
     searches: usize,
     nesting: Nesting<'t>,
+}
+
+/// A `name` that is a credential's, before the `value` that belongs to it.
+struct Announced {
+    /// Where the value has to begin before.
+    until: usize,
+    guard: Guard,
+}
+
+/// How a name beside a `value` says what that is.
+#[derive(Clone, Copy, PartialEq)]
+enum Announcer {
+    /// `name="api_key"`.
+    Name,
+    /// `type="password"`, the type of a field for passwords. Other types are those of tokens, and say nothing here.
+    Type,
+}
+
+impl Announcer {
+    fn of(name: &str) -> Option<Self> {
+        let is = |other| name.eq_ignore_ascii_case(other);
+        match () {
+            () if is("name") || is("key") => Some(Announcer::Name),
+            () if is("type") => Some(Announcer::Type),
+            () => None,
+        }
+    }
+
+    fn announces(self, guard: Guard) -> bool {
+        self == Announcer::Name || guard == Guard::Password
+    }
 }
 
 struct Name<'t> {
@@ -132,23 +149,21 @@ impl<'t> Search<'t> {
         // `:=` and `=>` are one mark.
         let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
         let start = colours::behind_blanks(bytes, mark + 1 + usize::from(is_long));
-        let is_pair_value = mark < self.pair.0 && is_value(&plain_name);
-        let is_type = plain_name.eq_ignore_ascii_case("type");
-        if is_type || ["name", "key"].iter().any(|it| plain_name.eq_ignore_ascii_case(it)) {
-            // The type of a field for passwords, and not that of a token.
-            let named = self.named_credential(start).filter(|guard| !is_type || *guard == Guard::Password);
+        let announced = self.announced_at(mark).filter(|_| is_value(&plain_name));
+        if let Some(announcer) = Announcer::of(&plain_name) {
+            let named = self.named_credential(start).filter(|guard| announcer.announces(*guard));
             let before = named.and_then(|guard| self.value_before(mark).map(|range| unquoted(range, guard)));
-            let after = named.filter(|_| before.is_none());
-            let other = if is_type { self.pair } else { (0, Guard::Token) };
-            self.pair = after.map_or(other, |guard| (mark + MAX_PAIR_BYTES, guard));
+            match named.filter(|_| before.is_none()) {
+                Some(guard) => self.announce(mark, guard),
+                // Another name ends what was announced, and another type does not.
+                None if announcer == Announcer::Name => self.announced = None,
+                None => {}
+            }
             if before.is_some() {
                 return before;
             }
         }
-        if !is_pair_value && !is_sensitive(&plain_name) {
-            return None;
-        }
-        let guard = if is_pair_value { self.pair.1 } else { Guard::of(&plain_name) };
+        let guard = announced.or_else(|| is_sensitive(&plain_name).then(|| Guard::of(&plain_name)))?;
         if bytes[mark] == b':' && matches!(bytes.get(start), Some(b'|' | b'>')) {
             let in_string = self.nesting.is_in_string(mark);
             if let Some(range) = block(bytes, name.start, start, in_string) {
@@ -164,6 +179,15 @@ impl<'t> Search<'t> {
         })
     }
 
+    /// What the value at `mark` is, where it may be one that was announced.
+    fn announced_at(&self, mark: usize) -> Option<Guard> {
+        self.announced.as_ref().filter(|it| mark < it.until).map(|it| it.guard)
+    }
+
+    fn announce(&mut self, mark: usize, guard: Guard) {
+        self.announced = Some(Announced { until: mark + MAX_PAIR_BYTES, guard });
+    }
+
     /// The value after the flag at `at`, on a command line: `--password X`.
     fn flag_at(&mut self, at: usize) -> Option<Found> {
         let (text, bytes) = (self.text, self.text.as_bytes());
@@ -177,8 +201,11 @@ impl<'t> Search<'t> {
         let start = find(bytes, end, |byte| !matches!(byte, b' ' | b'\t'));
         // It is one word, whatever the name.
         let Found { range, .. } = self.value(start, &name, "").filter(|_| !bytes[start..].starts_with(b"--"))?;
-        let is_prose = PROSE.iter().any(|word| text[start..range.end].trim_end_matches('.').eq_ignore_ascii_case(word));
-        if is_prose { None } else { self.nesting.clip(range).map(|range| unquoted(range, Guard::of(name.text))) }
+        if is_one_of(AFTER_FLAG, text[start..range.end].trim_end_matches('.')) {
+            None
+        } else {
+            self.nesting.clip(range).map(|range| unquoted(range, Guard::of(name.text)))
+        }
     }
 
     /// The value from `start` on, of a credential called `name`.
@@ -265,16 +292,19 @@ impl<'t> Search<'t> {
         let is_start = !name.is_empty() && bytes[mark - 1] != b'/';
         let (local, start) = (name.rsplit(':').next().unwrap_or(name), mark + 1);
         // `<param name="pin">x`, and not what follows `<input name="pin">`.
-        let is_of_tag = mark < self.pair.0 && self.pair.0 > tag + MAX_PAIR_BYTES && !is_void(local);
-        let is_pair_value = is_of_tag || (mark < self.pair.0 && (is_value(local) || local == "string"));
-        if is_start && !is_pair_value && ["name", "key"].iter().any(|it| local.eq_ignore_ascii_case(it)) {
-            let named = self.named_credential(start);
-            self.pair = named.map_or((0, Guard::Token), |guard| (mark + MAX_PAIR_BYTES, guard));
+        let is_in_tag = self.announced.as_ref().is_some_and(|it| it.until > tag + MAX_PAIR_BYTES);
+        let may_be_announced = (is_in_tag && !is_void(local)) || is_value(local) || local == "string";
+        let announced = self.announced_at(mark).filter(|_| may_be_announced);
+        if is_start && announced.is_none() && Announcer::of(local) == Some(Announcer::Name) {
+            self.announced = None;
+            if let Some(guard) = self.named_credential(start) {
+                self.announce(mark, guard);
+            }
         }
-        if !is_start || !(is_pair_value || is_sensitive(local)) {
+        if !is_start {
             return None;
         }
-        let guard = if is_pair_value { self.pair.1 } else { Guard::of(local) };
+        let guard = announced.or_else(|| is_sensitive(local).then(|| Guard::of(local)))?;
         self.searches += 1;
         let rest = &bytes[start..];
         let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());
@@ -285,8 +315,8 @@ impl<'t> Search<'t> {
             // Other elements or CDATA: all up to the end tag, or, where a cut took that, to the text's end.
             memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
         };
-        if is_pair_value {
-            self.pair = (0, Guard::Token);
+        if announced.is_some() {
+            self.announced = None;
         }
         Some((start..end, guard))
     }

@@ -7,6 +7,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::super::decoded::plain;
+use super::super::prose::{AFTER_BEARER, is_one_of};
 use super::run;
 
 /// A JWT's first part is at least `{"alg":"…"}`.
@@ -17,34 +18,6 @@ const MAX_JWT_PARTS: usize = 5;
 
 /// Shorter words after `Bearer` are prose.
 const MIN_TOKEN_BYTES: usize = 6;
-
-/// What follows `Bearer` in prose.
-const PROSE: &[&str] = &[
-    "access",
-    "auth",
-    "authentication",
-    "authorization",
-    "authorizations",
-    "credential",
-    "credentials",
-    "errors",
-    "expired",
-    "format",
-    "header",
-    "headers",
-    "invalid",
-    "method",
-    "missing",
-    "prefix",
-    "required",
-    "scheme",
-    "schemes",
-    "should",
-    "tokens",
-    "token",
-    "string",
-    "without",
-];
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -85,12 +58,17 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    const ALL: [Self; 2] = [Scheme::Bearer, Scheme::Basic];
+
     /// The one that a word is.
     pub fn of(word: &[u8]) -> Option<Self> {
-        match word.len() {
-            6 if word.eq_ignore_ascii_case(b"bearer") => Some(Scheme::Bearer),
-            5 if word.eq_ignore_ascii_case(b"basic") => Some(Scheme::Basic),
-            _ => None,
+        Scheme::ALL.into_iter().find(|scheme| word.eq_ignore_ascii_case(scheme.word().as_bytes()))
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Scheme::Bearer => "bearer",
+            Scheme::Basic => "basic",
         }
     }
 }
@@ -104,15 +82,15 @@ pub fn behind(scheme: Scheme, text: &str, end: usize) -> Option<Range<usize>> {
 }
 
 fn bearer(text: &str, end: usize) -> Option<Range<usize>> {
-    let token = behind_scheme(text, end, "bearer".len())?;
+    let token = behind_scheme(text, end, Scheme::Bearer)?;
     let value = &text[token.clone()];
-    let is_prose = PROSE.iter().any(|word| value.trim_end_matches(['.', '=']).eq_ignore_ascii_case(word));
+    let is_prose = is_one_of(AFTER_BEARER, value.trim_end_matches(['.', '=']));
     (value.len() >= MIN_TOKEN_BYTES && !is_prose).then_some(token)
 }
 
 /// User and password.
 fn basic(text: &str, end: usize) -> Option<Range<usize>> {
-    let token = behind_scheme(text, end, "basic".len())?;
+    let token = behind_scheme(text, end, Scheme::Basic)?;
     let plain = plain(&text[token.clone()]).replace('-', "+").replace('_', "/");
     let has_colon = LENIENT.decode(plain.as_bytes()).is_ok_and(|decoded| decoded.contains(&b':'));
     let has = |kind: fn(&u8) -> bool| plain.as_bytes().iter().any(kind);
@@ -121,9 +99,9 @@ fn basic(text: &str, end: usize) -> Option<Range<usize>> {
     (plain.len() >= 4 && (has_colon || is_mixed || plain.ends_with('='))).then_some(token)
 }
 
-/// What may be a token behind a scheme of so many letters. Escapes belong to it; an attribute such as `realm="…"` is none.
-fn behind_scheme(text: &str, end: usize, letters: usize) -> Option<Range<usize>> {
-    let (bytes, at) = (text.as_bytes(), end - letters);
+/// What may be a token behind a scheme. Escapes belong to it; an attribute such as `realm="…"` is none.
+fn behind_scheme(text: &str, end: usize, scheme: Scheme) -> Option<Range<usize>> {
+    let (bytes, at) = (text.as_bytes(), end - scheme.word().len());
     let colon = end + usize::from(bytes.get(end) == Some(&b':'));
     // A form's space is a `+`, which a token may hold too: of words between many, the first may be a scheme.
     let colon = colon + usize::from(bytes.get(colon) == Some(&b'+') && (at == 0 || bytes[at - 1] != b'+'));
@@ -150,7 +128,8 @@ fn behind_scheme(text: &str, end: usize, letters: usize) -> Option<Range<usize>>
         && end - start < 24
         && text[start..end - 1].bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     // In a path, the next segment may begin with a scheme of its own.
-    let next = ["bearer", "basic"].into_iter().find(|it| text[start..end].to_ascii_lowercase().ends_with(it));
+    let mut words = Scheme::ALL.into_iter().map(Scheme::word);
+    let next = words.find(|it| text[start..end].to_ascii_lowercase().ends_with(it));
     end -= next.filter(|it| start + it.len() < end && bytes.get(end) == Some(&b' ')).map_or(0, str::len);
     while end > start && bytes[end - 1] == b'.' {
         end -= 1;
