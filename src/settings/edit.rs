@@ -140,7 +140,12 @@ fn before(document: &[u8], change: &Change, start: &Settings) -> Result<Settings
 }
 
 fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
-    flag.insert("state".into(), "ENABLED".into());
+    let was = flag.insert("state".into(), "ENABLED".into());
+    if was.is_some_and(|state| state != "ENABLED") && matches!(change.scope, Scope::Some { .. }) {
+        // Those who are not meant have the start value, and keep it.
+        flag.insert("defaultVariant".into(), Value::Null);
+        flag.remove("targeting");
+    }
     let variants = flag.entry("variants").or_insert_with(|| json!({}));
     let variants =
         variants.as_object_mut().ok_or_else(|| format!("the variants of {} are not an object", change.key))?;
@@ -382,7 +387,7 @@ mod tests {
 
     #[test]
     fn rules_and_variants_by_other_hands_stay() {
-        let theirs = json!({"flags": {"max_parallelism": {"state": "DISABLED", "variants": {"low": 1, "usual": 30},
+        let theirs = json!({"flags": {"max_parallelism": {"state": "ENABLED", "variants": {"low": 1, "usual": 30},
             "defaultVariant": "usual", "targeting": {"if": [{"===": [{"var": "zone"}, "b"]}, "low", null]}}}, "note": 1});
         let document = after(Some(&theirs.to_string()), &[change(40, "", "5%")]).expect("good");
         let parsed: Value = serde_json::from_str(&document).expect("JSON");
@@ -392,6 +397,20 @@ mod tests {
         assert_eq!(parsed["note"], 1);
         let again = after(Some(&document), &[change(1, "", "5%")]).expect("good");
         assert!(again.contains("\"low\"") && !again.contains("\"40\""), "{again}");
+    }
+
+    #[test]
+    fn who_is_not_meant_keeps_the_start_value_of_a_disabled_flag() {
+        let rule = json!({"if": [{"===": [{"var": "pool"}, "single"]}, "night", null]});
+        for targeting in [json!(null), json!({}), rule] {
+            let disabled = json!({"flags": {"max_parallelism": {"state": "DISABLED", "variants": {"night": 0},
+                "defaultVariant": "night", "targeting": targeting}}});
+            for share in ["", "60%"] {
+                let changes = [change(40, "parallel", share)];
+                let document = after(Some(&disabled.to_string()), &changes).expect("good");
+                assert_eq!(value(&document, "single", "w"), Value::Null, "{document}");
+            }
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! may be half-way. Who changes it with weir holds a lock beside it (`settings.json.lock`) and leaves the change in a
 //! history beside it (`settings.json.history`, a JSON object a line).
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -88,13 +89,33 @@ pub fn examine(path: &Path, start: &Settings, context: &Context) -> Result<(Sett
     super::examine(&read(path).map_err(|error| error.to_string())?, start, context)
 }
 
-/// Replaces a file's content in one step, so that no reader sees half of it, and none is left after a loss of power.
+/// Replaces a file's content in one step, so that no reader sees half of it, and none is left after a loss of power. Who
+/// could read what was there can read what takes its place.
 pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
     let temporary = beside(path, &format!(".{}.tmp", std::process::id()))?;
     let mut file = fs::File::create(&temporary)?;
+    if let Ok(replaced) = fs::metadata(path) {
+        // Only root can give a file away; the group can be kept by its members.
+        if fchown(&file, Some(replaced.uid()), Some(replaced.gid())).is_err() {
+            let _ = fchown(&file, None, Some(replaced.gid()));
+        }
+        file.set_permissions(Permissions::from_mode(replaced.mode() & 0o7777))?;
+    }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(temporary, path)
+}
+
+/// Where a chain of links ends, also where nothing is there.
+fn behind_links(path: &Path) -> PathBuf {
+    // As many as the kernel follows.
+    const MOST: usize = 40;
+    let mut end = path.to_owned();
+    for _ in 0..MOST {
+        let Ok(next) = fs::read_link(&end) else { break };
+        end = end.parent().map_or_else(|| next.clone(), |directory| directory.join(&next));
+    }
+    end
 }
 
 fn beside(path: &Path, ending: &str) -> io::Result<PathBuf> {
@@ -137,7 +158,7 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
     edit.check()?;
     let failed = |error: io::Error| WriteError::Failed(format!("{}: {error}", path.display()));
     // A link is kept, and what it leads to is replaced.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = behind_links(path);
     let lock = beside(&path, ".lock").and_then(fs::File::create).map_err(failed)?;
     lock.lock().map_err(failed)?;
     let current = match read(&path) {
@@ -170,7 +191,7 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
 }
 
 fn read_history(path: &Path) -> Result<Vec<Revision>, String> {
-    let path = beside(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()), ".history");
+    let path = beside(&behind_links(path), ".history");
     let path = path.map_err(|error| error.to_string())?;
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -226,6 +247,35 @@ mod tests {
         let last = read_history(&path).expect("readable").split_off(3);
         let said: Vec<_> = last.iter().map(|it| (it.edit.document.as_str(), it.edit.who.as_str())).collect();
         assert_eq!(said, [("by hand", UNKNOWN), ("third", "me")]);
+    }
+
+    #[test]
+    fn a_link_is_kept_and_leads_to_the_history_also_when_its_target_is_gone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (link, middle) = (directory.path().join("settings.json"), directory.path().join("..data"));
+        let target = directory.path().join("v1/settings.json");
+        std::fs::create_dir(directory.path().join("v1")).expect("made");
+        std::os::unix::fs::symlink("v1", &middle).expect("linked");
+        std::os::unix::fs::symlink("..data/settings.json", &link).expect("linked");
+        assert_eq!(write(&link, None, edit("first")), Ok(1));
+        std::fs::remove_file(&target).expect("gone");
+        assert_eq!(read_history(&link).expect("readable").len(), 1);
+        assert_eq!(write(&link, None, edit("second")), Ok(2));
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&target).expect("there"), "second");
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_file_can_be_read_by_whom_it_could() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        assert_eq!(write(&path, None, edit("first")), Ok(1));
+        for mode in [0o644, 0o640, 0o600, 0o666] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
+            let before = std::fs::read(&path).expect("there");
+            write(&path, Some(&before), edit(&format!("{mode}"))).expect("written");
+            assert_eq!(std::fs::metadata(&path).expect("there").mode() & 0o7777, mode);
+        }
     }
 
     #[test]
