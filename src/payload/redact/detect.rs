@@ -6,7 +6,7 @@
 
 mod card;
 mod iban;
-mod pem;
+pub(super) mod pem;
 mod token;
 
 use std::borrow::Cow;

@@ -23,6 +23,7 @@ use self::value::{
 };
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
+use super::detect::pem;
 use super::edit::Nesting;
 use super::followed::Guard;
 use super::names::{MAX_NAME_BYTES, is_sensitive};
@@ -147,8 +148,11 @@ impl<'t> Search<'t> {
         let name = name_before(self.text, self.from, name_ends)?;
         let plain_name = plain_name(name.text);
         // `:=` and `=>` are one mark.
-        let is_long = matches!(bytes[mark..], [b':', b'=', ..] | [b'=', b'>', ..]);
+        let is_long = matches!(bytes[mark..], [b':', b'=' | b':', ..] | [b'=', b'>', ..]) || is_comparison(bytes, mark);
         let start = colours::behind_blanks(bytes, mark + 1 + usize::from(is_long));
+        // `**Password:** x`
+        let is_bold = bytes[start..].starts_with(b"** ");
+        let start = if is_bold { colours::behind_blanks(bytes, start + 2) } else { start };
         let announced = self.announced_at(mark).filter(|_| is_value(&plain_name));
         if let Some(announcer) = Announcer::of(&plain_name) {
             let named = self.named_credential(start).filter(|guard| announcer.announces(*guard));
@@ -159,7 +163,8 @@ impl<'t> Search<'t> {
                 None if announcer == Announcer::Name => self.announced = None,
                 None => {}
             }
-            if before.is_some() {
+            // `<entry key="password">x</entry>`: it is the name, whatever else a key may be.
+            if before.is_some() || (named.is_some() && is_in_tag(bytes, self.from, mark)) {
                 return before;
             }
         }
@@ -231,6 +236,9 @@ impl<'t> Search<'t> {
                 quote: quote(),
                 guard: Guard::Token,
             }),
+            b'-' if !name.quoted && private_key(bytes, start).is_some() => {
+                private_key(bytes, start).map(|range| unquoted(range, Guard::Token))
+            }
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
                 let end = if name.quoted {
@@ -336,6 +344,22 @@ fn unquoted(range: Range<usize>, guard: Guard) -> Found {
     Found { range, quote: String::new(), guard }
 }
 
+/// The text of a private key whose first line begins at `start`.
+fn private_key(bytes: &[u8], start: usize) -> Option<Range<usize>> {
+    bytes[start..].starts_with(pem::DASHES).then(|| pem::at(bytes, start + pem::DASHES.len())).flatten()
+}
+
+/// Whether ` == ` is at `mark`. Without the blanks it may be the end of base64.
+fn is_comparison(bytes: &[u8], mark: usize) -> bool {
+    bytes[mark..].starts_with(b"== ") && mark > 0 && bytes[mark - 1] == b' '
+}
+
+/// Whether `mark` is between a `<` and its `>`, as far as can be seen nearby.
+fn is_in_tag(bytes: &[u8], from: usize, mark: usize) -> bool {
+    let before = &bytes[from.max(mark.saturating_sub(MAX_PAIR_BYTES))..mark];
+    before.iter().rev().find(|byte| matches!(byte, b'<' | b'>')) == Some(&b'<')
+}
+
 /// Names whose bare value is the rest of the line: `Cookie: a=1; b=2`.
 fn is_sensitive_line(name: &str) -> bool {
     let name = name.as_bytes();
@@ -356,6 +380,9 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
     while end > floor && bytes[end - 1].is_ascii_whitespace() {
         end = colours::before(bytes, floor, end - 1);
     }
+    // `config["password"] = x`: what follows is an expression, and no member of JSON.
+    let is_index = bytes[floor..end].ends_with(b"\"]") || bytes[floor..end].ends_with(b"']");
+    end -= usize::from(is_index);
     if end > floor && matches!(bytes[end - 1], b'"' | b'\'') {
         let quote = bytes[end - 1];
         let mut inside_end = end - 1;
@@ -367,7 +394,12 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
         let inside = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
         let backslashes = end - 1 - inside_end;
         let start = inside.saturating_sub(1);
-        return Some(Name { text: text.get(inside..inside_end)?, start, quoted: quote == b'"', backslashes });
+        return Some(Name {
+            text: text.get(inside..inside_end)?,
+            start,
+            quoted: quote == b'"' && !is_index,
+            backslashes,
+        });
     }
     let start = bytes[floor..end].iter().rposition(|&byte| !is_name(byte)).map_or(floor, |it| floor + it + 1);
     let start = start + colours::in_name(&bytes[start..end], start.checked_sub(1).map(|before| bytes[before]));

@@ -7,6 +7,9 @@ use memchr::memmem;
 /// The longest kind of key: `ENCRYPTED`, `OPENSSH`, …
 const MAX_KIND_BYTES: usize = 32;
 
+/// What stands before the header's word `BEGIN`.
+pub const DASHES: &[u8] = b"-----";
+
 /// The key whose header's word `BEGIN` is at `at`. It does not reach out of the string or element in which it stands.
 pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     const END: &[u8] = b"PRIVATE KEY-----";
@@ -16,7 +19,7 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let text = &bytes[start..];
     // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`. They are looked for
     // first, so that of many keys each is read once.
-    let end = memmem::find(text, b"-----").unwrap_or(text.len());
+    let end = memmem::find(text, DASHES).unwrap_or(text.len());
     let end = memchr::memchr2(b'"', b'<', &text[..end]).unwrap_or(end);
     (end > 0).then_some(start..start + end)
 }

@@ -15,6 +15,25 @@ fn masked(text: &str) -> String {
 }
 
 #[test]
+fn a_private_key_behind_a_name_is_taken_whole() {
+    let key = "-----BEGIN RSA PRIVATE KEY-----NLMIICANARYNLZq00+x/=NL-----END RSA PRIVATE KEY-----";
+    let kept = "-----BEGIN RSA PRIVATE KEY-----[redacted]-----END RSA PRIVATE KEY-----";
+    for (before, behind) in [
+        ("PRIVATE_KEY=", "\nnext"),
+        ("key: ", " x"),
+        ("Your private key:\n\n", ""),
+        ("Enter your password:\n", ""),
+        ("loaded private_key=", "; x"),
+        (r#"{"m":"cannot read PRIVATE_KEY="#, r#"","n":"x"}"#),
+    ] {
+        for newline in ["\\n", "\n", "\\\\n"] {
+            let raw = format!("{before}{}{behind}", key.replace("NL", newline));
+            assert_eq!(masked(&raw), format!("{before}{kept}{behind}"), "{raw}");
+        }
+    }
+}
+
+#[test]
 fn values_after_a_credentials_name_are_found() {
     for (raw, expected) in [
         (r#"{"access_token": "CANARY", "n": 1}"#, r#"{"access_token": "[redacted]", "n": 1}"#),
@@ -57,6 +76,20 @@ fn values_after_a_credentials_name_are_found() {
         (r#"{"m":"tokens = [\"CANARY\", \"CANA","n":["x"]}"#, r#"{"m":"tokens = [redacted]","n":["x"]}"#),
         ("token=[CANARY and it's no list", "token=[redacted] and it's no list"),
         ("password -> CANARY, x", "password -> [redacted], x"),
+        (r#"os.environ["API_KEY"] = "CANARY" x"#, r#"os.environ["API_KEY"] = "[redacted]" x"#),
+        (r#"{"m":"$cfg['password'] = 'CANARY';","n":"x"}"#, r#"{"m":"$cfg['password'] = '[redacted]';","n":"x"}"#),
+        (
+            r#"{"m":"cfg[\"password\"] = \"CANARY\";","n":"x"}"#,
+            r#"{"m":"cfg[\"password\"] = \"[redacted]\";","n":"x"}"#,
+        ),
+        (r#"config["password"]: CANARY; x"#, r#"config["password"]: [redacted]; x"#),
+        (r#"<entry key="password">CANARY</entry> x"#, r#"<entry key="password">[redacted]</entry> x"#),
+        (r#"<entry key="db.password">CANARY</entry> x"#, r#"<entry key="db.password">[redacted]</entry> x"#),
+        (r#"<add key="token" value="CANARY"/> x"#, r#"<add key="token" value="[redacted]"/> x"#),
+        (r#"{"key": "topsecret", "n": 1}"#, r#"{"key": "[redacted]", "n": 1}"#),
+        ("userPassword:: CANARY\nnext", "userPassword:: [redacted]\nnext"),
+        ("if password == \"CANARY\" {", "if password == \"[redacted]\" {"),
+        ("**Password:** CANARY x", "**Password:** [redacted] x"),
         ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
         ("INFO auth: password: CANARY x", "INFO auth: password: [redacted] x"),
         ("credentials:\n  password: 'CANARY'\n", "credentials:\n  password: '[redacted]'\n"),
