@@ -18,7 +18,7 @@ const MAX_ENTITY_BYTES: usize = 12;
 /// Which escapes to take away.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Escapes {
-    /// JSON's backslashes.
+    /// JSON's backslashes, and those of programs: `\x40`, `\u{40}`.
     Json,
     /// `%40` and `&#64;`; what they stand for keeps its own structure.
     Markup,
@@ -86,7 +86,7 @@ fn escape(source: &str, at: usize, escapes: Escapes) -> Option<(char, usize)> {
     let bytes = source.as_bytes();
     match (bytes[at], escapes) {
         (b'\\', Escapes::Json | Escapes::All) => backslash(source, at),
-        (b'%', Escapes::Markup | Escapes::All) => percent(bytes, at),
+        (b'%', Escapes::Markup | Escapes::All) => of_bytes(bytes, at, b"%"),
         (b'&', Escapes::Markup | Escapes::All) => entity(source, at),
         _ => None,
     }
@@ -100,10 +100,26 @@ fn backslash(source: &str, at: usize) -> Option<(char, usize)> {
         b'r' => '\r',
         b'b' => '\u{8}',
         b'f' => '\u{c}',
+        b'x' => return of_bytes(source.as_bytes(), at, b"\\x"),
+        b'u' if source[at..].starts_with("\\u{") => return braced(source, at),
         b'u' => return unicode(source, at),
         _ => return None,
     };
     Some((character, 2))
+}
+
+/// `\u{41}`.
+fn braced(source: &str, at: usize) -> Option<(char, usize)> {
+    const MAX_DIGITS: usize = 6;
+    let digits = &source[at + 3..];
+    let length = digits.bytes().take(MAX_DIGITS + 1).position(|byte| byte == b'}')?;
+    hexadecimal(&digits[..length]).map(|character| (character, length + 4))
+}
+
+/// The character that has this number.
+fn hexadecimal(digits: &str) -> Option<char> {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u32::from_str_radix(digits, 16).ok().filter(|_| is_number).and_then(char::from_u32)
 }
 
 /// `\u0041`, or two of them that are one character.
@@ -119,13 +135,16 @@ fn unicode(source: &str, at: usize) -> Option<(char, usize)> {
     Some((character, 6 * character.len_utf16()))
 }
 
-/// `%40`, or as many of them as are one character.
-fn percent(bytes: &[u8], at: usize) -> Option<(char, usize)> {
+/// `%40` or `\x40`, or as many of them as are one character; of Latin-1, where they are none of UTF-8.
+fn of_bytes(bytes: &[u8], at: usize, sign: &[u8]) -> Option<(char, usize)> {
+    let each = sign.len() + 2;
     let byte = |index: usize| {
-        let escape = bytes.get(at + 3 * index..at + 3 * index + 3)?;
+        let escape = bytes.get(at + each * index..at + each * (index + 1))?;
         let digit = |it: u8| char::from(it).to_digit(16).and_then(|it| u8::try_from(it).ok());
-        (escape[0] == b'%').then_some(())?;
-        Some(digit(escape[1])? << 4 | digit(escape[2])?)
+        match escape.strip_prefix(sign)? {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        }
     };
     let mut buffer = [byte(0)?, 0, 0, 0];
     let length = match buffer[0] {
@@ -133,14 +152,13 @@ fn percent(bytes: &[u8], at: usize) -> Option<(char, usize)> {
         0xc2..0xe0 => 2,
         0xe0..0xf0 => 3,
         0xf0..0xf5 => 4,
-        _ => return Some((char::REPLACEMENT_CHARACTER, 3)),
+        byte => return Some((char::from(byte), each)),
     };
     for (index, to) in buffer.iter_mut().enumerate().take(length).skip(1) {
-        let Some(next) = byte(index) else { return Some((char::REPLACEMENT_CHARACTER, 3)) };
-        *to = next;
+        *to = byte(index).unwrap_or(0);
     }
     let character = std::str::from_utf8(&buffer[..length]).ok().and_then(|it| it.chars().next());
-    Some(character.map_or((char::REPLACEMENT_CHARACTER, 3), |it| (it, 3 * length)))
+    Some(character.map_or((char::from(buffer[0]), each), |it| (it, each * length)))
 }
 
 /// `&amp;`, `&#64;`, `&#x40;`.
@@ -177,7 +195,9 @@ mod tests {
             (r"\ud83d\ude00!", "😀!"),
             (r"\ud83d!", "\u{fffd}!"),
             ("a%40b%c3%a9%2", "a@bé%2"),
-            ("%c3x%ff", "\u{fffd}x\u{fffd}"),
+            ("%c3x%ff%e9t", "Ãxÿét"),
+            (r"\x61\u{e9}\xzz\u{}\u{110000}", r"aé\xzz\u{}\u{110000}"),
+            (r"\xc3\xa9\xe9\xc3%a9", "ééÃ©"),
             ("a&#64;b&#x40;&amp;&nbsp;&unknown;", "a@b@&\u{a0}&unknown;"),
             (r#"\"\\\/\n\x"#, "\"\\/\n\\x"),
         ] {

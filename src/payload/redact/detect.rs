@@ -240,6 +240,21 @@ const SEPARATORS: &[&str] = &[
     "\u{2012}", "\u{2013}",
 ];
 
+/// What has no width: where a line may break, joiners, the soft hyphen.
+const WIDTHLESS: &[&str] = &["\u{200b}", "\u{200c}", "\u{200d}", "\u{2060}", "\u{feff}", "\u{ad}"];
+
+/// Behind at most two of those at `at`.
+fn widthless_end(bytes: &[u8], mut at: usize) -> usize {
+    for _ in 0..2 {
+        if bytes.get(at).is_none_or(u8::is_ascii) {
+            return at;
+        }
+        let widthless = WIDTHLESS.iter().find(|it| bytes[at..].starts_with(it.as_bytes()));
+        at += widthless.map_or(0, |it| it.len());
+    }
+    at
+}
+
 /// The separator at `at`, if there is one.
 fn separator_at(bytes: &[u8], at: usize) -> Option<&'static str> {
     SEPARATORS.iter().find(|separator| bytes[at..].starts_with(separator.as_bytes())).copied()

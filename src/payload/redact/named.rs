@@ -6,21 +6,28 @@
 //! Quotes inside quotes are told apart by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass,
 //! linear in the text.
 
-mod block;
+mod announced;
 mod colours;
+mod mark;
 mod value;
+mod yaml;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::{memchr3, memmem, memrchr};
 
-use self::block::block;
+use self::announced::{
+    Announced, Announcer, MAX_PAIR_BYTES, has_value_behind, is_headed, is_heading, is_label, is_value, is_void,
+    value_before,
+};
+use self::mark::{Mark, mark_at};
 pub(super) use self::value::ends_bare;
 use self::value::{
-    bare_end, bracketed_end, find, has_parameters, line_end, member_end, next_name, parameters_end, printed_end,
-    quoted_end, text_in, user_info,
+    bare_end, bracketed_end, find, line_end, member_end, next_name, parameters_end, printed_end, quoted_end, text_in,
+    user_info,
 };
+use self::yaml::Properties;
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::detect::pem;
@@ -28,9 +35,6 @@ use super::edit::Nesting;
 use super::followed::Guard;
 use super::names::{MAX_NAME_BYTES, is_sensitive};
 use super::prose::{AFTER_FLAG, is_one_of};
-
-/// How far a `value` may be from the `name` that says what it is: `{"name": "api_key", "value": "…"}`.
-const MAX_PAIR_BYTES: usize = 256;
 
 /// The quotes around a text of several lines in Python and TOML.
 const TRIPLES: [&[u8; 3]; 2] = [b"\"\"\"", b"'''"];
@@ -90,37 +94,6 @@ struct Search<'t> {
     nesting: Nesting<'t>,
 }
 
-/// A `name` that is a credential's, before the `value` that belongs to it.
-struct Announced {
-    /// Where the value has to begin before.
-    until: usize,
-    guard: Guard,
-}
-
-/// How a name beside a `value` says what that is.
-#[derive(Clone, Copy, PartialEq)]
-enum Announcer {
-    /// `name="api_key"`.
-    Name,
-    /// `type="password"`, the type of a field for passwords. Other types are those of tokens, and say nothing here.
-    Type,
-}
-
-impl Announcer {
-    fn of(name: &str) -> Option<Self> {
-        let is = |other| name.eq_ignore_ascii_case(other);
-        match () {
-            () if is("name") || is("key") => Some(Announcer::Name),
-            () if is("type") => Some(Announcer::Type),
-            () => None,
-        }
-    }
-
-    fn announces(self, guard: Guard) -> bool {
-        self == Announcer::Name || guard == Guard::Password
-    }
-}
-
 struct Name<'t> {
     text: &'t str,
     /// Where it begins, with its quote.
@@ -144,38 +117,44 @@ impl<'t> Search<'t> {
             let (range, guard) = self.element(mark)?;
             return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
-        let name_ends = if bytes[mark] == b'>' { mark - 1 } else { mark };
-        let name = name_before(self.text, self.from, name_ends)?;
+        let Mark { name_end, value: start } = mark_at(bytes, mark);
+        let name = name_before(self.text, self.from, name_end)?;
         let plain_name = plain_name(name.text);
-        // `:=` and `=>` are one mark.
-        let is_long = matches!(bytes[mark..], [b':', b'=' | b':', ..] | [b'=', b'>', ..]) || is_comparison(bytes, mark);
-        let start = colours::behind_blanks(bytes, mark + 1 + usize::from(is_long));
-        // `**Password:** x`
-        let is_bold = bytes[start..].starts_with(b"** ");
-        let start = if is_bold { colours::behind_blanks(bytes, start + 2) } else { start };
-        let announced = self.announced_at(mark).filter(|_| is_value(&plain_name));
+        let announced = self.announced_at(mark).filter(|_| is_value(&plain_name)).map(|it| it.guard);
         if let Some(announcer) = Announcer::of(&plain_name) {
             let named = self.named_credential(start).filter(|guard| announcer.announces(*guard));
-            let before = named.and_then(|guard| self.value_before(mark).map(|range| unquoted(range, guard)));
+            let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
+            let before = named.and_then(|guard| Some(unquoted(value_before(bytes, floor, mark)?, guard)));
             match named.filter(|_| before.is_none()) {
-                Some(guard) => self.announce(mark, guard),
-                // Another name ends what was announced, and another type does not.
-                None if announcer == Announcer::Name => self.announced = None,
-                None => {}
+                Some(guard) => self.announced = Some(Announced::new(announcer, guard, mark)),
+                None => self.announced = self.announced.take().filter(|it| !announcer.ends(it.by)),
             }
-            // `<entry key="password">x</entry>`: it is the name, whatever else a key may be.
-            if before.is_some() || (named.is_some() && is_in_tag(bytes, self.from, mark)) {
+            // `<entry key="password">x</entry>`: it is the name of a value, and none itself.
+            if before.is_some() || (named.is_some() && has_value_behind(bytes, floor, inside_quotes(bytes, start))) {
                 return before;
             }
         }
         let guard = announced.or_else(|| is_sensitive(&plain_name).then(|| Guard::of(&plain_name)))?;
-        if bytes[mark] == b':' && matches!(bytes.get(start), Some(b'|' | b'>')) {
+        let may_have = bytes[mark] == b':' && start > mark + 1;
+        let properties = if may_have { yaml::properties(bytes, start) } else { None };
+        let content = properties.and_then(|it| it.content).unwrap_or(start);
+        if bytes[mark] == b':' {
             let in_string = self.nesting.is_in_string(mark);
-            if let Some(range) = block(bytes, name.start, start, in_string) {
+            let block = yaml::block(bytes, name.start, content, in_string);
+            let held = block.or_else(|| match bytes[start..].starts_with(b"- ") {
+                true => yaml::list(bytes, name.start, mark + 1, in_string),
+                false => None,
+            });
+            if let Some(range) = held {
                 return self.nesting.clip(range).map(|range| unquoted(range, guard));
             }
         }
-        let value = Found { guard, ..self.value(start, &name, &plain_name)? };
+        let value = self.value(content, &name, &plain_name);
+        let value = match properties {
+            // Which of the two is the password cannot be told.
+            Some(Properties { end, .. }) => unquoted(start..value.map_or(end, |it| it.range.end.max(end)), guard),
+            None => Found { guard, ..value? },
+        };
         // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
         let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
         Some(match text_in(bytes, &range) {
@@ -185,12 +164,8 @@ impl<'t> Search<'t> {
     }
 
     /// What the value at `mark` is, where it may be one that was announced.
-    fn announced_at(&self, mark: usize) -> Option<Guard> {
-        self.announced.as_ref().filter(|it| mark < it.until).map(|it| it.guard)
-    }
-
-    fn announce(&mut self, mark: usize, guard: Guard) {
-        self.announced = Some(Announced { until: mark + MAX_PAIR_BYTES, guard });
+    fn announced_at(&self, mark: usize) -> Option<&Announced> {
+        self.announced.as_ref().filter(|it| it.reaches(mark))
     }
 
     /// The value after the flag at `at`, on a command line: `--password X`.
@@ -219,6 +194,9 @@ impl<'t> Search<'t> {
         self.searches += 1;
         let backslashes = find(bytes, start, |byte| byte != b'\\') - start;
         let quote = || format!("{}\"", "\\".repeat(name.backslashes));
+        if let Some(key) = private_key(bytes, start).filter(|_| !name.quoted) {
+            return Some(unquoted(key, Guard::Token));
+        }
         match bytes.get(start + backslashes)? {
             b'"' | b'\'' => {
                 let inside = start + backslashes + 1;
@@ -236,17 +214,14 @@ impl<'t> Search<'t> {
                 quote: quote(),
                 guard: Guard::Token,
             }),
-            b'-' if !name.quoted && private_key(bytes, start).is_some() => {
-                private_key(bytes, start).map(|range| unquoted(range, Guard::Token))
-            }
             _ => {
                 let is_authorization = plain_name.to_ascii_lowercase().ends_with("authorization");
                 let end = if name.quoted {
                     member_end(bytes, start)
                 } else if is_sensitive_line(plain_name) {
                     line_end(bytes, start)
-                } else if is_authorization && has_parameters(bytes, start) {
-                    parameters_end(bytes, start)
+                } else if is_authorization && let Some(end) = parameters_end(bytes, start) {
+                    end
                 } else {
                     bare_end(text, start, is_authorization)
                 };
@@ -262,30 +237,13 @@ impl<'t> Search<'t> {
         }
     }
 
-    /// The quoted `value` before the `name` at `mark`, in the same element or object.
-    fn value_before(&self, mark: usize) -> Option<Range<usize>> {
-        let bytes = self.text.as_bytes();
-        let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
-        let opens = |byte: &u8| matches!(byte, b'<' | b'>' | b'{' | b'}');
-        let start = bytes[floor..mark].iter().rposition(opens).map_or(floor, |at| floor + at + 1);
-        let names = [&b"value"[..], b"content"].into_iter();
-        let at = names.filter_map(|name| Some(start + memmem::rfind(&bytes[start..mark], name)? + name.len())).max()?;
-        let quote = find(bytes, at, |byte| !matches!(byte, b'\\' | b'"' | b':' | b'=' | b' '));
-        let inside = if bytes.get(quote) == Some(&b'\'') { quote + 1 } else { quote };
-        let (quote, between) = bytes[at..inside].split_last()?;
-        let backslashes = between.iter().rev().take_while(|&&byte| byte == b'\\').count();
-        let has_mark = between.iter().any(|byte| matches!(byte, b':' | b'='));
-        let end = quoted_end(bytes, inside, *quote, backslashes);
-        (has_mark && matches!(quote, b'"' | b'\'') && end < mark).then_some(inside..end)
-    }
-
     /// What the value at `start`, of something called `name`, says, if it is a credential's name.
     fn named_credential(&self, start: usize) -> Option<Guard> {
         let bytes = self.text.as_bytes();
-        let inside = find(bytes, start, |byte| !matches!(byte, b'\\' | b'"' | b'\''));
+        let inside = inside_quotes(bytes, start);
         let ends = |byte: u8| matches!(byte, b'\\' | b'"' | b'\'' | b'>' | b',' | b'<') || byte.is_ascii_whitespace();
         let end = inside + bytes[inside..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| !ends(byte)).count();
-        let name = plain_name(self.text.get(inside..end)?);
+        let name = plain_name(self.text.get(inside..end)?.trim_end_matches(':'));
         is_sensitive(&name).then(|| Guard::of(&name))
     }
 
@@ -299,15 +257,24 @@ impl<'t> Search<'t> {
         let name = text.get(tag + 1..name_end)?;
         let is_start = !name.is_empty() && bytes[mark - 1] != b'/';
         let (local, start) = (name.rsplit(':').next().unwrap_or(name), mark + 1);
-        // `<param name="pin">x`, and not what follows `<input name="pin">`.
-        let is_in_tag = self.announced.as_ref().is_some_and(|it| it.until > tag + MAX_PAIR_BYTES);
-        let may_be_announced = (is_in_tag && !is_void(local)) || is_value(local) || local == "string";
-        let announced = self.announced_at(mark).filter(|_| may_be_announced);
+        let may_be_announced = |it: &&Announced| {
+            // `<param name="pin">x`, and not what follows `<input name="pin">`.
+            let by_its_tag = it.is_behind(tag) && !is_void(local.as_bytes());
+            let holds_value = it.by != Announcer::Id || (!is_label(local.as_bytes()) && is_one_word(bytes, start));
+            let is_next = if it.by == Announcer::Heading {
+                is_headed(local.as_bytes())
+            } else {
+                is_value(local) || local == "string"
+            };
+            (by_its_tag && holds_value) || is_next
+        };
+        let announced = self.announced_at(mark).filter(may_be_announced).map(|it| it.guard);
         if is_start && announced.is_none() && Announcer::of(local) == Some(Announcer::Name) {
-            self.announced = None;
-            if let Some(guard) = self.named_credential(start) {
-                self.announce(mark, guard);
-            }
+            self.announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Name, guard, mark));
+        }
+        if is_start && is_heading(local.as_bytes(), &bytes[start..]) {
+            let announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Heading, guard, mark));
+            self.announced = announced.or(self.announced.take());
         }
         if !is_start {
             return None;
@@ -330,14 +297,19 @@ impl<'t> Search<'t> {
     }
 }
 
-/// The name of what a `name` beside it names.
-fn is_value(name: &str) -> bool {
-    ["value", "content", "val"].iter().any(|it| name.eq_ignore_ascii_case(it))
+/// Behind the quotes that begin at `at`.
+fn inside_quotes(bytes: &[u8], at: usize) -> usize {
+    find(bytes, at, |byte| !matches!(byte, b'\\' | b'"' | b'\''))
 }
 
-/// Whether an element of HTML has nothing in it.
-fn is_void(name: &str) -> bool {
-    ["input", "meta", "link", "br", "img"].iter().any(|it| name.eq_ignore_ascii_case(it))
+/// Whether the text of an element that begins at `start` is one word, as far as it goes.
+fn is_one_word(bytes: &[u8], start: usize) -> bool {
+    const MAX_WORD_BYTES: usize = 4096;
+    let bytes = &bytes[..bytes.len().min(start + MAX_WORD_BYTES)];
+    let word = find(bytes, start, |byte| !byte.is_ascii_whitespace());
+    let end = find(bytes, word, |byte| byte == b'<' || byte.is_ascii_whitespace());
+    let behind = find(bytes, end, |byte| !byte.is_ascii_whitespace());
+    end > word && matches!(bytes.get(behind), None | Some(b'<'))
 }
 
 fn unquoted(range: Range<usize>, guard: Guard) -> Found {
@@ -347,17 +319,6 @@ fn unquoted(range: Range<usize>, guard: Guard) -> Found {
 /// The text of a private key whose first line begins at `start`.
 fn private_key(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     bytes[start..].starts_with(pem::DASHES).then(|| pem::at(bytes, start + pem::DASHES.len())).flatten()
-}
-
-/// Whether ` == ` is at `mark`. Without the blanks it may be the end of base64.
-fn is_comparison(bytes: &[u8], mark: usize) -> bool {
-    bytes[mark..].starts_with(b"== ") && mark > 0 && bytes[mark - 1] == b' '
-}
-
-/// Whether `mark` is between a `<` and its `>`, as far as can be seen nearby.
-fn is_in_tag(bytes: &[u8], from: usize, mark: usize) -> bool {
-    let before = &bytes[from.max(mark.saturating_sub(MAX_PAIR_BYTES))..mark];
-    before.iter().rev().find(|byte| matches!(byte, b'<' | b'>')) == Some(&b'<')
 }
 
 /// Names whose bare value is the rest of the line: `Cookie: a=1; b=2`.
@@ -380,6 +341,8 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
     while end > floor && bytes[end - 1].is_ascii_whitespace() {
         end = colours::before(bytes, floor, end - 1);
     }
+    // `` `password`: `x` ``
+    end -= usize::from(bytes[floor..end].ends_with(b"`"));
     // `config["password"] = x`: what follows is an expression, and no member of JSON.
     let is_index = bytes[floor..end].ends_with(b"\"]") || bytes[floor..end].ends_with(b"']");
     end -= usize::from(is_index);

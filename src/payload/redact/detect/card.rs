@@ -1,14 +1,14 @@
 //! Card numbers: 13 to 19 digits that begin as an issuer's do and end in the right check digit (ISO/IEC 7812, Luhn).
 //!
 //! In one run, or in groups of at least four (the last may be shorter) with the same separator, or two spaces, between
-//! them. A run within a longer one, a part of a decimal number or of a UUID is no card number; after zeros that fill a
-//! field up, and before the `.0` of a number that a program took for a decimal one, it is. What the magnetic stripe has
-//! after the number (track 2 of ISO/IEC 7813) goes with it. One in ten other numbers of the same length and beginning has
-//! the right check digit by chance; it is taken out too.
+//! them; two groups with a dot between are a decimal number. A run within a longer one, a part of a decimal number or of a
+//! UUID is no card number; after zeros that fill a field up, and before the `.0` of a number that a program took for a
+//! decimal one, it is. What the magnetic stripe has after the number (track 2 of ISO/IEC 7813) goes with it. One in ten other
+//! numbers of the same length and beginning has the right check digit by chance; it is taken out too.
 
 use std::ops::{Range, RangeInclusive};
 
-use super::separator_at;
+use super::{separator_at, widthless_end};
 
 /// The most groups that are looked at: 4 4 4 4 3.
 const MAX_GROUPS: usize = 5;
@@ -53,7 +53,8 @@ fn number_end(bytes: &[u8], start: usize, from: usize) -> Option<usize> {
             (digits, end) = (digits + 1, end + 1);
         }
         let ends_here = if group == 0 { !is_decimal(bytes, end) } else { ends_group(bytes, end, separator) };
-        if digits >= MIN_DIGITS && ends_here && is_card(&number[..digits]) {
+        let is_number = separator == Some(b".") && group == 1;
+        if digits >= MIN_DIGITS && ends_here && !is_number && is_card(&number[..digits]) {
             best = Some(end);
         }
         let next = gap_at(bytes, end).filter(|next| separator.is_none_or(|before| before == *next));
@@ -68,10 +69,16 @@ fn number_end(bytes: &[u8], start: usize, from: usize) -> Option<usize> {
     best
 }
 
-/// What stands between two groups: a separator, or two spaces (in a form, `++`).
-fn gap_at(bytes: &[u8], at: usize) -> Option<&'static str> {
-    let wide = ["  ", "++"].into_iter().find(|wide| bytes[at..].starts_with(wide.as_bytes()));
-    wide.or_else(|| separator_at(bytes, at))
+/// What stands between two groups: a separator, or two spaces (in a form, `++`), with what has no width before and after it.
+fn gap_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    if bytes.get(at).is_none_or(u8::is_ascii_alphanumeric) {
+        return None;
+    }
+    let visible = widthless_end(bytes, at);
+    let wide = ["  ", "++"].into_iter().find(|wide| bytes[visible..].starts_with(wide.as_bytes()));
+    let separator = wide.or_else(|| separator_at(bytes, visible)).map_or(0, str::len);
+    let end = widthless_end(bytes, visible + separator);
+    (end > at).then_some(&bytes[at..end])
 }
 
 fn is_digit(bytes: &[u8], at: usize) -> bool {
@@ -83,9 +90,9 @@ fn digits_of_group(bytes: &[u8], at: usize) -> usize {
 }
 
 /// Whether groups between dashes would begin in the middle of a longer chain, as in a UUID: after hexadecimal digits.
-fn is_chained(bytes: &[u8], start: usize, separator: Option<&str>) -> bool {
+fn is_chained(bytes: &[u8], start: usize, separator: Option<&[u8]>) -> bool {
     const MIN_GROUP: usize = 4;
-    let Some(before) = bytes[..start].strip_suffix(b"-").filter(|_| separator == Some("-")) else { return false };
+    let Some(before) = bytes[..start].strip_suffix(b"-").filter(|_| separator == Some(b"-")) else { return false };
     let group = before.iter().rev().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_alphanumeric());
     let (mut length, mut is_hex, mut has_digit) = (0, true, false);
     for byte in group {
@@ -96,9 +103,9 @@ fn is_chained(bytes: &[u8], start: usize, separator: Option<&str>) -> bool {
 }
 
 /// Whether the digits before `end` are the whole of their group, and a chain between dashes ends there.
-fn ends_group(bytes: &[u8], end: usize, separator: Option<&str>) -> bool {
+fn ends_group(bytes: &[u8], end: usize, separator: Option<&[u8]>) -> bool {
     let letter = bytes.get(end).is_some_and(u8::is_ascii_alphabetic);
-    let chain = separator == Some("-") && bytes.get(end) == Some(&b'-');
+    let chain = separator == Some(b"-") && bytes.get(end) == Some(&b'-');
     let goes_on = chain && bytes.get(end + 1).is_some_and(u8::is_ascii_alphanumeric);
     !letter && !goes_on
 }
@@ -193,10 +200,19 @@ mod tests {
             "4111\t1111\t1111\t1111",
             "4111  1111  1111  1111",
             "36227206271667",
+            "4111\u{200b} 1111\u{200b} 1111\u{200b} 1111",
+            "4111\u{200b}1111\u{200b}1111\u{200b}1111",
         ] {
             assert_eq!(at(card.as_bytes(), 0), Some(0..card.len()), "{card}");
         }
-        for other in ["1755666000250", "9111111111111111", "4111111111111", "41111111111111111111", "4111 11 11"] {
+        for other in [
+            "1755666000250",
+            "9111111111111111",
+            "4111111111111",
+            "41111111111111111111",
+            "4111 11 11",
+            "412345695850.0017",
+        ] {
             assert_eq!(at(other.as_bytes(), 0), None, "{other}");
         }
     }

@@ -1,10 +1,14 @@
 //! IBANs (ISO 13616): country, check digits, and the length that the country's registration states.
 //!
-//! In either case, with single separators between any two characters.
+//! In either case, with up to four separators between any two characters, also line breaks and colons. With separators between
+//! the country and the check digits only in capitals, for those may be words.
 
 use std::ops::Range;
 
-use super::separator_at;
+use super::{separator_at, widthless_end};
+
+/// The most separators between two characters.
+const MAX_GAP: usize = 4;
 
 /// The countries of the registry, and others in use, with the length of their IBANs.
 const COUNTRIES: &[(&[u8; 2], usize)] = &[
@@ -125,13 +129,17 @@ const COUNTRIES: &[(&[u8; 2], usize)] = &[
 pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     let label = bytes.get(start..start + 4)?.eq_ignore_ascii_case(b"iban");
     let start = if label { start + 4 } else { start };
-    let [first, second, tens, ones] = *bytes.get(start..start + 4)? else { return None };
-    if !tens.is_ascii_digit() || !ones.is_ascii_digit() {
-        return None;
-    }
+    let [first, second] = *bytes.get(start..start + 2)? else { return None };
     let country = [first.to_ascii_uppercase(), second.to_ascii_uppercase()];
     let index = COUNTRIES.binary_search_by_key(&country, |(code, _)| **code).ok()?;
+    let check = behind_gap(bytes, start + 2);
+    if !bytes.get(check).is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
     let (characters, end) = collect(bytes, start, COUNTRIES[index].1)?;
+    if check > start + 2 && bytes[start..end].iter().any(u8::is_ascii_lowercase) {
+        return None;
+    }
     // In MT940 a currency or a bank's code may follow without a separator.
     let goes_on = |byte: &u8| match byte {
         b'A'..=b'Z' => !characters.last().is_some_and(u8::is_ascii_digit),
@@ -141,25 +149,39 @@ pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     (whole && has_check_digits(&characters)).then_some(start..end)
 }
 
-/// The next `length` letters and digits, each after at most one separator, and where they end.
+/// The next `length` letters and digits, and where they end.
 fn collect(bytes: &[u8], start: usize, length: usize) -> Option<(Vec<u8>, usize)> {
     let (mut characters, mut at) = (Vec::with_capacity(length), start);
     while characters.len() < length {
-        at += separator_at(bytes, at).map_or(0, str::len);
+        at = behind_gap(bytes, at);
         characters.push(bytes.get(at).filter(|byte| byte.is_ascii_alphanumeric())?.to_ascii_uppercase());
         at += 1;
     }
     Some((characters, at))
 }
 
+/// Behind the separators at `at`.
+fn behind_gap(bytes: &[u8], mut at: usize) -> usize {
+    for _ in 0..MAX_GAP {
+        if bytes.get(at).is_none_or(u8::is_ascii_alphanumeric) {
+            return at;
+        }
+        at = widthless_end(bytes, at);
+        let is_separator = matches!(bytes.get(at), Some(b':' | b'\n' | b'\r'));
+        at += if is_separator { 1 } else { separator_at(bytes, at).map_or(0, str::len) };
+    }
+    widthless_end(bytes, at)
+}
+
 /// The first four characters moved to the end, letters as 10 to 35: the number is 1 modulo 97.
 fn has_check_digits(characters: &[u8]) -> bool {
     let (head, rest) = characters.split_at(4);
+    let is_number = head[2..].iter().all(u8::is_ascii_digit);
     let remainder = rest.iter().chain(head).fold(0u32, |remainder, &character| match character {
         b'0'..=b'9' => (remainder * 10 + u32::from(character - b'0')) % 97,
         letter => (remainder * 100 + u32::from(letter - b'A') + 10) % 97,
     });
-    remainder == 1
+    is_number && remainder == 1
 }
 
 #[cfg(test)]
@@ -179,15 +201,27 @@ mod tests {
             "CH93-0076-2011-6238-5295-7",
             "DE89.3704.0044.0532.0130.00",
             "SE45\u{202f}5000\u{202f}0000\u{202f}0583\u{202f}9825\u{202f}7466",
+            "DE 89 3704 0044 0532 0130 00",
+            "DE 8937 0400 4405 3201 3000",
+            "DE89  3704  0044  0532  0130  00",
+            "DE89:3704:0044:0532:0130:00",
+            "DE89\n3704\n0044\n0532\n0130\n00",
+            "DE89\r\n  370400440532013000",
+            "DE89\u{200b}3704\u{200b}0044\u{200b}0532\u{200b}0130\u{200b}00",
             "SE45\u{a0}5000\u{a0}0000\u{a0}0583\u{a0}9825\u{a0}7466",
         ] {
             assert_eq!(at(iban.as_bytes(), 0), Some(0..iban.len()), "{iban}");
         }
         assert_eq!(at(b"IBANDE89370400440532013000", 0), Some(4..26));
         assert_eq!(at(b"DE89 3704 0044 0532 0130 00 COBADEFF", 0), Some(0..27));
-        for other in
-            ["DE88370400440532013000", "DE893704004405320130001", "DE89  370400440532013000", "ZZ89370400440532013000"]
-        {
+        for other in [
+            "DE88370400440532013000",
+            "DE893704004405320130001",
+            "DE89     370400440532013000",
+            "de 89 3704 0044 0532 0130 00",
+            "DEA9370400440532013000",
+            "ZZ89370400440532013000",
+        ] {
             assert_eq!(at(other.as_bytes(), 0), None, "{other}");
         }
     }

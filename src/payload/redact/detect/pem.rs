@@ -1,4 +1,5 @@
-//! Private keys as texts (RFC 7468): what stands between `-----BEGIN … PRIVATE KEY-----` and its end, or a cut.
+//! Private keys as texts (RFC 7468, and RFC 9580, 6.2): what stands between `-----BEGIN … PRIVATE KEY-----`, or of PGP
+//! `-----BEGIN PGP PRIVATE KEY BLOCK-----`, and its end, or a cut.
 
 use std::ops::Range;
 
@@ -12,10 +13,13 @@ pub const DASHES: &[u8] = b"-----";
 
 /// The key whose header's word `BEGIN` is at `at`. It does not reach out of the string or element in which it stands.
 pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    const END: &[u8] = b"PRIVATE KEY-----";
-    let header = bytes[at..].strip_prefix(b"BEGIN ")?;
-    let header = &header[..header.len().min(MAX_KIND_BYTES + END.len())];
-    let start = at + b"BEGIN ".len() + memmem::find(header, END)? + END.len();
+    const BEGIN: &[u8] = b"BEGIN ";
+    const KEY: &[u8] = b"PRIVATE KEY";
+    let header = bytes[at..].strip_prefix(BEGIN)?;
+    let header = &header[..header.len().min(MAX_KIND_BYTES + KEY.len())];
+    let end = at + BEGIN.len() + memmem::find(header, KEY)? + KEY.len();
+    let end = if bytes[end..].starts_with(b" BLOCK") { end + b" BLOCK".len() } else { end };
+    let start = end + bytes[end..].starts_with(DASHES).then_some(DASHES.len())?;
     let text = &bytes[start..];
     // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`. They are looked for
     // first, so that of many keys each is read once.
@@ -26,9 +30,9 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 
 /// Whether a private key begins in a text and goes on behind its end, where one began before it or none did.
 pub fn goes_on(text: &str, began: bool) -> bool {
-    const BEGIN: &str = "PRIVATE KEY-----";
+    let is_begin = |text: &str| text.contains("PRIVATE KEY-----") || text.contains("PRIVATE KEY BLOCK-----");
     match (text.rfind("-----BEGIN "), text.rfind("-----END ")) {
-        (Some(begin), end) if text[begin..].contains(BEGIN) => end.is_none_or(|end| end < begin),
+        (Some(begin), end) if is_begin(&text[begin..]) => end.is_none_or(|end| end < begin),
         (_, Some(_)) => false,
         _ => began && is_line(text),
     }
@@ -62,6 +66,9 @@ mod tests {
         let mut began = false;
         for (text, expected) in [
             ("before", false),
+            ("-----BEGIN PGP PRIVATE KEY BLOCK-----", true),
+            ("lQVYBGNhbmFyeQ==", true),
+            ("-----END PGP PRIVATE KEY BLOCK-----", false),
             ("stderr: -----BEGIN RSA PRIVATE KEY-----", true),
             ("stderr: Proc-Type: 4,ENCRYPTED", true),
             ("stderr: MIIEpAIBAAKCAQEA", true),

@@ -16,8 +16,6 @@ fn masked(text: &str) -> String {
 
 #[test]
 fn a_private_key_behind_a_name_is_taken_whole() {
-    let key = "-----BEGIN RSA PRIVATE KEY-----NLMIICANARYNLZq00+x/=NL-----END RSA PRIVATE KEY-----";
-    let kept = "-----BEGIN RSA PRIVATE KEY-----[redacted]-----END RSA PRIVATE KEY-----";
     for (before, behind) in [
         ("PRIVATE_KEY=", "\nnext"),
         ("key: ", " x"),
@@ -27,8 +25,11 @@ fn a_private_key_behind_a_name_is_taken_whole() {
         (r#"{"m":"cannot read PRIVATE_KEY="#, r#"","n":"x"}"#),
     ] {
         for newline in ["\\n", "\n", "\\\\n"] {
-            let raw = format!("{before}{}{behind}", key.replace("NL", newline));
-            assert_eq!(masked(&raw), format!("{before}{kept}{behind}"), "{raw}");
+            for kind in ["RSA PRIVATE KEY", "PRIVATE KEY", "PGP PRIVATE KEY BLOCK"] {
+                let lines = format!("{newline}MIICANARY{newline}Zq00+x/={newline}");
+                let key = |inside: &str| format!("{before}-----BEGIN {kind}-----{inside}-----END {kind}-----{behind}");
+                assert_eq!(masked(&key(&lines)), key("[redacted]"));
+            }
         }
     }
 }
@@ -86,9 +87,43 @@ fn values_after_a_credentials_name_are_found() {
         (r#"<entry key="password">CANARY</entry> x"#, r#"<entry key="password">[redacted]</entry> x"#),
         (r#"<entry key="db.password">CANARY</entry> x"#, r#"<entry key="db.password">[redacted]</entry> x"#),
         (r#"<add key="token" value="CANARY"/> x"#, r#"<add key="token" value="[redacted]"/> x"#),
+        (r#"<auth key="topsecret"/> x"#, r#"<auth key="[redacted]"/> x"#),
+        (r#"<input key="topsecret">Label"#, r#"<input key="[redacted]">Label"#),
+        (r#"<auth key="topsecret"></auth><n>x</n>"#, r#"<auth key="[redacted]"></auth><n>x</n>"#),
+        (r#"<auth key="topsecret"#, r#"<auth key="[redacted]"#),
+        (r#"<span id="password">CANARY</span> x"#, r#"<span id="password">[redacted]</span> x"#),
+        (r#"<span id="password">CANA"#, r#"<span id="password">[redacted]"#),
+        (r#"<label id="password">Kennwort</label>"#, r#"<label id="password">Kennwort</label>"#),
+        (r#"<div id="password"><p>kept</p></div>"#, r#"<div id="password"><p>kept</p></div>"#),
+        (r#"<p id="password">is not kept</p>"#, r#"<p id="password">is not kept</p>"#),
+        (r#"{"id":"password","value":"CANARY"}, x"#, r#"{"id":"password","value":"[redacted]"}, x"#),
+        (
+            r#"{"field":"pin","rejectedValue":"CANARY"}, {"field":"n","value":"x"}"#,
+            r#"{"field":"pin","rejectedValue":"[redacted]"}, {"field":"n","value":"x"}"#,
+        ),
+        ("[\"password\"]=>\n  string(6) \"CANARY\"\n", "[\"password\"]=>\n  string(6) \"[redacted]\"\n"),
+        ("password: &anchor CANARY\nn: x", "password: [redacted]\nn: x"),
+        ("password: !!str CANARY\nn: x", "password: [redacted]\nn: x"),
+        ("password: !!str &a 'CANARY CANARY'\nn: x", "password: [redacted]'\nn: x"),
+        ("password: ! CANARY\nn: x", "password: [redacted]\nn: x"),
+        ("password: &CANARY\nn: x", "password: [redacted]\nn: x"),
+        ("password: !CANARY{1\nn: x", "password: [redacted]\nn: x"),
+        ("pin: &amp; x", "pin: &amp; x"),
+        ("pin:&n=x", "pin:&n=x"),
         (r#"{"key": "topsecret", "n": 1}"#, r#"{"key": "[redacted]", "n": 1}"#),
         ("userPassword:: CANARY\nnext", "userPassword:: [redacted]\nnext"),
         ("if password == \"CANARY\" {", "if password == \"[redacted]\" {"),
+        ("<b>Password:</b> CANARY<br>x", "<b>Password:</b> [redacted]<br>x"),
+        ("Password:<br>\n<code class='x'>CANARY</code> x", "Password:<br>\n<code class='x'>[redacted]</code> x"),
+        ("<td>Password: <strong>CANARY</strong> x", "<td>Password: <strong>[redacted]</strong> x"),
+        ("<label>Password:</label> <input> <a>x</a>", "<label>Password:</label> <input> <a>x</a>"),
+        ("<tr><th>Password</th> <td>CANARY</td><td>x</td>", "<tr><th>Password</th> <td>[redacted]</td><td>x</td>"),
+        ("<dt>PIN:</dt><dd>CANARY</dd><dd>x</dd>", "<dt>PIN:</dt><dd>[redacted]</dd><dd>x</dd>"),
+        ("<th>User</th><th>Password</th></tr><tr><td>x</td>", "<th>User</th><th>Password</th></tr><tr><td>x</td>"),
+        ("`password`: `CANARY` x", "`password`: [redacted] x"),
+        (r#"{"m":"password:\r\n\n  CANARY\nx"}"#, r#"{"m":"password:\r\n\n  [redacted]\nx"}"#),
+        (r#"{"m":"{\"m\":\"pin:\\tCANARY\\nx\"}"}"#, r#"{"m":"{\"m\":\"pin:\\t[redacted]\\nx\"}"}"#),
+        (r#"{"m":"password:\n","n":"x"}"#, r#"{"m":"password:\n","n":"x"}"#),
         ("**Password:** CANARY x", "**Password:** [redacted] x"),
         ("password = \"\"\"CANARY\nCANARY\"\"\" x", "password = \"\"\"[redacted]\"\"\" x"),
         ("INFO auth: password: CANARY x", "INFO auth: password: [redacted] x"),
@@ -209,6 +244,7 @@ fn values_of_flags_are_found_on_command_lines() {
 #[test]
 fn blocks_of_yaml_are_values() {
     for (raw, expected) in [
+        ("password: !!str &a |\n  CANARY\nn: x", "password: !!str &a |\n  [redacted]\nn: x"),
         ("password: |\n  CANARY\n  CANARY\nn: x", "password: |\n  [redacted]\nn: x"),
         ("a:\n  secret: >-\n\n    CANARY\n\n      CANARY\n\n  n: x", "a:\n  secret: >-\n\n    [redacted]\n\n  n: x"),
         ("- token: |2+ \r\n    CANARY\r\n  n: x\r\n", "- token: |2+ \r\n    [redacted]\r\n  n: x\r\n"),
@@ -218,6 +254,10 @@ fn blocks_of_yaml_are_values() {
             "- name: api_key\n  value: |\n    [redacted]\n- name: n",
         ),
         (r#"{"y":"pin: |\n  C\\nANARY\n  \"CANARY\"\nn: x","n":"x"}"#, r#"{"y":"pin: |\n  [redacted]\nn: x","n":"x"}"#),
+        ("passwords:\n  - CANARY\n  - CANARY: CANARY\nn:\n  - x", "passwords:\n  [redacted]\nn:\n  - x"),
+        ("a:\n  tokens:\n  - CANARY\n\n  - CANARY\n  n: x", "a:\n  tokens:\n  [redacted]\n  n: x"),
+        (r#"{"y":"tokens:\n- CANARY\n- CANARY\nn: x"}"#, r#"{"y":"tokens:\n[redacted]\nn: x"}"#),
+        ("pin: - x", "pin: [redacted] x"),
         (r#"{"y":"a:\r\n  pin: |\r\n    CANARY","n":"x"}"#, r#"{"y":"a:\r\n  pin: |\r\n    [redacted]","n":"x"}"#),
         ("n: |\n  kept\npassword: |\nn: x", "n: |\n  kept\npassword: [redacted]\nn: x"),
         ("password: |x\n  kept", "password: [redacted]\n  kept"),
@@ -237,6 +277,14 @@ fn parameters_of_a_scheme_are_one_value() {
             serde_json::json!({"h": format!("Authorization: {digest}\r\nn: x"), "n": "x"}).to_string(),
             r#"{"h":"Authorization: [redacted]\r\nn: x","n":"x"}"#,
         ),
+        ("Authorization: hmac id=1, ts=2, mac=CANARY\nn: x".to_owned(), "Authorization: [redacted]\nn: x"),
+        (r#"Authorization: hmac id=1, mac="CANARY" x"#.to_owned(), "Authorization: [redacted] x"),
+        (
+            r#"{"h":"authorization: hmac id=1, mac=CANARY","n":"x"}"#.to_owned(),
+            r#"{"h":"authorization: [redacted]","n":"x"}"#,
+        ),
+        ("Authorization: ApiKey CANARY=, next".to_owned(), "Authorization: [redacted], next"),
+        ("authorization: basic Q0FOQVJZ==, status=200".to_owned(), "authorization: [redacted], status=200"),
         ("Digest: sha-256=abc".to_owned(), "Digest: sha-256=abc"),
         (r#"Authorization: Hawk id="CANARY", mac="CANARY""#.to_owned() + "\nn: x", "Authorization: [redacted]\nn: x"),
         (
@@ -250,7 +298,7 @@ fn parameters_of_a_scheme_are_one_value() {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(text in r#"([a-z"'\\:=<>{}\[\],&/@ é|\n-]|token|password|name|value|://|\\u00|--pin |pin: \||\\n  |Authorization: Digest ){0,60}"#) {
+    fn no_text_makes_it_panic(text in r#"([a-z"'\\:=<>{}\[\],&/@ é|\n-]|token|password|name|value|id=|&a !b |string\\(1\\) |://|\\u00|--pin |pin: \||\\n  |Authorization: Digest ){0,60}"#) {
         masked(&text);
     }
 
@@ -279,6 +327,16 @@ fn a_text_of_any_pattern_is_looked_through_once() {
         "\"pin\"=>\"",
         "pin: |\n",
         "pin: |   ",
+        "tokens:\n- ",
+        "tokens:\n- x\n",
+        "tokens:\n - tokens:\n",
+        "password: <b>",
+        "password: <b",
+        "<th>pin</th><td>",
+        "<th>pin</th>   ",
+        "<th>pin",
+        "pin:\\n",
+        "pin:\\\\\\\\\\\\",
         "pin: |\n  x\n",
         "pin: |\n\n\n",
         "\"pin: |\n  x\"",
@@ -295,6 +353,17 @@ fn a_text_of_any_pattern_is_looked_through_once() {
         "cookie: Some(\n\"",
         "pin=new S(\n",
         "pin='''x",
+        "pin: !a ",
+        "pin: &",
+        "authorization: x y=z,",
+        "authorization: x y=z, y=",
+        "[\"pin\"]=>string(1",
+        "<a key=\"pin\"",
+        "<a key=\"pin\">",
+        "<p id=\"pin\">x ",
+        "<p id=\"pin\" >>>>>>>>>>>>>>>>>>>>>>>>>>>>>>",
+        "pin: &a;",
+        "pin: !a>",
     ] {
         let before = thread_time();
         masked(&format!("{}\\\"", unit.repeat((256 << 10) / unit.len())));

@@ -200,22 +200,60 @@ fn escaped_end(text: &str, at: usize) -> Option<usize> {
     }
 }
 
-/// Whether credentials begin at `start` that are parameters of a scheme (RFC 9110, 11.4): `Digest username="x"`, `Hawk id="x"`.
-pub fn has_parameters(bytes: &[u8], start: usize) -> bool {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+/// Where the credentials that begin at `start` end, if they are parameters of a scheme (RFC 9110, 11.4): `Digest username="x"`,
+/// `Hawk id="x"`, `hmac id=1, mac=x`.
+pub fn parameters_end(bytes: &[u8], start: usize) -> Option<usize> {
     let near = &bytes[..bytes.len().min(start + MAX_PARAMETER_BYTES)];
-    let scheme = find(near, start, |byte| !is_token(byte));
+    let scheme = find(near, start, |byte| !is_of_parameter(byte));
     let name = find(near, scheme, |byte| byte != b' ');
-    let mark = find(near, name, |byte| !is_token(byte));
-    let quote = find(near, (mark + 1).min(near.len()), |byte| byte != b'\\');
-    let is_digest = bytes[start..scheme].eq_ignore_ascii_case(b"digest");
-    scheme > start
-        && name > scheme
-        && (is_digest || (mark > name && near.get(mark) == Some(&b'=') && near.get(quote) == Some(&b'"')))
+    if scheme == start || name == scheme {
+        return None;
+    }
+    let value = parameter_value(near, name);
+    let is_quoted = value.is_some_and(|value| near.get(find(near, value, |byte| byte != b'\\')) == Some(&b'"'));
+    if is_quoted || bytes[start..scheme].eq_ignore_ascii_case(b"digest") {
+        return Some(quoted_parameters_end(bytes, start));
+    }
+    bare_parameters_end(bytes, value?)
+}
+
+fn is_of_parameter(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// Where the value of the parameter begins whose name begins at `name`.
+fn parameter_value(bytes: &[u8], name: usize) -> Option<usize> {
+    let mark = find(bytes, name, |byte| !is_of_parameter(byte));
+    (mark > name && bytes.get(mark) == Some(&b'=')).then_some(mark + 1)
+}
+
+/// Where parameters end of which the first has no quotes, and its value begins at `value`. None where there is only one, or
+/// the first is the end of base64.
+fn bare_parameters_end(bytes: &[u8], mut value: usize) -> Option<usize> {
+    let mut end = None;
+    if bytes[find(bytes, value, |byte| byte != b'=')..].starts_with(b",") {
+        return None;
+    }
+    loop {
+        let quote = find(bytes, value, |byte| byte != b'\\');
+        let value_end = if bytes.get(quote) == Some(&b'"') {
+            quoted_end(bytes, quote + 1, b'"', quote - value) + quote - value + 1
+        } else {
+            find(bytes, value, |byte| matches!(byte, b',' | b'"' | b'<' | b'\\') || byte <= b' ')
+        };
+        let value_end = value_end.min(bytes.len());
+        end = end.map(|_| value_end);
+        if bytes.get(value_end) != Some(&b',') {
+            return end;
+        }
+        let name = find(bytes, value_end + 1, |byte| byte != b' ');
+        let Some(next) = parameter_value(bytes, name) else { return end };
+        (value, end) = (next, Some(value_end));
+    }
 }
 
 /// Where the parameters of a scheme end, in whose values there are quotes: with the line.
-pub fn parameters_end(bytes: &[u8], start: usize) -> usize {
+fn quoted_parameters_end(bytes: &[u8], start: usize) -> usize {
     // The user's name comes first, as a rule.
     let near = &bytes[..bytes.len().min(start + MAX_PARAMETER_BYTES)];
     let quote = find(near, start, |byte| matches!(byte, b'"' | b'\n' | b'<'));

@@ -44,6 +44,21 @@ fn a_value_that_its_name_gives_away_is_left_nowhere() {
 }
 
 #[test]
+fn a_value_is_known_in_the_escapes_of_programs_and_of_latin_1() {
+    for form in [
+        "CAN%C9RY-9",
+        r"\x43\x41\x4e\xc9\x52\x59\x2d\x39",
+        r"\u{43}AN\u{0000c9}RY-9",
+        r"CAN\xc3\x89RY-9",
+        "CAN\\u00c9RY-9",
+    ] {
+        let body = serde_json::json!({"password": "CANÉRY-9", "m": format!("as {form}.")}).to_string();
+        let redacted = answer(&Redactor::default(), answered(&body));
+        assert_eq!(redacted, r#"{"password":"[redacted-1]","m":"as [redacted-1]."}"#, "{form}");
+    }
+}
+
+#[test]
 fn what_an_authorization_header_holds_is_left_nowhere() {
     for (header, value, used) in [
         ("Authorization", "Bearer CANARY.1234.567", "CANARY.1234.567"),
