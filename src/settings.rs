@@ -33,7 +33,6 @@ mod table;
 mod targeting;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -43,7 +42,7 @@ use self::flagd::Flag;
 use crate::limits::{ByName, Cap, Limits, Weight};
 use crate::task::{IntegrationName, Tenant};
 
-pub use arrival::{Arrival, Rejected, TOLD, WHOLE_DOCUMENT};
+pub use arrival::{Arrival, Rejected, Rejection, TOLD, WHOLE_DOCUMENT};
 pub use contact::{Contact, SourceStatus};
 pub use follow::{Followed, watch};
 pub use names::named_in;
@@ -274,21 +273,6 @@ pub enum SettingsError {
     },
 }
 
-/// Something in a document that did not take effect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejection {
-    /// The key as the document has it.
-    pub key: String,
-    /// What is wrong with it, and what would be right.
-    pub reason: String,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.reason)
-    }
-}
-
 /// The settings after a document: its good values, the last good ones where a value is bad, and the start values where
 /// it says nothing. A value that is more than `max_jump` times what it was counts as bad, unless the document allows it.
 pub fn apply(
@@ -315,13 +299,13 @@ pub fn apply(
             let kept = spec.read(&mut last.clone());
             // A value that was good once is good still.
             let _ = spec.write(&mut next, &kept);
-            rejections.push(Rejection { key: spec.key.into(), reason: format!("{reason}; keeping {kept}") });
+            rejections.push(Rejection { keeping: Some(kept), ..Rejection::new(spec.key, reason) });
         }
     }
     for key in flags.keys().filter(|key| spec(key).is_none()) {
         let known: Vec<_> = TABLE.iter().map(|spec| spec.key).collect();
         let reason = format!("there is no such setting; the settings are {}", known.join(", "));
-        rejections.push(Rejection { key: brief(&Value::String(key.clone())), reason });
+        rejections.push(Rejection::new(brief(&Value::String(key.clone())), reason));
     }
     (next, rejections)
 }
@@ -336,15 +320,11 @@ fn brief(value: &Value) -> String {
     }
 }
 
-/// A document alone: the settings after it, and what of it would not take effect; or why it would not as a whole.
-pub fn examine(document: &[u8], start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
-    let flags = flagd::evaluate(document, context)?;
-    Ok(apply(&flags, start, start, store::version_of(document), f64::INFINITY))
-}
-
-/// What of a document would not take effect for one of many workers.
-pub fn examine_for(document: &flagd::Document, start: &Settings, context: &Context) -> Vec<Rejection> {
-    apply(&document.evaluate(context), start, start, String::new(), f64::INFINITY).1
+/// A document alone: the settings after it, and what of it would not take effect; what holds in its place is not known.
+pub fn examine(document: &flagd::Document, start: &Settings, context: &Context) -> (Settings, Vec<Rejection>) {
+    let version = document.version().to_owned();
+    let (settings, rejections) = apply(&document.evaluate(context), start, start, version, f64::INFINITY);
+    (settings, rejections.into_iter().map(|it| Rejection { keeping: None, ..it }).collect())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod unserved;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -139,16 +139,19 @@ async fn history(args: &HistoryArgs, store: &dyn Store) -> anyhow::Result<ExitCo
 async fn diff(args: &DiffArgs, store: &dyn Store) -> anyhow::Result<ExitCode> {
     let revisions = store.history().await?;
     let (before, after) = match (args.before, args.after) {
-        (Some(before), Some(after)) => (bytes(find(&revisions, before)?), bytes(find(&revisions, after)?)),
+        (Some(before), Some(after)) => {
+            (Compared::of(find(&revisions, before)?), Compared::of(find(&revisions, after)?))
+        }
         (Some(before), None) => {
-            (bytes(find(&revisions, before)?), document(store).await?.context("there is no document")?)
+            let there = document(store).await?.context("there is no document")?;
+            (Compared::of(find(&revisions, before)?), Compared { name: store.name(), document: there })
         }
         (None, _) => match revisions.as_slice() {
-            [.., before, after] => (bytes(before), bytes(after)),
+            [.., before, after] => (Compared::of(before), Compared::of(after)),
             _ => bail!("the history has no two changes to compare"),
         },
     };
-    let differences = edit::differences(&before, &after).map_err(anyhow::Error::msg)?;
+    let differences = edit::differences(&before.read()?, &after.read()?);
     if differences.is_empty() {
         return print("no difference");
     }
@@ -197,8 +200,20 @@ fn find(revisions: &[Revision], number: u64) -> anyhow::Result<&Revision> {
     })
 }
 
-fn bytes(revision: &Revision) -> Vec<u8> {
-    revision.edit.document.clone().into_bytes()
+/// One of two documents that are compared.
+struct Compared {
+    name: String,
+    document: Vec<u8>,
+}
+
+impl Compared {
+    fn of(revision: &Revision) -> Self {
+        Compared { name: format!("v{}", revision.number), document: revision.edit.document.clone().into_bytes() }
+    }
+
+    fn read(&self) -> anyhow::Result<serde_json::Map<String, Value>> {
+        edit::read(&self.document).map_err(|reason| anyhow!("{}: {reason}", self.name))
+    }
 }
 
 fn reason(why: String) -> anyhow::Result<String> {

@@ -264,7 +264,7 @@ fn source_out(source: SourceStatus) -> description::SettingsSource {
 
 fn rejected_out(rejected: &settings::Rejected) -> description::Rejected {
     let settings::Rejected { version, values, more } = rejected.clone();
-    let values = values.into_iter().map(|it| description::RejectedValue { key: it.key, reason: it.reason }).collect();
+    let values = values.into_iter().map(|it| description::RejectedValue { reason: it.told(), key: it.key }).collect();
     description::Rejected { version, values, more: count(more) }
 }
 

@@ -4,9 +4,12 @@
 //! value was good. Whoever asks whether a change has arrived needs both, of one moment: they are one value, published as
 //! one. What was rejected names its document, for that need not be the one whose values hold.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-use super::{Rejection, Settings, spec};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Settings, spec};
 use crate::limits::MAX_SLOTS;
 
 /// The key of a rejection that is of a document as a whole, because it is none. A flag of that name is no setting, and is
@@ -62,8 +65,39 @@ impl Rejected {
 
     /// A document that is none.
     pub(super) fn whole(version: &str, reason: String) -> Self {
-        let rejection = Rejection { key: WHOLE_DOCUMENT.into(), reason };
+        let rejection = Rejection::new(WHOLE_DOCUMENT, reason);
         Rejected { version: version.to_owned(), values: vec![rejection], more: 0 }
+    }
+}
+
+/// Something in a document that did not take effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// The key as the document has it.
+    pub key: String,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+    /// The value that holds in its place, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping: Option<Value>,
+}
+
+impl Rejection {
+    /// One of which it is not known what holds in its place.
+    pub fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Rejection { key: key.into(), reason: reason.into(), keeping: None }
+    }
+
+    /// The reason, and the value that holds in its place.
+    pub fn told(&self) -> String {
+        let keeping = self.keeping.as_ref().map(|kept| format!("; keeping {kept}")).unwrap_or_default();
+        format!("{}{keeping}", self.reason)
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.told())
     }
 }
 
@@ -74,7 +108,7 @@ mod tests {
 
     #[test]
     fn of_many_rejections_the_first_are_told_and_the_others_counted() {
-        let rejection = |number: usize| Rejection { key: format!("flag-{number}"), reason: "there is none".into() };
+        let rejection = |number: usize| Rejection::new(format!("flag-{number}"), "there is none");
         let many: Vec<_> = (0..50_000).map(rejection).collect();
         let rejected = Rejected::of("v", &many).expect("some");
         assert_eq!((rejected.values.as_slice(), rejected.more), (&many[..TOLD], 50_000 - TOLD));

@@ -4,11 +4,14 @@
 //! `{"if": [CONDITION, VARIANT, REST]}`. A rule that weir wrote for the same workers before is replaced, so that a share
 //! can be raised step by step; rules by other hands stay as they are.
 
+mod rule;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+use self::rule::{Rule, put_in_front};
 use super::flagd::{self, ALLOW_JUMP};
 use super::mark::RAISE;
 use super::store::version_of;
@@ -119,9 +122,12 @@ pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_j
 }
 
 fn parse(document: Option<&[u8]>) -> Result<Map<String, Value>, String> {
-    let Some(document) = document else {
-        return Ok(Map::from_iter([("$schema".to_owned(), "https://flagd.dev/schema/v0/flags.json".into())]));
-    };
+    let new = || Map::from_iter([("$schema".to_owned(), "https://flagd.dev/schema/v0/flags.json".into())]);
+    document.map_or_else(|| Ok(new()), read)
+}
+
+/// A document as it can be edited and compared, or what is wrong with it.
+pub fn read(document: &[u8]) -> Result<Map<String, Value>, String> {
     match strict_json::read(document).map_err(|error| format!("the document {error}"))? {
         Value::Object(document) => Ok(document),
         _ => Err("the document is not an object".into()),
@@ -140,11 +146,25 @@ fn before(document: &[u8], change: &Change, start: &Settings) -> Result<Settings
 }
 
 fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
-    let was = flag.insert("state".into(), "ENABLED".into());
-    if was.is_some_and(|state| state != "ENABLED") && matches!(change.scope, Scope::Some { .. }) {
+    let is_new = flag.is_empty();
+    let was = flag.insert("state".into(), "ENABLED".into()).unwrap_or_default();
+    match was.as_str() {
+        _ if is_new || !matches!(change.scope, Scope::Some { .. }) => {}
+        Some("ENABLED") => {}
         // Those who are not meant have the start value, and keep it.
-        flag.insert("defaultVariant".into(), Value::Null);
-        flag.remove("targeting");
+        Some("DISABLED") => {
+            flag.insert("defaultVariant".into(), Value::Null);
+            flag.remove("targeting");
+        }
+        // They keep the last good one, which is not known here.
+        _ => {
+            return Err(format!(
+                "the state of {} in the document is {}, so that workers refuse its values, and nobody knows what the others would \
+                 have: make it \"ENABLED\" or \"DISABLED\", or set a value for all with --everywhere",
+                change.key,
+                brief(&was)
+            ));
+        }
     }
     let variants = flag.entry("variants").or_insert_with(|| json!({}));
     let variants =
@@ -228,66 +248,6 @@ fn is_nothing(rule: &Value) -> bool {
     rule.is_null() || rule.as_object().is_some_and(Map::is_empty)
 }
 
-/// A rule as weir writes it.
-#[derive(Debug, Clone, PartialEq)]
-struct Rule {
-    pool: Option<PoolName>,
-    share: Option<Share>,
-    variant: String,
-}
-
-impl Rule {
-    /// Whether nobody is left for `other` behind this one, or it is another step of the same rollout.
-    fn replaces(&self, other: &Rule) -> bool {
-        self.pool == other.pool && (self.share.is_none() || other.share.is_some())
-    }
-
-    fn write(&self, rest: Value) -> Value {
-        let pool = self.pool.as_ref().map(|pool| json!({"===": [{"var": "pool"}, pool.as_str()]}));
-        let share = self.share.map(|Share(share)| {
-            let whole = if share % 100 == 0 { 100 } else { 1 };
-            json!({"===": [{"fractional": [["in", share / whole], ["out", (WHOLE - share) / whole]]}, "in"]})
-        });
-        let condition = match (pool, share) {
-            (Some(pool), Some(share)) => json!({"and": [pool, share]}),
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => true.into(),
-        };
-        json!({"if": [condition, self.variant, rest]})
-    }
-
-    /// The rule and the rest, where the rule is exactly one that weir writes.
-    fn read(rule: &Value) -> Option<(Rule, Value)> {
-        let [condition, Value::String(variant), rest] = rule.get("if")?.as_array()?.as_slice() else { return None };
-        let parts = condition.get("and").and_then(Value::as_array);
-        let parts = parts.map_or(std::slice::from_ref(condition), Vec::as_slice);
-        let pool = parts.iter().find_map(|part| {
-            part.pointer("/===/0/var")?;
-            part.pointer("/===/1")?.as_str()?.parse().ok()
-        });
-        let share = parts.iter().find_map(|part| {
-            let weight = |at: &str| part.pointer(at)?.as_u64();
-            let (within, out) = (weight("/===/0/fractional/0/1")?, weight("/===/0/fractional/1/1")?);
-            let hundredths = within.checked_mul(u64::from(WHOLE))?.checked_div(within.checked_add(out)?)?;
-            u32::try_from(hundredths).ok().filter(|share| (1..WHOLE).contains(share)).map(Share)
-        });
-        let read = Rule { pool, share, variant: variant.clone() };
-        (read.write(rest.clone()) == *rule).then(|| (read, rest.clone()))
-    }
-}
-
-fn put_in_front(rule: Rule, mut rest: Value) -> Value {
-    let mut kept = Vec::new();
-    while let Some((before, after)) = Rule::read(&rest) {
-        if !rule.replaces(&before) {
-            kept.push(before);
-        }
-        rest = after;
-    }
-    let rest = kept.iter().rfold(rest, |rest, before| before.write(rest));
-    rule.write(rest)
-}
-
 /// What is different in two documents.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
@@ -300,15 +260,14 @@ pub struct Difference {
 }
 
 /// What differs between two documents, setting by setting.
-pub fn differences(before: &[u8], after: &[u8]) -> Result<Vec<Difference>, String> {
-    let (before, after) = (parse(Some(before))?, parse(Some(after))?);
+pub fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut compare = |key: String, before: Option<&Value>, after: Option<&Value>| {
         if before != after {
             found.push(Difference { key, before: before.cloned(), after: after.cloned() });
         }
     };
-    for name in names(&before, &after) {
+    for name in names(before, after) {
         match (before.get(name), after.get(name)) {
             (Some(Value::Object(before)), Some(Value::Object(after))) => {
                 for key in names(before, after) {
@@ -319,7 +278,12 @@ pub fn differences(before: &[u8], after: &[u8]) -> Result<Vec<Difference>, Strin
             (before, after) => compare(name.to_owned(), before, after),
         }
     }
-    Ok(found)
+    found
+}
+
+/// Whether nothing differs; not of what is none.
+pub fn is_same(before: &[u8], after: &[u8]) -> bool {
+    matches!((read(before), read(after)), (Ok(before), Ok(after)) if differences(&before, &after).is_empty())
 }
 
 fn names<'a>(one: &'a Map<String, Value>, other: &'a Map<String, Value>) -> Vec<&'a str> {
@@ -414,6 +378,20 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_of_no_known_state_is_not_set_for_some_alone() {
+        for state in [json!("enabled"), json!(null)] {
+            let wrong = json!({"flags": {"max_parallelism": {"state": state, "variants": {"few": 3},
+                "defaultVariant": "few"}}});
+            let reason = after(Some(&wrong.to_string()), &[change(40, "parallel", "")]).expect_err("a wrong state");
+            assert!(reason.contains(&format!("is {state}, so that workers refuse")), "{reason}");
+            assert!(reason.contains("--everywhere"), "{reason}");
+            let everywhere = Change { scope: Scope::Everywhere, ..change(40, "", "") };
+            let document = after(Some(&wrong.to_string()), &[everywhere]).expect("good");
+            assert_eq!(value(&document, "single", "w"), json!(40));
+        }
+    }
+
+    #[test]
     fn what_workers_would_refuse_is_refused_here() {
         let document = after(None, &[change(30, "", "")]).expect("good");
         for (wrong, why) in [
@@ -459,9 +437,10 @@ mod tests {
         let first = after(None, &[change(30, "", "")]).expect("good");
         let more = Change { key: "log_level".into(), value: json!("debug"), ..change(0, "", "") };
         let second = after(Some(&first), &[change(40, "", ""), more]).expect("good");
-        let found = differences(first.as_bytes(), second.as_bytes()).expect("documents");
+        let read = |document: &str| read(document.as_bytes()).expect("a document");
+        let found = differences(&read(&first), &read(&second));
         let said: Vec<_> = found.iter().map(|it| (it.key.as_str(), it.before.is_some(), it.after.is_some())).collect();
         assert_eq!(said, [("max_parallelism", true, true), ("log_level", false, true)]);
-        assert_eq!(differences(first.as_bytes(), first.as_bytes()), Ok(vec![]));
+        assert_eq!(differences(&read(&first), &read(&first)), []);
     }
 }

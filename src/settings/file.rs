@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::flagd::Document;
 use super::store::{
     Edit, FOUND, HISTORY, MAX_DOCUMENT_BYTES, ReadError, Reading, Revision, Store, UNKNOWN, WriteError, within_limit,
 };
@@ -86,7 +87,8 @@ impl Store for File {
 
 /// Reads the file once, and [examines](super::examine) the document in it.
 pub fn examine(path: &Path, start: &Settings, context: &Context) -> Result<(Settings, Vec<Rejection>), String> {
-    super::examine(&read(path).map_err(|error| error.to_string())?, start, context)
+    let document = Document::read(&read(path).map_err(|error| error.to_string())?)?;
+    Ok(super::examine(&document, start, context))
 }
 
 /// Replaces a file's content in one step, so that no reader sees half of it, and none is left after a loss of power. Who
@@ -99,7 +101,8 @@ pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
         if fchown(&file, Some(replaced.uid()), Some(replaced.gid())).is_err() {
             let _ = fchown(&file, None, Some(replaced.gid()));
         }
-        file.set_permissions(Permissions::from_mode(replaced.mode() & 0o7777))?;
+        // Not all file systems have modes.
+        let _ = file.set_permissions(Permissions::from_mode(replaced.mode() & 0o7777));
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::store::{MAX_DOCUMENT_BYTES, TooLarge};
+use super::store::{MAX_DOCUMENT_BYTES, TooLarge, version_of};
 use super::targeting::{self, Context};
 use super::{brief, by_integration, strict_json};
 
@@ -35,6 +35,7 @@ pub const ALLOW_JUMP: &str = "allow_jump";
 /// A document that was read once, to be evaluated for many workers.
 #[derive(Debug)]
 pub struct Document {
+    version: String,
     flags: Map<String, Value>,
     /// Rules by name that flags refer to.
     shared: Map<String, Value>,
@@ -47,6 +48,7 @@ impl Document {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(format!("it {}", TooLarge::of(document.len() as u64)));
         }
+        let version = version_of(document);
         let mut document = strict_json::read(document).map_err(|error| format!("it {error}"))?;
         let mut part = |name| document.get_mut(name).map(Value::take);
         let flags = match part("flags").ok_or("it has no \"flags\"; use {\"flags\": {…}}")? {
@@ -59,7 +61,12 @@ impl Document {
             _ => return Err("\"$evaluators\" is not an object; use {\"name\": {…}}".into()),
         };
         let shared_mentions = shared.values().any(mentions_integration);
-        Ok(Document { flags, shared, shared_mentions })
+        Ok(Document { version, flags, shared, shared_mentions })
+    }
+
+    /// Names its content.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// Every flag as it is for `context`.

@@ -7,7 +7,7 @@
 
 use serde_json::json;
 
-use super::flagd::{self, ALLOW_JUMP, Document, Flag};
+use super::flagd::{ALLOW_JUMP, Document, Flag};
 use super::targeting::Context;
 use super::{Settings, examine, spec, strict_json};
 use crate::task::{PoolName, WorkerId};
@@ -60,10 +60,9 @@ pub fn judge<'a>(before: Option<&[u8]>, after: &[u8], workers: &'a [Standing]) -
 /// The same where no worker can be asked: by what the documents say of N to one that no rule is for, with these start values.
 pub fn compare(before: &[u8], after: &[u8], start: &Settings, max_jump: f64) -> Result<(), String> {
     let context = Context::default();
-    let (before, _) = examine(before, start, &context)?;
-    let (next, _) = examine(after, start, &context)?;
-    let is_allowed =
-        matches!(flagd::evaluate(after, &context)?.get(KEY), Some(Ok(Some(Flag { allow_jump: true, .. }))));
+    let (before, after) = (Document::read(before)?, Document::read(after)?);
+    let ((before, _), (next, _)) = (examine(&before, start, &context), examine(&after, start, &context));
+    let is_allowed = matches!(after.flag(KEY, &context), Ok(Some(Flag { allow_jump: true, .. })));
     let checked =
         spec(KEY).filter(|_| !is_allowed).map_or(Ok(()), |spec| spec.check_jump(start, &before, &next, max_jump));
     checked.map_err(|jump| format!("{KEY} = {}", jump.in_a_command()))
@@ -98,6 +97,7 @@ fn said(document: &Document, standing: &Standing) -> Option<Flag> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::flagd;
 
     fn standing(worker: &str, pool: &str, n: u32, limit: u32) -> Standing {
         let (worker, pool) = (worker.parse().expect("an id"), pool.parse().expect("a pool"));
@@ -141,6 +141,7 @@ mod tests {
         assert_eq!(refused(Some(&to(3)), r#"{"flags": {}}"#, &workers), (0, vec![]), "back to where it started");
         assert!(judge(None, b"{", &workers).expect_err("none").contains("not JSON"));
     }
+
     #[test]
     fn where_nobody_can_be_asked_the_documents_are_compared_and_one_may_say_that_it_jumps() {
         let start = Settings { max_parallelism: 5, ..super::super::Config::default().start() };

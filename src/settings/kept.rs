@@ -36,6 +36,8 @@ struct Note {
 /// What a worker keeps, whatever its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Last {
+    /// The source that it is from.
+    pub source: String,
     /// Names the document that it is from.
     pub version: String,
     /// That document; none where an older weir kept it, or LaunchDarkly has it.
@@ -49,7 +51,7 @@ pub fn read(path: &Path) -> Result<Last, String> {
     let note = note(path)?.ok_or_else(|| format!("{} is not there", path.display()))?;
     // An older or a newer weir may have written it.
     let values = note.values.into_iter().filter(|(key, _)| spec(key).is_some()).collect();
-    Ok(Last { version: note.version, document: note.document, values })
+    Ok(Last { source: note.source, version: note.version, document: note.document, values })
 }
 
 /// None where there is no file.

@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn whatever_is_rejected_a_presence_stays_small_and_settings_are_named_whole() {
         let said = |key: &str, count: usize| {
-            let rejection = Rejection { key: key.into(), reason: "r".repeat(10_000) };
+            let rejection = Rejection::new(key, "r".repeat(10_000));
             let values = vec![rejection; count.min(settings::TOLD)];
             let more = count - values.len();
             let told = settings::Rejected { version: "1c5e6f3a9b07".into(), values, more };
@@ -287,7 +287,7 @@ mod tests {
             ("v1", &None, Some(300))
         );
 
-        let rejection = Rejection { key: "max_parallelism".into(), reason: "a test".into() };
+        let rejection = Rejection::new("max_parallelism", "a test");
         let told = settings::Rejected { version: "v2".into(), values: vec![rejection], more: 0 };
         let began = Instant::now();
         // Nothing of it held, so the version is as before.

@@ -17,6 +17,7 @@ use weir::sandbox::{Behaviour, Concurrency};
 use weir::settings::{Source, mark};
 
 use crate::cli::{assert_failed, assert_ok, lines, run, stdout, weir};
+use crate::settings_refused::by_hand;
 use crate::support::house::{House, LONG, Plan, eventually, pull, synthetic};
 use crate::support::processes::{self, Process};
 
@@ -237,11 +238,32 @@ async fn a_killed_raise_is_found_by_the_next_one_and_undone_by_the_command_that_
     let (code, ..) = ended(process, LONG);
     assert_eq!(code, None);
     let again = settings(&house, &["raise", "max_parallelism", "--to", "18"]).await;
-    assert_failed(&again, &["another raise is under way: me@", "take it back: weir settings rollback 1 --why"]);
+    assert_failed(
+        &again,
+        &[
+            "another raise is under way: me@",
+            "take it back: weir settings rollback 1 --why",
+            "weir settings set max_parallelism=",
+        ],
+    );
     assert_ok(&settings(&house, &["rollback", "1", "--why", "the raise is taken back"]).await);
     eventually("it is put back", || targets(&house, 2) == [FROM, FROM]).await;
     let dry = settings(&house, &["raise", "max_parallelism", "--to", "18", "--dry-run", "--window", "300ms"]).await;
     assert_ok(&dry);
+    load.end().await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raise_begins_with_a_flag_that_is_off_at_what_workers_were_started_with() {
+    let (house, load) = busy(2, 300).await;
+    let off = json!({"flags": {"max_parallelism": {"state": "DISABLED", "variants": {"none": 0},
+        "defaultVariant": "none"}}});
+    by_hand(&house.redis, &off.to_string());
+    assert_ok(&settings(&house, &["status", "--watch"]).await);
+    let arguments = ["raise", "max_parallelism", "--to", "18", "--dry-run", "--window", "300ms"];
+    assert_ok(&settings(&house, &arguments).await);
+    assert_eq!(targets(&house, 2), [FROM, FROM]);
     load.end().await;
     house.close().await;
 }

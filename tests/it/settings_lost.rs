@@ -42,6 +42,13 @@ async fn workers_of_every_pool_are_asked_and_those_that_a_redis_does_not_know_ye
     }
     let file = kept.to_str().expect("UTF-8");
     assert_ok(&settings(&["rollback", "--kept", file, "--why", "Redis came back empty"]).await);
+    let elsewhere = directory.path().join("elsewhere.json");
+    let mut other = command(&url, &["rollback", "--kept", file, "--why", "a mistake"]);
+    other.env("WEIR_SETTINGS__SOURCE", "file").env("WEIR_SETTINGS__FILE", &elsewhere);
+    let other = run(&mut other, "").await;
+    assert_ok(&other);
+    let said = stderr(&other);
+    assert!(said.contains("weir: it was kept of redis ") && said.contains("/elsewhere.json now\n"), "{said}");
     worker.stop();
 }
 

@@ -27,7 +27,7 @@ async fn described(address: &str, role: &str) -> (Value, String) {
 }
 
 /// Puts a document there as somebody would by hand.
-fn by_hand(redis: &RedisServer, document: &str) {
+pub fn by_hand(redis: &RedisServer, document: &str) {
     let set = format!("*3\r\n$3\r\nSET\r\n${}\r\n{KEY}\r\n${}\r\n{document}", KEY.len(), document.len());
     assert_eq!(redis.ask(&set), "+OK\r\n");
 }
@@ -122,6 +122,8 @@ async fn a_document_that_is_none_is_seen_to_be_refused_and_is_put_back() {
     // The one that was broken is in the history, and is not gone back to.
     let broken = run(&mut command(&url, &["rollback", "3", "--why", "unaware"]), "").await;
     assert_failed(&broken, &[&format!("nobody would take the document of v3: it {has_twice}")]);
+    let diff = run(&mut command(&url, &["diff", "2", "3"]), "").await;
+    assert_failed(&diff, &[&format!("v3: the document {has_twice}")]);
     assert_ok(&run(&mut command(&url, &["set", "max_parallelism=8", "--why", "good"]), "").await);
     let back = run(&mut command(&url, &["rollback", "--why", "not that"]), "").await;
     assert_eq!(stdout(&back), "v6: the document of v4\n", "{}", stderr(&back));
@@ -203,6 +205,11 @@ async fn after_an_edit_by_hand_a_rollback_leads_to_the_last_change_and_to_nothin
     by_hand(&house.redis, &flagd::document(&[("max_parallelism", json!("x"))]));
     assert_eq!(rollback().await, "v6: the document of v4\n");
     assert_eq!(rollback().await, "v7: the document of v3\n", "what was refused is gone past");
+    let named = settings(&["rollback", "5", "--why", "a test"]).await;
+    let reason = "the document of v5, which was set by hand, is not put back: it has values that workers refuse: \
+                  max_parallelism: \"x\" is not valid";
+    assert_failed(&named, &[reason]);
+    assert!(!stderr(&named).contains("keeping"), "what workers keep is not known: {}", stderr(&named));
 
     // Bytes that are no text.
     let lua = format!("return redis.call('SET', '{KEY}', '{{\"flags\": {{}}, \"a\": \"\\233\"}}')");
@@ -250,6 +257,13 @@ async fn a_share_of_nobody_a_way_back_that_jumps_and_a_refusal_that_stands_are_t
     let back = settings(&["rollback", "2", "--why", "a test"]).await;
     assert_failed(&back, &["max_parallelism = 40 is a jump that 2 of 2 workers would refuse", "add --allow-jump"]);
     assert_ok(&settings(&["rollback", "2", "--allow-jump", "--why", "a test"]).await);
+    assert_ok(&settings(&["status", "--watch"]).await);
+    let says_so =
+        async || lines(&settings(&["history", "--json"]).await)[0]["document"].to_string().contains("allow_jump");
+    assert!(says_so().await);
+    set(&["max_parallelism=39", "--everywhere"]).await;
+    assert_ok(&settings(&["rollback", "2", "--why", "a test"]).await);
+    assert!(!says_so().await, "the word counts for one change");
     assert_ok(&settings(&["status", "--watch"]).await);
 
     by_hand(&house.redis, &flagd::document(&[("max_parallelism", json!(4_000))]));

@@ -17,6 +17,7 @@ use crate::integration::{Error, Integrations};
 use crate::lifecycle::Lifecycle;
 use crate::payload::{self, Object};
 use crate::registry;
+use crate::settings::flagd::Document;
 use crate::settings::store::{self, ReadError};
 use crate::settings::{self, Source};
 use crate::task::{IntegrationName, PoolName};
@@ -198,8 +199,11 @@ async fn document(config: &Config, report: &mut Report) -> anyhow::Result<()> {
     let (context, start) =
         (config.worker.settings_context(None, config.integrations.keys().cloned().collect()), config.settings.start());
     match timeout(WITHIN, store.read()).await {
-        Ok(Ok(document)) => match settings::examine(&document, &start, &context) {
-            Ok((settings, rejections)) => report.document(KEY, name, &settings, &rejections),
+        Ok(Ok(document)) => match Document::read(&document) {
+            Ok(document) => {
+                let (settings, rejections) = settings::examine(&document, &start, &context);
+                report.document(KEY, name, &settings, &rejections)
+            }
             Err(reason) => report.wrong(KEY, format!("{name}: {reason}")),
         },
         Ok(Err(ReadError::Missing)) => report.note(KEY, format!("{name} has no document: the start values hold")),

@@ -83,7 +83,7 @@ pub(super) fn values_refused(document: &str, start: &Settings, workers: &[Presen
         |it: &Presence| Context { pool: it.pool.clone(), worker: Some(it.worker.clone()), ..Context::default() };
     let contexts = std::iter::once(Context::default()).chain(workers.iter().take(EXAMINED).map(of_worker));
     let Ok(document) = Document::read(document.as_bytes()) else { return Vec::new() };
-    let refused = contexts.flat_map(|context| settings::examine_for(&document, start, &context));
+    let refused = contexts.flat_map(|context| settings::examine(&document, start, &context).1);
     let mut told = Vec::new();
     for rejection in refused.map(|it| format!("workers refuse another value of the document: {it}")) {
         if !told.contains(&rejection) {
@@ -119,7 +119,8 @@ pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &
 /// That workers refuse N of the document that was there as a jump, and will of the one after it, where it is the same.
 pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presence]) -> Option<String> {
     let before = before?;
-    let (version, differences) = (version_of(before), edit::differences(before, after).ok()?);
+    let (version, differences) =
+        (version_of(before), edit::differences(&edit::read(before).ok()?, &edit::read(after).ok()?));
     let rejects = |worker: &&Presence| {
         rejected(worker, &version).is_some_and(|rejected| rejected.keys.iter().any(|key| key == jump::KEY))
     };

@@ -12,6 +12,7 @@ mod scrape;
 mod share;
 mod show;
 
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -139,8 +140,7 @@ struct Session<'a> {
     levels: Vec<(u32, Option<String>)>,
     /// The last change that this raise made.
     revision: Option<u64>,
-    /// The command that takes all of it back.
-    undo: String,
+    undo: Undo,
     output: Output,
 }
 
@@ -450,8 +450,25 @@ fn good(verdicts: &[Verdict], windows: usize) -> String {
     format!("good after {windows} windows: {}", show::summary(verdicts))
 }
 
-/// The command that takes a raise back: to the document before, or where the history does not have it, to N.
-async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolName) -> anyhow::Result<String> {
+/// The commands that take a raise back.
+struct Undo {
+    /// To the document before, or where the history does not have it, to N.
+    command: String,
+    /// Where that takes back what others have changed, too: the one to N.
+    alone: Option<String>,
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.command)?;
+        let alone = self.alone.as_ref();
+        alone.map_or(Ok(()), |alone| {
+            write!(f, "; if others have changed the document since (weir settings history): {alone}")
+        })
+    }
+}
+
+async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolName) -> anyhow::Result<Undo> {
     let history = store.history().await?;
     let revision = match (history.last(), current) {
         // The first change notes what was there.
@@ -460,8 +477,9 @@ async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolNa
         _ => None,
     };
     let why = "--why 'the raise is taken back'";
+    let to_n = format!("weir settings set {KEY}={from} --pool {pool} {why}");
     Ok(match revision {
-        Some(revision) => format!("weir settings rollback {revision} {why}"),
-        None => format!("weir settings set {KEY}={from} --pool {pool} {why}"),
+        Some(revision) => Undo { command: format!("weir settings rollback {revision} {why}"), alone: Some(to_n) },
+        None => Undo { command: to_n, alone: None },
     })
 }

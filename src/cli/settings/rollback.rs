@@ -2,7 +2,7 @@
 //!
 //! Workers may refuse what it says of N as a jump from what they have now, so it is judged as one of `set` is.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use super::super::{print, remark};
 use super::{asked, find, reason, replaceable, who};
 use crate::config::Config;
+use crate::settings::flagd::Document;
 use crate::settings::store::{Edit, Revision, Store};
 use crate::settings::{self, Context, Settings, flagd, jump, kept};
 
@@ -41,9 +42,12 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyhow::Result<ExitCode> {
     let (why, start) = (reason(args.why)?, config.settings.start());
     let current = replaceable(store).await?;
-    let (mut document, of, why) = match args.kept {
+    let mut of_another = None;
+    let (document, of, why) = match args.kept {
         Some(path) => {
-            let (document, what) = kept_in(&path)?;
+            let kept = kept::read(&path).map_err(anyhow::Error::msg)?;
+            of_another = Some(kept.source.clone()).filter(|source| *source != store.name());
+            let (document, what) = document_of(kept);
             (document, format!("the {what} of {}", path.display()), why)
         }
         None => {
@@ -55,30 +59,29 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
     };
     let judged = if args.allow_jump { jump::allowed(&document) } else { jump::without_word(&document) };
     let judged = judged.map_err(anyhow::Error::msg)?;
-    if args.allow_jump {
-        document.clone_from(&judged);
-    }
     let asked = asked::ask(None, config).await;
     let workers = asked.as_deref().unwrap_or_default();
-    if current.as_deref() == Some(document.as_bytes()) {
-        asked::refuse_rejected(document.as_bytes(), None, workers)?;
+    let is_there = |document: &str| current.as_deref() == Some(document.as_bytes());
+    if let Some(there) = current.as_deref().filter(|_| is_there(&judged) || (!args.allow_jump && is_there(&document))) {
+        asked::refuse_rejected(there, None, workers)?;
         return print(&format!("nothing changes: {of} is what is there"));
     }
+    let document = judged;
     // From one that nobody takes, nobody has a value.
     let before = current.as_deref().filter(|document| examine(document).is_ok());
-    asked::refuse_jump(before, &judged, workers, config)?;
+    asked::refuse_jump(before, &document, workers, config)?;
     let compared =
-        |max_jump| before.map_or(Ok(()), |before| jump::compare(before, judged.as_bytes(), &start, max_jump));
+        |max_jump| before.map_or(Ok(()), |before| jump::compare(before, document.as_bytes(), &start, max_jump));
     if asked::is_partial(workers, current.as_deref(), config) {
         compared(config.settings.max_jump).map_err(anyhow::Error::msg)?;
     }
     let is_raise = compared(1.0).is_err();
+    let mut remarks = asked::values_refused(&document, &start, workers);
+    remarks.extend(asked::jump_still(current.as_deref(), document.as_bytes(), workers));
+    remarks.extend(of_another.map(|source| format!("it was kept of {source}, and is in {} now", store.name())));
     let number = store.write(current.as_deref(), &Edit { document, who: who(), why }).await?;
     print(&format!("v{number}: {of}"))?;
-    asked::values_refused(&judged, &start, workers).iter().for_each(|text| remark(format_args!("weir: {text}")));
-    if let Some(text) = asked::jump_still(current.as_deref(), judged.as_bytes(), workers) {
-        remark(format_args!("weir: {text}"));
-    }
+    remarks.iter().for_each(|text| remark(format_args!("weir: {text}")));
     match asked {
         Ok(workers) if is_raise && workers.is_empty() => asked::not_known("no worker of any pool is in the registry"),
         Err(reason) if is_raise => asked::not_known(&reason),
@@ -88,23 +91,24 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
 }
 
 /// The document that a worker keeps, and what it is.
-fn kept_in(path: &Path) -> anyhow::Result<(String, String)> {
-    let kept::Last { version, document, values } = kept::read(path).map_err(anyhow::Error::msg)?;
+fn document_of(kept: kept::Last) -> (String, String) {
+    let kept::Last { version, document, values, .. } = kept;
     let what = if document.is_some() { format!("document {version}") } else { "values".into() };
     let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    Ok((document.unwrap_or_else(|| flagd::document(&values)), what))
+    (document.unwrap_or_else(|| flagd::document(&values)), what)
 }
 
 fn examine(document: &[u8]) -> Result<(), String> {
-    flagd::evaluate(document, &Context::default()).map(drop)
+    Document::read(document).map(drop)
 }
 
 /// What somebody has set by hand is in the history, too: of that, nobody is led back to what workers do not take.
 fn examine_whole(revision: &Revision, start: &Settings) -> Result<(), String> {
     revision.is_document()?;
-    let (_, refused) = settings::examine(revision.edit.document.as_bytes(), start, &Context::default())?;
+    let document = Document::read(revision.edit.document.as_bytes())?;
+    let (_, refused) = settings::examine(&document, start, &Context::default());
     let refused = refused.into_iter().next().filter(|_| revision.is_found());
-    refused.map_or(Ok(()), |refused| Err(refused.to_string()))
+    refused.map_or(Ok(()), |it| Err(format!("it has values that workers refuse: {it}")))
 }
 
 /// The revision that is meant.
@@ -121,6 +125,9 @@ fn earlier<'a>(
             let to = find(revisions, number)?;
             if let Err(reason) = to.is_document().and_then(|()| examine(to.edit.document.as_bytes())) {
                 bail!("nobody would take the document of v{number}: {reason}");
+            }
+            if let Err(reason) = examine_whole(to, start) {
+                bail!("the document of v{number}, which was set by hand, is not put back: {reason}");
             }
             Ok(to)
         }

@@ -91,7 +91,7 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
         bail!("{}: {reason}; mend it, or put the last good one back with {BACK}", store.name());
     }
     let document = edited(&changes, f64::INFINITY).map_err(anyhow::Error::msg)?;
-    let is_same = |there: &&[u8]| edit::differences(there, document.as_bytes()).is_ok_and(|found| found.is_empty());
+    let is_same = |there: &&[u8]| edit::is_same(there, document.as_bytes());
     if let Some(there) = current.as_deref().filter(is_same) {
         if let Ok(workers) = asked::ask(pool, config).await {
             let keys: Vec<_> = changes.iter().map(|change| change.key.as_str()).collect();
