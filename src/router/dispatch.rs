@@ -170,6 +170,16 @@ impl Dispatcher {
         self.change(Touched::Pool(pool), |state, _| state.pools.set_stale(pool));
     }
 
+    /// A pool's registry is listened to.
+    pub(super) fn follows(&self, pool: &PoolName) {
+        self.state.lock().pools.follows(pool);
+    }
+
+    /// Whether a pool that no setting names need not be followed any longer.
+    pub(super) fn let_go(&self, pool: &PoolName) -> bool {
+        self.state.lock().pools.let_go(pool)
+    }
+
     /// Time has passed: what only time can end is ended. Returns the workers that are no more.
     pub(super) fn tick(&self) -> Vec<Placement> {
         let passed = self.change(Touched::All, |state, now| {

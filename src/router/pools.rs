@@ -41,7 +41,7 @@ pub(super) struct Pools<T> {
     config: queue::Config,
     /// Of each view.
     outliers: outlier::Config,
-    /// By name: each that the split names, and those whose last calls are still out.
+    /// By name: each that the split names, those whose last calls are still out, and those that are followed.
     pools: Vec<Pool<T>>,
     tickets: u64,
 }
@@ -290,10 +290,15 @@ impl<T> Pools<T> {
         }
     }
 
-    /// The error for a task for which there are no workers; none where there are, be it in a pool that it overflows into.
+    /// The error for a task for which no workers are known; none where there are, be it in a pool that it overflows into.
     pub(super) fn no_workers(&self, place: &Place) -> Option<TaskError> {
         let home = self.home_index(place);
-        self.has_no_workers(home).then(|| self.no_workers_of(home))
+        let Pool { name, view, .. } = &self.pools[home];
+        match view.serves(&place.integration) {
+            _ if self.has_no_workers(home) => Some(self.no_workers_of(home)),
+            Served::ByNobody if view.is_stale() => Some(nobody_known(&place.integration, name)),
+            _ => None,
+        }
     }
 
     fn has_no_workers(&self, pool: usize) -> bool {
@@ -365,6 +370,21 @@ impl<T> Pools<T> {
         }
     }
 
+    /// A pool's registry is listened to, until [`let_go`](Self::let_go).
+    pub(super) fn follows(&mut self, pool: &PoolName) {
+        if let Some(pool) = self.pool_mut(pool) {
+            pool.is_followed = true;
+        }
+    }
+
+    /// A pool is followed no more, if that may be: while its registry is away, what is known of its workers is all that there
+    /// is, should a setting name it again.
+    pub(super) fn let_go(&mut self, pool: &PoolName) -> bool {
+        let Some(pool) = self.pool_mut(pool) else { return true };
+        pool.is_followed = pool.view.is_stale();
+        !pool.is_followed
+    }
+
     /// Time has passed: what only time can end is ended. Who is `impatient` waits for a first worker no longer.
     pub(super) fn pass(&mut self, impatient: impl Fn(&T) -> bool, now: Instant) -> Passed<T> {
         let (ended, ejections) = (self.close_unnamed(now), Vec::new());
@@ -391,13 +411,14 @@ impl<T> Pools<T> {
         passed
     }
 
-    /// Forgets pools that no setting names once their last calls have ended; returns the workers that they had.
+    /// Forgets pools that no setting names and that are not followed, once their last calls have ended; returns the workers that
+    /// they had.
     fn close_unnamed(&mut self, now: Instant) -> Vec<Placement> {
         let named: Vec<_> = self.split.pools().collect();
         if named.len() == self.pools.len() {
             return Vec::new();
         }
-        let is_over = |pool: &Pool<T>| !named.contains(&&pool.name) && pool.queue.is_idle();
+        let is_over = |pool: &Pool<T>| !named.contains(&&pool.name) && !pool.is_followed && pool.queue.is_idle();
         let over: Vec<_> = self.pools.extract_if(.., |pool| is_over(pool)).collect();
         over.iter().flat_map(|pool| pool.view.placements(now)).collect()
     }

@@ -164,7 +164,13 @@ impl Inner {
         let given_up = GivenUp { metrics: &self.metrics, pool: &pool, armed: true };
         let called = self.send(task, &mut reservation, call).await;
         given_up.disarm();
-        let Called { result, learned, load } = called;
+        let Called { mut result, learned, load } = called;
+        if let Err(Failed::Final(error)) = &mut result
+            && error.reason == Reason::OutcomeUnknown
+        {
+            let worker = &reservation.placement().worker;
+            error.message = format!("{} (worker {worker} of pool {pool})", error.message);
+        }
         self.metrics.attempt(&pool, result.as_ref().map_or_else(Failed::label, |_| "answered"));
         if let Err(failed @ (Failed::Unsent(_) | Failed::Final(_))) = &result {
             let worker = &reservation.placement().worker;
@@ -194,6 +200,10 @@ impl Inner {
             }
         };
         let remaining = task.deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            let reason = "the task's deadline had come before it could be sent".to_owned();
+            return Called::not(Failed::Unsent(reason), Learned::Nothing);
+        }
         let mut request = Request::new(wire::task_out(task, wire::less_margin(remaining)));
         let incarnation = Some(reservation.placement().incarnation.0);
         Call { incarnation, ..call }.write(request.metadata_mut());

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::task::PoolName;
 use crate::telemetry::logs::Level;
 
-/// When a pool that could not be followed is tried again.
+/// When a pool that could not be followed is tried again, and one that could not be let go.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What the settings change.
@@ -41,7 +41,8 @@ pub(super) struct Following {
 }
 
 impl Tuned {
-    pub(super) fn apply(&mut self, settings: &Settings) -> Result<(), RegistryError> {
+    /// Whether all is done is in the result: else it is to be applied again, for which there is no hurry.
+    pub(super) fn apply(&mut self, settings: &Settings) -> Result<bool, RegistryError> {
         let split = Split::new(settings, &self.own);
         let pools: Vec<_> = split.pools().cloned().collect();
         pools.iter().for_each(|pool| self.metrics.open(pool));
@@ -63,30 +64,31 @@ impl Following {
         Following { registries, dispatcher, channels, loops, running: BTreeMap::new() }
     }
 
-    /// Follows these pools and no others.
-    fn follow(&mut self, pools: &[PoolName]) -> Result<(), RegistryError> {
+    /// Follows these pools, and others as long as they cannot be let go; false while there are such.
+    fn follow(&mut self, pools: &[PoolName]) -> Result<bool, RegistryError> {
         self.running.retain(|pool, token| {
-            let stays = pools.contains(pool);
+            let stays = pools.contains(pool) || !self.dispatcher.let_go(pool);
             if !stays {
                 token.cancel();
             }
             stays
         });
-        let mut failed = Ok(());
+        let mut failed = None;
         for pool in pools {
             if !self.running.contains_key(pool) {
                 match self.registries.of(pool) {
                     Ok(registry) => self.start(pool, registry),
-                    Err(error) => failed = Err(error),
+                    Err(error) => failed = Some(error),
                 }
             }
         }
-        failed
+        failed.map_or_else(|| Ok(self.running.len() == pools.len()), Err)
     }
 
     fn start(&mut self, pool: &PoolName, registry: Arc<dyn Registry>) {
         let token = self.loops.token().child_token();
         let (dispatcher, channels) = (self.dispatcher.clone(), self.channels.clone());
+        dispatcher.follows(pool);
         self.loops.spawn("follow", follow(pool.clone(), registry, dispatcher, channels, token.clone()));
         self.running.insert(pool.clone(), token);
     }
@@ -103,11 +105,11 @@ pub(super) async fn tune(
     loop {
         let next = settings.borrow_and_update().clone();
         if retry || next != applied {
-            let failed = tuned.apply(&next).err();
-            if let Some(error) = &failed {
+            let done = tuned.apply(&next);
+            if let Err(error) = &done {
                 tracing::warn!("not every pool is followed yet: {error}");
             }
-            (applied, retry) = (next, failed.is_some());
+            (applied, retry) = (next, !done.is_ok_and(|is_all| is_all));
         }
         let changed = async {
             match retry {

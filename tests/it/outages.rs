@@ -103,6 +103,25 @@ async fn no_task_is_lost_when_redis_dies_under_load_and_comes_back_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_loses_its_weight_while_redis_is_away_has_its_workers_when_it_is_named_again() {
+    let mut house = Plan::default().start().await;
+    house.until_known(1).await;
+    house.redis.kill();
+    eventually("the router notices", || house.router_metric("weir_router_view_stale") == 1.0).await;
+    house.set_router(&[("pools", json!({"other": 1}))]).await;
+    let mut elsewhere = pull("elsewhere");
+    elsewhere.timeout = Duration::from_millis(300);
+    assert!(house.client.submit(&elsewhere).await.is_err(), "there is nobody");
+    house.set_router(&[("pools", json!({"default": 1}))]).await;
+    house.client.submit(&pull("back")).await.expect("an outcome");
+
+    house.redis.start_again();
+    // Of the other pool, too.
+    until_healed(&house, 1).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_task_is_lost_when_redis_is_emptied_under_load() {
     let mut house = Plan { workers: 2, max_parallelism: 8, ..Plan::default() }.start().await;
     under_load(&mut house, 600, async |house, done| {

@@ -176,6 +176,8 @@ async fn an_empty_view_says_whether_it_is_fresh_stale_or_was_never_heard() {
     dispatcher.set_stale(&pool());
     let error = told(&dispatcher, "nobody-known-has-it").await;
     assert!(error.reason == Reason::NoWorkers && error.message.contains("cannot reach the registry"), "{error}");
+    let hurried = place(&dispatcher, Priority::Batch, "nobody-known-has-it");
+    assert_eq!(dispatcher.no_workers(&hurried), Some(error), "also where the deadline comes first");
     assert_eq!(dispatcher.no_workers(&place(&dispatcher, Priority::Batch, "bank")), None);
 }
 

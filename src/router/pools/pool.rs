@@ -15,6 +15,8 @@ pub(super) struct Pool<T> {
     pub(super) name: PoolName,
     pub(super) view: View,
     pub(super) queue: Queue<T>,
+    /// Whether its registry is listened to, so that it may be heard again.
+    pub(super) is_followed: bool,
     /// When its registry was last heard.
     pub(super) heard_at: Option<Instant>,
     /// Whether it ever had a worker, as far as this router knows.
@@ -26,7 +28,16 @@ pub(super) struct Pool<T> {
 
 impl<T> Pool<T> {
     pub(super) fn new(name: PoolName, view: View, queue: Queue<T>) -> Self {
-        Pool { name, view, queue, heard_at: None, was_seen: false, empty_since: None, is_missed: false }
+        Pool {
+            name,
+            view,
+            queue,
+            is_followed: false,
+            heard_at: None,
+            was_seen: false,
+            empty_since: None,
+            is_missed: false,
+        }
     }
 
     pub(super) fn heard(&mut self, now: Instant) {

@@ -332,6 +332,27 @@ fn a_pool_that_is_named_no_more_is_forgotten_when_its_last_call_has_ended() {
 }
 
 #[test]
+fn a_pool_whose_registry_is_away_is_not_forgotten_with_its_workers() {
+    let mut bench = Bench::new(json!({"old": 1}), json!({}));
+    bench.workers("old", &[("o", 1)]);
+    bench.pools.follows(&name("old"));
+    bench.pools.set_stale(&name("old"));
+    bench.tune(json!({"new": 1}), json!({}));
+    assert!(!bench.pools.let_go(&name("old")));
+    assert_eq!(bench.pools.pass(|_| false, bench.now).ended, []);
+    bench.tune(json!({"old": 1}), json!({}));
+    let (task, called) = bench.submit("acme");
+    assert!(called.is_some(), "its worker is known still");
+    bench.end(task);
+
+    bench.tune(json!({"new": 1}), json!({}));
+    bench.workers("old", &[("o", 1)]);
+    assert!(bench.pools.let_go(&name("old")), "it was heard again");
+    assert_eq!(bench.pools.pass(|_| false, bench.now).ended.len(), 1);
+    assert!(!bench.pools.are_several());
+}
+
+#[test]
 fn one_pool_that_is_stuck_fills_no_other_ones_queue() {
     let mut bench = Bench::new(json!({"stuck": 1, "fine": 1}), json!({}));
     bench.workers("stuck", &[("s", 0)]);

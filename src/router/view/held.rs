@@ -53,7 +53,7 @@ impl Hold {
         match self {
             Hold::HasRoom => "expected to have room",
             Hold::Draining => "draining",
-            Hold::Unreachable => "left alone because the last calls did not reach it",
+            Hold::Unreachable => "left alone because the last calls did not reach it, or reached another life of it",
             Hold::Ejected => "ejected for a while: its tasks fail, and those of other workers do not",
             Hold::Overloaded => "overloaded",
             Hold::Closed => "taking nothing (max_parallelism is 0)",
