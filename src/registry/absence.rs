@@ -17,7 +17,7 @@ pub struct Absence {
 impl Absence {
     /// It answers again after it had been away. Whoever was missing before could not be heard of, and is missing only since
     /// now.
-    pub fn is_over(&mut self, now: Instant) {
+    pub fn ends(&mut self, now: Instant) {
         self.back_since = Some(now);
     }
 

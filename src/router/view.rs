@@ -193,7 +193,7 @@ impl View {
     /// The registry answers again, and nothing that it said in between was missed.
     pub(super) fn set_fresh(&mut self, now: Instant) {
         if self.is_stale() {
-            self.absence.is_over(now);
+            self.absence.ends(now);
             self.workers.values_mut().filter_map(|known| known.missing_since.as_mut()).for_each(|since| *since = now);
         }
         self.workers.set_stale(false);

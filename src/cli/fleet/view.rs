@@ -50,7 +50,7 @@ impl View {
     fn update_at(&mut self, update: Update, now: Instant) -> News {
         let mut news = News::default();
         if self.away.is_some() && matches!(update, Update::Snapshot(_) | Update::Changes(_)) {
-            self.absence.is_over(now);
+            self.absence.ends(now);
             self.missing.values_mut().for_each(|since| *since = now);
         }
         match update {
