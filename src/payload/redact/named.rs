@@ -24,8 +24,8 @@ use self::announced::{
 use self::mark::{Mark, mark_at};
 pub(super) use self::value::ends_bare;
 use self::value::{
-    bare_end, bracketed_end, find, line_end, member_end, next_name, parameters_end, printed_end, quoted_end, text_in,
-    user_info,
+    bare_end, behind_slashes, bracketed_end, find, is_at_line_start, line_end, member_end, next_name, parameters_end,
+    printed_end, quoted_end, text_in, user_info, word_end,
 };
 use self::yaml::Properties;
 use super::budget::{Budget, Stop};
@@ -106,8 +106,8 @@ impl<'t> Search<'t> {
     /// The value after the mark at `mark`, if the name before it says so.
     fn value_at(&mut self, mark: usize) -> Option<Found> {
         let bytes = self.text.as_bytes();
-        if bytes[mark..].starts_with(b"://") {
-            return user_info(self.text, mark + 3).map(|range| unquoted(range, Guard::UserInfo));
+        if let Some(start) = behind_slashes(bytes, mark) {
+            return user_info(self.text, start).map(|range| unquoted(range, Guard::UserInfo));
         }
         // `->` is a mark as `=>` is one.
         if bytes[mark] == b'>' && !(mark > self.from && bytes[mark - 1] == b'-') {
@@ -120,8 +120,9 @@ impl<'t> Search<'t> {
         let Mark { name_end, value: start } = mark_at(bytes, mark);
         let name = name_before(self.text, self.from, name_end)?;
         let plain_name = plain_name(name.text);
-        let announced = self.announced_at(mark).filter(|_| is_value(&plain_name)).map(|it| it.guard);
-        if let Some(announcer) = Announcer::of(&plain_name) {
+        let local = last_part(&plain_name);
+        let announced = self.announced_at(mark).filter(|_| is_value(local)).map(|it| it.guard);
+        if let Some(announcer) = Announcer::of(local) {
             let named = self.named_credential(start).filter(|guard| announcer.announces(*guard));
             let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
             let before = named.and_then(|guard| Some(unquoted(value_before(bytes, floor, mark)?, guard)));
@@ -148,6 +149,15 @@ impl<'t> Search<'t> {
             if let Some(range) = held {
                 return self.nesting.clip(range).map(|range| unquoted(range, guard));
             }
+        }
+        if bytes[mark] == b':'
+            && let Some(key) = yaml::key_below(bytes, mark + 1, start)
+        {
+            // What is below it is a credential's as a whole, unless its names say more.
+            let in_string = self.nesting.is_in_string(mark);
+            let below = yaml::below(bytes, name.start, mark + 1, in_string);
+            let range = below.filter(|_| !is_sensitive(&self.text[key]))?;
+            return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
         let value = self.value(content, &name, &plain_name);
         let value = match properties {
@@ -206,7 +216,11 @@ impl<'t> Search<'t> {
                     let end = memmem::find(&bytes[inside..], triple).map_or(bytes.len(), |end| inside + end);
                     return Some(unquoted(inside..end, Guard::Token));
                 }
-                let end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
+                let mut end = quoted_end(bytes, inside, bytes[inside - 1], backslashes);
+                // `'it''s'`, in YAML and SQL.
+                while backslashes == 0 && end > inside && bytes[end..].starts_with(b"''") {
+                    end = quoted_end(bytes, end + 2, b'\'', 0);
+                }
                 Some(unquoted(inside..end, Guard::Token))
             }
             b'{' | b'[' if name.quoted => Some(Found {
@@ -230,6 +244,8 @@ impl<'t> Search<'t> {
                 {
                     return None;
                 }
+                let is_first = end > start && is_at_line_start(bytes, name.start);
+                let end = if is_first { word_end(bytes, end) } else { end };
                 let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");
                 let quote = if name.quoted { quote() } else { String::new() };
                 (!is_constant).then_some(Found { range: start..end, quote, guard: Guard::Token })
@@ -241,7 +257,7 @@ impl<'t> Search<'t> {
     fn named_credential(&self, start: usize) -> Option<Guard> {
         let bytes = self.text.as_bytes();
         let inside = inside_quotes(bytes, start);
-        let ends = |byte: u8| matches!(byte, b'\\' | b'"' | b'\'' | b'>' | b',' | b'<') || byte.is_ascii_whitespace();
+        let ends = |byte: u8| b"\\\"'<>,;&".contains(&byte) || byte.is_ascii_whitespace();
         let end = inside + bytes[inside..].iter().take(MAX_NAME_BYTES).take_while(|&&byte| !ends(byte)).count();
         let name = plain_name(self.text.get(inside..end)?.trim_end_matches(':'));
         is_sensitive(&name).then(|| Guard::of(&name))
@@ -284,10 +300,11 @@ impl<'t> Search<'t> {
         let rest = &bytes[start..];
         let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());
         let is_text = !bytes[content..].starts_with(b"<");
-        let end = if is_text {
-            find(bytes, start, |byte| byte == b'<')
+        let text_end = if is_text { find(bytes, start, |byte| byte == b'<') } else { start };
+        let end = if is_text && !bytes[text_end..].starts_with(b"<!") {
+            text_end
         } else {
-            // Other elements or CDATA: all up to the end tag, or, where a cut took that, to the text's end.
+            // Other elements, CDATA or a comment: all up to the end tag, or, where a cut took that, to the text's end.
             memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
         };
         if announced.is_some() {
@@ -295,6 +312,11 @@ impl<'t> Search<'t> {
         }
         Some((start..end, guard))
     }
+}
+
+/// Of `fields[0][name]` or `field.name`, the `name`.
+fn last_part(name: &str) -> &str {
+    name.rsplit(['[', '.']).next().map_or(name, |part| part.trim_end_matches(']'))
 }
 
 /// Behind the quotes that begin at `at`.

@@ -1,5 +1,6 @@
 //! Base64 in a text, and in it a text that holds a secret: a cursor, a `data:` URL, a SOAP body in a JSON string.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use base64::Engine;
@@ -16,6 +17,12 @@ const MIN_TEXT_BYTES: usize = MIN_BYTES / 4 * 3 - 3;
 
 /// How much is decoded at a time.
 const PIECE_BYTES: usize = 256;
+
+/// The shortest line that base64 is broken into.
+const MIN_LINE_BYTES: usize = 40;
+
+/// Of a line break in JSON strings in each other.
+const MAX_BACKSLASHES: usize = 8;
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -38,27 +45,73 @@ pub(super) fn find(
             at += other + 1;
             continue;
         }
-        let mut start = at;
-        let end = at + bytes[at..].iter().take_while(|&&byte| is_base64(byte)).count();
+        let packed = Packed::at(bytes, at);
+        let (base64, end) = (&packed.base64[..], packed.end);
         budget.spend(end - spent)?;
         (at, spent) = (end + 1, end);
+        let mut start = 0;
         // It may begin after any character that also separates: the segments of a path, `state-…`.
-        while start + MIN_BYTES <= end {
-            if let Some(plain) = unpacked(&bytes[start..end]) {
+        while start + MIN_BYTES <= base64.len() {
+            if let Some(plain) = unpacked(&base64[start..]) {
                 if holds_secret(&plain, budget)? {
                     let padding = bytes[end..].iter().take(2).take_while(|&&byte| byte == b'=').count();
-                    found.push(start..end + padding);
+                    found.push(packed.place(start)..end + padding);
                     break;
                 }
                 // What has been looked at is not looked at again.
                 start += plain.len();
             }
-            let separator = bytes[start..end].iter().position(|byte| b"+/-_".contains(byte));
-            start = separator.map_or(end, |separator| start + separator + 1);
+            let separator = base64[start..].iter().position(|byte| b"+/-_".contains(byte));
+            start = separator.map_or(base64.len(), |separator| start + separator + 1);
         }
     }
     budget.spend(bytes.len() - spent)?;
     Ok(found)
+}
+
+/// A run of base64, in as many lines as it was broken into (MIME has 76 characters in one, PEM 64).
+struct Packed<'t> {
+    base64: Cow<'t, [u8]>,
+    /// Where each line begins: in `base64`, and in the text.
+    lines: Vec<(usize, usize)>,
+    /// Where the last one ends in the text.
+    end: usize,
+}
+
+impl<'t> Packed<'t> {
+    fn at(bytes: &'t [u8], at: usize) -> Self {
+        let length = |at: usize| bytes[at..].iter().take_while(|&&byte| is_base64(byte)).count();
+        let mut end = at + length(at);
+        let (mut base64, mut lines) = (Cow::Borrowed(&bytes[at..end]), vec![(0, at)]);
+        let mut last = end - at;
+        while last >= MIN_LINE_BYTES && last.is_multiple_of(4) {
+            let Some(next) = line_break(bytes, end).filter(|next| length(*next) > 0) else { break };
+            last = length(next);
+            end = next + last;
+            lines.push((base64.len(), next));
+            base64.to_mut().extend_from_slice(&bytes[next..end]);
+        }
+        Packed { base64, lines, end }
+    }
+
+    fn place(&self, at: usize) -> usize {
+        let line = self.lines.partition_point(|(here, _)| *here <= at).saturating_sub(1);
+        let (here, there) = self.lines[line];
+        there + (at - here)
+    }
+}
+
+/// Where the next line begins, if one ends at `at`; also as JSON writes that.
+fn line_break(bytes: &[u8], at: usize) -> Option<usize> {
+    let behind = |at: usize, raw: u8, letter: u8| {
+        let run = bytes[at..].iter().take(MAX_BACKSLASHES + 1).take_while(|&&byte| byte == b'\\').count();
+        match bytes.get(at + run)? {
+            byte if run == 0 && *byte == raw => Some(at + 1),
+            byte if run.is_power_of_two() && *byte == letter => Some(at + run + 1),
+            _ => None,
+        }
+    };
+    behind(behind(at, b'\r', b'r').unwrap_or(at), b'\n', b'n')
 }
 
 /// Of either alphabet.
@@ -128,6 +181,22 @@ mod tests {
             assert_eq!(found(&format!("/{packed}/segment")).len(), 1, "{packed}");
             for end in 24..packed.len() {
                 assert_eq!(found(&packed[..end]), [&packed[..end]], "cut to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn base64_that_was_broken_into_lines_is_one() {
+        for before in 0..60 {
+            let packed = STANDARD.encode(format!("{}CANARY and more of it", "x".repeat(before)));
+            for line_break in ["\n", "\r\n", r"\n", r"\r\n", r"\\n"] {
+                for width in [76, 64, 40] {
+                    let lines: Vec<_> = packed.as_bytes().chunks(width).map(String::from_utf8_lossy).collect();
+                    let lines = lines.join(line_break);
+                    let text = format!("packed: {lines}{line_break}, and more");
+                    let found = found(&text);
+                    assert!(found.len() == 1 && found[0].ends_with(&lines), "{text:?}: {found:?}");
+                }
             }
         }
     }

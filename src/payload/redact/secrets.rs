@@ -205,7 +205,7 @@ fn forms(secret: &Secret) -> Vec<String> {
 }
 
 /// Whether nothing at a range's ends goes on, and it is no key of JSON. A number goes on behind a point or a dash: a PIN is
-/// no part of the amount `4711.00` or of a date.
+/// no part of the amount `4711.00` or `4711,00`, or of a date.
 fn stands_alone(text: &str, range: &Range<usize>) -> bool {
     let (before, after) = (&text[..range.start], &text[range.end..]);
     let is_number = text[range.clone()].bytes().all(|byte| byte.is_ascii_digit());
@@ -213,8 +213,16 @@ fn stands_alone(text: &str, range: &Range<usize>) -> bool {
         Some('.' | '-') => is_number && beyond.next().is_some_and(|it| it.is_ascii_digit()),
         next => next.is_some_and(char::is_alphanumeric),
     };
+    let is_amount = is_number && ends_with_cents(after.as_bytes());
     let is_key = || after.strip_prefix('"').is_some_and(|rest| rest.trim_ascii_start().starts_with(':'));
-    !goes_on(&mut before.chars().rev()) && !goes_on(&mut after.chars()) && !is_key()
+    !goes_on(&mut before.chars().rev()) && !goes_on(&mut after.chars()) && !is_amount && !is_key()
+}
+
+/// A decimal comma and two digits; behind those no comma or bracket, for then it may be a list of numbers.
+fn ends_with_cents(after: &[u8]) -> bool {
+    let [b',', tens, ones, rest @ ..] = after else { return false };
+    let goes_on = rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || b",]}".contains(byte));
+    tens.is_ascii_digit() && ones.is_ascii_digit() && !goes_on
 }
 
 /// As many JSON libraries write it by default: `\u00e4` for `ä`.

@@ -167,8 +167,12 @@ fn behind_gap(bytes: &[u8], mut at: usize) -> usize {
             return at;
         }
         at = widthless_end(bytes, at);
-        let is_separator = matches!(bytes.get(at), Some(b':' | b'\n' | b'\r'));
-        at += if is_separator { 1 } else { separator_at(bytes, at).map_or(0, str::len) };
+        at += match bytes[at..] {
+            [b':' | b'\n' | b'\r', ..] => 1,
+            // The next subfield of MT940's `:86:`.
+            [b'?', b'2' | b'3' | b'6', b'0'..=b'9', ..] => 3,
+            _ => separator_at(bytes, at).map_or(0, str::len),
+        };
     }
     widthless_end(bytes, at)
 }
@@ -207,6 +211,7 @@ mod tests {
             "DE89:3704:0044:0532:0130:00",
             "DE89\n3704\n0044\n0532\n0130\n00",
             "DE89\r\n  370400440532013000",
+            "DE8937040?2104405320?2213000",
             "DE89\u{200b}3704\u{200b}0044\u{200b}0532\u{200b}0130\u{200b}00",
             "SE45\u{a0}5000\u{a0}0000\u{a0}0583\u{a0}9825\u{a0}7466",
         ] {

@@ -11,7 +11,8 @@ const MAX_KIND_BYTES: usize = 32;
 /// What stands before the header's word `BEGIN`.
 pub const DASHES: &[u8] = b"-----";
 
-/// The key whose header's word `BEGIN` is at `at`. It does not reach out of the string or element in which it stands.
+/// The key whose header's word `BEGIN` is at `at`. It does not reach out of the string or element in which it stands, unless
+/// its lines are strings or elements of their own.
 pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     const BEGIN: &[u8] = b"BEGIN ";
     const KEY: &[u8] = b"PRIVATE KEY";
@@ -23,9 +24,15 @@ pub fn at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let text = &bytes[start..];
     // A single dash is none: an encrypted key begins with headers such as `Proc-Type: 4,ENCRYPTED`. They are looked for
     // first, so that of many keys each is read once.
-    let end = memmem::find(text, DASHES).unwrap_or(text.len());
-    let end = memchr::memchr2(b'"', b'<', &text[..end]).unwrap_or(end);
+    let dashes = memmem::find(text, DASHES).unwrap_or(text.len());
+    let is_whole = text[dashes..].starts_with(b"-----END ") && text[..dashes].iter().all(|&byte| is_between(byte));
+    let end = if is_whole { dashes } else { memchr::memchr2(b'"', b'<', &text[..dashes]).unwrap_or(dashes) };
     (end > 0).then_some(start..start + end)
+}
+
+/// Whether it is base64, or stands between the lines of a key in a program, a list or a page.
+fn is_between(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+/=\\\"',<>&;.()#".contains(&byte)
 }
 
 /// Whether a private key begins in a text and goes on behind its end, where one began before it or none did.
@@ -98,6 +105,13 @@ mod tests {
             "BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,0F\n\nMIIE\n-----END RSA";
         assert_eq!(found(encrypted).map(|it| it.ends_with("MIIE\n")), Some(true));
         assert_eq!(found("BEGIN PRIVATE KEY-----[redacted-1]-----END"), Some("[redacted-1]"));
+        for between in [r#"\n" + "#, r#"", ""#, "<br>", "</p><p class='x'>"] {
+            let text = format!("BEGIN PRIVATE KEY-----{between}MIIE{between}ab=={between}-----END PRIVATE KEY-----");
+            let range = at(text.as_bytes(), 0).expect("a key");
+            assert_eq!(&text[range.end..], "-----END PRIVATE KEY-----", "{text}");
+        }
+        let other = r#"BEGIN PRIVATE KEY-----MIIE", "n": "x-----END"#;
+        assert_eq!(found(other), Some("MIIE"), "of another member it says nothing");
         for other in ["BEGIN CERTIFICATE-----\nMIIE", "BEGIN PUBLIC KEY-----\nMIIE", "BEGIN", "BEGIN PRIVATE KEY-----"]
         {
             assert_eq!(found(other), None, "{other}");

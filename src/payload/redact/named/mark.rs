@@ -18,10 +18,8 @@ pub fn mark_at(bytes: &[u8], at: usize) -> Mark {
     // Of `->` the `-` is no part of the name.
     let name_end = if bytes[at] == b'>' { at - 1 } else { at };
     let behind = colours::behind_blanks(bytes, at + 1 + usize::from(is_long));
-    let behind = match bytes[at] {
-        b':' => behind_markup(bytes, behind_bold(bytes, behind_escaped_blanks(bytes, behind))),
-        _ => behind,
-    };
+    let behind = behind_escaped_blanks(bytes, behind);
+    let behind = if bytes[at] == b':' { behind_markup(bytes, behind_bold(bytes, behind)) } else { behind };
     Mark { name_end, value: behind_type(bytes, behind) }
 }
 
@@ -62,13 +60,25 @@ fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// `string(6) "x"`, as PHP's `var_dump` prints texts.
+/// The type of a value: `string(6) "x"` as PHP prints it, `(string) (len=6) "x"` and `[]string{"x"}` as Go does, and of a variable
+/// (`: string = "x"`).
 fn behind_type(bytes: &[u8], at: usize) -> usize {
-    const TYPE: &[u8] = b"string(";
-    if !bytes[at..].starts_with(TYPE) {
-        return at;
-    }
-    let digits = find(bytes, at + TYPE.len(), |byte| !byte.is_ascii_digit());
-    let quote = find(bytes, (digits + 2).min(bytes.len()), |byte| byte != b'\\');
-    if bytes[digits..].starts_with(b") ") && bytes.get(quote) == Some(&b'"') { digits + 2 } else { at }
+    let is_type = |byte: u8| byte.is_ascii_alphanumeric() || b"_.*".contains(&byte);
+    let behind = |at: usize, what: &[u8]| bytes.get(at..)?.starts_with(what).then_some(at + what.len());
+    let number = |at: usize| find(bytes, at, |byte| !byte.is_ascii_digit());
+    let of_php = || behind(number(behind(at, b"string(")?), b") ");
+    let of_spew = || {
+        let length = behind(find(bytes, behind(at, b"(")?, |byte| !is_type(byte)), b") (len=")?;
+        behind(number(length), b") ")
+    };
+    let of_variable = || {
+        let end = find(bytes, at, |byte| !is_type(byte));
+        behind(end, b" = ").filter(|_| end > at)
+    };
+    let is_quoted = |at: &usize| matches!(bytes.get(find(bytes, *at, |byte| byte != b'\\')), Some(b'"' | b'\''));
+    let of_go = || {
+        let open = find(bytes, behind(at, b"[]")?, |byte| !is_type(byte));
+        (bytes.get(open) == Some(&b'{')).then_some(open)
+    };
+    of_php().or_else(of_spew).or_else(of_variable).filter(is_quoted).or_else(of_go).unwrap_or(at)
 }

@@ -15,6 +15,22 @@ const MAX_PRINTED_BYTES: usize = 2 * 1024;
 /// How far the first quote of a list of parameters may be.
 const MAX_PARAMETER_BYTES: usize = 256;
 
+/// Behind `://` at `at`; also where JSON escapes the slashes, as PHP does.
+pub fn behind_slashes(bytes: &[u8], at: usize) -> Option<usize> {
+    const ESCAPED: &[u8] = b"u002f";
+    let mut at = at + bytes[at..].starts_with(b":").then_some(1)?;
+    for _ in 0..2 {
+        let slash = find(bytes, at, |byte| byte != b'\\');
+        let is_escaped = bytes.get(slash..slash + ESCAPED.len()).is_some_and(|it| it.eq_ignore_ascii_case(ESCAPED));
+        at = match bytes.get(slash)? {
+            b'/' => slash + 1,
+            _ if is_escaped && slash > at => slash + ESCAPED.len(),
+            _ => return None,
+        };
+    }
+    Some(at)
+}
+
 /// What stands between `://` and the last `@` before the path.
 pub fn user_info(text: &str, start: usize) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
@@ -62,7 +78,7 @@ fn bracketed_text_end(bytes: &[u8], start: usize) -> Option<usize> {
     let is_type = named > from && bytes[from].is_ascii_alphabetic();
     match bytes.get(open)? {
         b'[' | b'{' if open == start || (is_type && bytes[from].is_ascii_uppercase()) => {}
-        b'(' if is_type && open == named && quote_behind(bytes, open + 1).is_some() => {}
+        b'(' if (is_type || open == start) && open == named && quote_behind(bytes, open + 1).is_some() => {}
         _ => return None,
     }
     let (mut depth, mut at, mut run) = (0usize, open, 0);
@@ -118,6 +134,31 @@ pub fn next_name(text: &str, value: Range<usize>) -> Option<&str> {
     let behind = find(bytes, value.end, |byte| byte != b' ');
     let has_mark = matches!(bytes.get(behind), Some(b'=' | b':')) && behind > value.end;
     has_mark.then_some(name)
+}
+
+/// Whether the name at `at` is the first thing in its line, or string: `export SECRET=`, `> X-Api-Key:`.
+pub fn is_at_line_start(bytes: &[u8], at: usize) -> bool {
+    const MAX_BYTES: usize = 64;
+    const BEFORE: &[&[u8]] = &[b"", b"export", b"set", b"ENV", b"ARG", b"-", b">", b"<", b"*", b"#"];
+    let near = &bytes[at.saturating_sub(MAX_BYTES)..at];
+    let begin = near.iter().rposition(|byte| matches!(byte, b'\n' | b'"'));
+    let before = match begin {
+        Some(begin) => &near[begin + 1..],
+        None if near.len() == at => near,
+        None => return false,
+    };
+    // In a JSON string.
+    let escaped = before.windows(2).rposition(|it| it == b"\\n").map_or(before, |newline| &before[newline + 2..]);
+    BEFORE.contains(&escaped.trim_ascii())
+}
+
+/// Where the word ends of which a value that ends at `end` is the beginning: of a secret with a `)` or a `;` in it. What has a mark
+/// of its own is something else.
+pub fn word_end(bytes: &[u8], end: usize) -> usize {
+    let word = find(bytes, end, |byte| byte <= b' ' || matches!(byte, b'"' | b'<' | b'\\'));
+    let rest = &bytes[end..word];
+    let goes_on = rest.iter().any(u8::is_ascii_alphanumeric) && !rest.iter().any(|byte| matches!(byte, b'=' | b':'));
+    if goes_on { word } else { end }
 }
 
 /// Where a value of JSON ends that has no quotes.

@@ -55,6 +55,21 @@ pub fn list(bytes: &[u8], key: usize, mark_end: usize, in_string: bool) -> Optio
     is_item(items.start).then_some(items)
 }
 
+/// The key of a mapping that begins at `start`, in a line after the one in which a mark ends at `mark_end`.
+pub fn key_below(bytes: &[u8], mark_end: usize, start: usize) -> Option<Range<usize>> {
+    let line = find(bytes, mark_end, |byte| !matches!(byte, b' ' | b'\t' | b'\r'));
+    newline_backslashes(bytes, line)?;
+    let end = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && !b"_.-".contains(&byte));
+    let is_key = end > start && bytes.get(end) == Some(&b':');
+    let behind = bytes.get(end + 1).copied().unwrap_or(b' ');
+    (is_key && matches!(behind, b' ' | b'\n' | b'\r' | b'\\')).then_some(start..end)
+}
+
+/// What is below the key that begins at `key`, more indented than that.
+pub fn below(bytes: &[u8], key: usize, mark_end: usize, in_string: bool) -> Option<Range<usize>> {
+    lines(bytes, key, mark_end, in_string, |_, _| false)
+}
+
 /// The lines behind the one that ends at `end` or behind blanks there, which are more indented than the key that begins at
 /// `key`, or belong to it all the same: that is asked of where their text begins, and whether it is below the key.
 fn lines(

@@ -164,9 +164,10 @@ fn of_a_link_header_the_urls_stay() {
 
 #[test]
 fn a_pin_is_no_part_of_an_amount_or_a_date() {
-    let answered = answered(r#"{"pin":"4711","amount":"4711.00","balance":0.4711,"day":"4711-12-01","code":"4711"}"#);
-    let expected =
-        r#"{"pin":"[redacted-1]","amount":"4711.00","balance":0.4711,"day":"4711-12-01","code":"[redacted-1]"}"#;
+    let answered = answered(
+        r#"{"pin":"4711","amount":"4711.00","balance":0.4711,"day":"4711-12-01","euro":"-4711,00","all":[4711,17],"code":"4711"}"#,
+    );
+    let expected = r#"{"pin":"[redacted-1]","amount":"4711.00","balance":0.4711,"day":"4711-12-01","euro":"-4711,00","all":["[redacted-1]",17],"code":"[redacted-1]"}"#;
     assert_eq!(answer(&Redactor::default(), answered), expected);
 }
 
