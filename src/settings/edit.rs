@@ -4,6 +4,7 @@
 //! `{"if": [CONDITION, VARIANT, REST]}`. A rule that weir wrote for the same workers before is replaced, so that a share
 //! can be raised step by step; rules by other hands stay as they are.
 
+mod difference;
 mod rule;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+pub use self::difference::{Difference, differences, is_same};
 use self::rule::{Rule, put_in_front};
 use super::flagd::{self, ALLOW_JUMP};
 use super::mark::RAISE;
@@ -117,8 +119,31 @@ pub fn edit(document: Option<&[u8]>, changes: &[Change], start: &Settings, max_j
         let flag = flags.entry(change.key.clone()).or_insert_with(|| json!({}));
         let flag = flag.as_object_mut().ok_or_else(|| format!("the document's {} is not an object", change.key))?;
         set(flag, change)?;
+        edited = read_back(edited, change)?;
     }
     Ok(format!("{:#}\n", Value::Object(edited)))
+}
+
+/// The document, if those who are meant take the flag of this change: something else in it may be wrong.
+fn read_back(document: Map<String, Value>, change: &Change) -> Result<Map<String, Value>, String> {
+    let pool = match &change.scope {
+        Scope::Some { pool: Some(pool), .. } => pool.clone(),
+        _ => PoolName::default(),
+    };
+    let document = Value::Object(document);
+    let read = flagd::Document::read(document.to_string().as_bytes())?;
+    if let Err(reason) = read.flag(&change.key, &Context { pool, ..Context::default() }) {
+        return Err(format!(
+            "workers would refuse {} = {}, for the flag has something else that is wrong: {reason}; mend it, or set a value for \
+             all with --everywhere",
+            change.key,
+            brief(&change.value)
+        ));
+    }
+    match document {
+        Value::Object(document) => Ok(document),
+        _ => Err("the document is not an object".into()),
+    }
 }
 
 fn parse(document: Option<&[u8]>) -> Result<Map<String, Value>, String> {
@@ -166,6 +191,8 @@ fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
             ));
         }
     }
+    // Of a list that somebody has prepared, nothing is forgotten.
+    let is_of_weir = unused(flag).is_empty();
     let variants = flag.entry("variants").or_insert_with(|| json!({}));
     let variants =
         variants.as_object_mut().ok_or_else(|| format!("the variants of {} are not an object", change.key))?;
@@ -190,17 +217,31 @@ fn set(flag: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
         }
     }
     let metadata = flag.entry("metadata").or_insert_with(|| json!({}));
-    if let Some(metadata) = metadata.as_object_mut() {
-        metadata.remove(ALLOW_JUMP);
-        metadata.remove(RAISE);
-        if change.allow_jump {
-            metadata.insert(ALLOW_JUMP.into(), true.into());
+    match metadata.as_object_mut() {
+        Some(metadata) => {
+            metadata.remove(ALLOW_JUMP);
+            metadata.remove(RAISE);
+            if change.allow_jump {
+                metadata.insert(ALLOW_JUMP.into(), true.into());
+            }
+            if metadata.is_empty() {
+                flag.remove("metadata");
+            }
         }
-        if metadata.is_empty() {
-            flag.remove("metadata");
+        None if change.allow_jump => {
+            return Err(format!(
+                "the metadata of {} in the document are not an object, so that no jump can be allowed there",
+                change.key
+            ));
+        }
+        None => {}
+    }
+    if is_of_weir {
+        let unused = unused(flag);
+        if let Some(variants) = flag.get_mut("variants").and_then(Value::as_object_mut) {
+            variants.retain(|name, value| *name != named_as(value) || !unused.contains(name));
         }
     }
-    forget_unused(flag);
     Ok(())
 }
 
@@ -223,14 +264,12 @@ fn named_as(value: &Value) -> String {
     value.as_str().map_or_else(|| brief(value), str::to_owned)
 }
 
-/// Removes the variants that weir named and nothing refers to any more.
-fn forget_unused(flag: &mut Map<String, Value>) {
-    let default = flag.get("defaultVariant").cloned().unwrap_or_default();
-    let targeting = flag.get("targeting").cloned().unwrap_or_default();
-    if let Some(variants) = flag.get_mut("variants").and_then(Value::as_object_mut) {
-        let is_used = |name: &str| default == *name || mentions(&targeting, name);
-        variants.retain(|name, value| *name != named_as(value) || is_used(name));
-    }
+/// The variants to which nothing refers by their names. A rule may make a name of others.
+fn unused(flag: &Map<String, Value>) -> Vec<String> {
+    let part = |key: &str| flag.get(key).unwrap_or(&Value::Null);
+    let is_used = |name: &&String| *part("defaultVariant") == **name || mentions(part("targeting"), name);
+    let names = part("variants").as_object().into_iter().flat_map(Map::keys);
+    names.filter(|name| !is_used(name)).cloned().collect()
 }
 
 fn mentions(rule: &Value, name: &str) -> bool {
@@ -246,49 +285,6 @@ fn mentions(rule: &Value, name: &str) -> bool {
 
 fn is_nothing(rule: &Value) -> bool {
     rule.is_null() || rule.as_object().is_some_and(Map::is_empty)
-}
-
-/// What is different in two documents.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    /// The setting, or the name of what is no setting.
-    pub key: String,
-    /// Its flag before, if it was there.
-    pub before: Option<Value>,
-    /// Its flag after, if it is there.
-    pub after: Option<Value>,
-}
-
-/// What differs between two documents, setting by setting.
-pub fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<Difference> {
-    let mut found = Vec::new();
-    let mut compare = |key: String, before: Option<&Value>, after: Option<&Value>| {
-        if before != after {
-            found.push(Difference { key, before: before.cloned(), after: after.cloned() });
-        }
-    };
-    for name in names(before, after) {
-        match (before.get(name), after.get(name)) {
-            (Some(Value::Object(before)), Some(Value::Object(after))) => {
-                for key in names(before, after) {
-                    let path = if name == "flags" { key.to_owned() } else { format!("{name}.{key}") };
-                    compare(path, before.get(key), after.get(key));
-                }
-            }
-            (before, after) => compare(name.to_owned(), before, after),
-        }
-    }
-    found
-}
-
-/// Whether nothing differs; not of what is none.
-pub fn is_same(before: &[u8], after: &[u8]) -> bool {
-    matches!((read(before), read(after)), (Ok(before), Ok(after)) if differences(&before, &after).is_empty())
-}
-
-fn names<'a>(one: &'a Map<String, Value>, other: &'a Map<String, Value>) -> Vec<&'a str> {
-    let more = other.keys().filter(|name| !one.contains_key(*name));
-    one.keys().chain(more).map(String::as_str).collect()
 }
 
 #[cfg(test)]
@@ -375,6 +371,38 @@ mod tests {
                 assert_eq!(value(&document, "single", "w"), Value::Null, "{document}");
             }
         }
+    }
+
+    #[test]
+    fn prepared_variants_stay_and_what_is_wrong_beside_a_value_is_an_error() {
+        let flag = |targeting: Value, default: &str| {
+            json!({"flags": {"max_parallelism": {"state": "ENABLED", "variants": {"20": 20, "30": 30, "40": 40},
+                "defaultVariant": default, "targeting": targeting, "metadata": "theirs"}}})
+            .to_string()
+        };
+        let made = json!({"if": [{"===": [{"var": "worker"}, "w3"]}, {"cat": ["4", "0"]}, null]});
+        for targeting in [made, Value::Null] {
+            let document = after(Some(&flag(targeting, "30")), &[change(25, "other", "")]).expect("good");
+            let parsed: Value = serde_json::from_str(&document).expect("JSON");
+            let variants = &parsed["flags"]["max_parallelism"]["variants"];
+            assert_eq!(*variants, json!({"20": 20, "30": 30, "40": 40, "25": 25}));
+        }
+        for (targeting, default, why) in [
+            (json!({"nonsense": [1]}), "30", "its targeting has the operation"),
+            (Value::Null, "zz", "its defaultVariant is"),
+        ] {
+            let wrong = flag(targeting, default);
+            let reason = after(Some(&wrong), &[change(25, "default", "")]).expect_err(why);
+            assert!(
+                reason.starts_with("workers would refuse max_parallelism = 25") && reason.contains(why),
+                "{reason}"
+            );
+            let everywhere = Change { scope: Scope::Everywhere, ..change(25, "", "") };
+            assert!(after(Some(&wrong), &[everywhere]).is_ok());
+        }
+        let jump = Change { allow_jump: true, ..change(300, "", "") };
+        let reason = after(Some(&flag(Value::Null, "30")), &[jump]).expect_err("nowhere to say so");
+        assert!(reason.contains("not an object"), "{reason}");
     }
 
     #[test]

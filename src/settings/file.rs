@@ -8,11 +8,12 @@
 //! may be half-way. Who changes it with weir holds a lock beside it (`settings.json.lock`) and leaves the change in a
 //! history beside it (`settings.json.history`, a JSON object a line).
 
-use std::fs::{self, Permissions};
+use std::fmt;
+use std::fs::{self, Metadata, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ use crate::lifecycle::Lifecycle;
 
 /// Time between two looks. With one more for a document that was half-written, a change applies within a second.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a change waits for another one, which takes no longer than a write to the disk.
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A document in a file.
 pub struct File {
@@ -94,19 +98,61 @@ pub fn examine(path: &Path, start: &Settings, context: &Context) -> Result<(Sett
 /// Replaces a file's content in one step, so that no reader sees half of it, and none is left after a loss of power. Who
 /// could read what was there can read what takes its place.
 pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    write_like(path, path, text)
+}
+
+/// The same of a file that is new, for those who can read `model`.
+fn write_like(model: &Path, path: &Path, text: &str) -> io::Result<()> {
     let temporary = beside(path, &format!(".{}.tmp", std::process::id()))?;
     let mut file = fs::File::create(&temporary)?;
-    if let Ok(replaced) = fs::metadata(path) {
-        // Only root can give a file away; the group can be kept by its members.
-        if fchown(&file, Some(replaced.uid()), Some(replaced.gid())).is_err() {
-            let _ = fchown(&file, None, Some(replaced.gid()));
-        }
-        // Not all file systems have modes.
-        let _ = file.set_permissions(Permissions::from_mode(replaced.mode() & 0o7777));
+    if let Ok(model) = fs::metadata(path).or_else(|_| fs::metadata(model)) {
+        make_like(&file, &model);
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(temporary, path)
+}
+
+/// Gives a file the owner, the group and the mode of another, as far as that may be.
+fn make_like(file: &fs::File, model: &Metadata) {
+    // Only root can give a file away; the group can be kept by its members.
+    if fchown(file, Some(model.uid()), Some(model.gid())).is_err() {
+        let _ = fchown(file, None, Some(model.gid()));
+    }
+    // Not all file systems have modes.
+    let _ = file.set_permissions(Permissions::from_mode(model.mode() & 0o7777));
+}
+
+/// Waits for the lock of a document, for those who can read it.
+fn lock(path: &Path) -> Result<fs::File, String> {
+    let of = |path: &Path, error: &dyn fmt::Display| format!("its lock {}: {error}", path.display());
+    let lock = beside(path, ".lock").map_err(|error| of(path, &error))?;
+    let failed = |error: io::Error| of(&lock, &error);
+    let writable = || fs::File::options().write(true).open(&lock);
+    let file = match writable() {
+        // Most file systems lock what is only read, too.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::File::open(&lock).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = fs::File::options().write(true).create(true).truncate(false).open(&lock).map_err(failed)?;
+            if let Ok(model) = fs::metadata(path) {
+                make_like(&file, &model);
+            }
+            file
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCKED_WITHIN => std::thread::sleep(POLL_INTERVAL / 10),
+            Err(TryLockError::WouldBlock) => {
+                let within = humantime::format_duration(LOCKED_WITHIN);
+                return Err(format!("somebody else holds {} for longer than {within}", lock.display()));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
 }
 
 /// Where a chain of links ends, also where nothing is there.
@@ -162,8 +208,7 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
     let failed = |error: io::Error| WriteError::Failed(format!("{}: {error}", path.display()));
     // A link is kept, and what it leads to is replaced.
     let path = behind_links(path);
-    let lock = beside(&path, ".lock").and_then(fs::File::create).map_err(failed)?;
-    lock.lock().map_err(failed)?;
+    let _lock = lock(&path).map_err(WriteError::Failed)?;
     let current = match read(&path) {
         Ok(document) => Some(document),
         Err(ReadError::Missing) => None,
@@ -218,7 +263,7 @@ fn write_history(path: &Path, history: &[Revision]) -> io::Result<()> {
         text.push_str(&serde_json::to_string(&Line { revision: *number, at_ms, who, why, document })?);
         text.push('\n');
     }
-    write_file(&beside(path, ".history")?, &text)
+    write_like(path, &beside(path, ".history")?, &text)
 }
 
 #[cfg(test)]
@@ -277,7 +322,13 @@ mod tests {
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
             let before = std::fs::read(&path).expect("there");
             write(&path, Some(&before), edit(&format!("{mode}"))).expect("written");
-            assert_eq!(std::fs::metadata(&path).expect("there").mode() & 0o7777, mode);
+            for file in [path.clone(), beside(&path, ".history").expect("a name")] {
+                assert_eq!(std::fs::metadata(&file).expect("there").mode() & 0o7777, mode, "{}", file.display());
+            }
+            // Who may read it may hold it.
+            let lock = beside(&path, ".lock").expect("a name");
+            std::fs::set_permissions(&lock, Permissions::from_mode(0o444)).expect("set");
+            std::fs::remove_file(beside(&path, ".history").expect("a name")).expect("removed");
         }
     }
 

@@ -8,6 +8,7 @@
 use serde_json::json;
 
 use super::flagd::{ALLOW_JUMP, Document, Flag};
+use super::mark::RAISE;
 use super::targeting::Context;
 use super::{Settings, examine, spec, strict_json};
 use crate::task::{PoolName, WorkerId};
@@ -80,12 +81,13 @@ pub fn allowed(document: &str) -> Result<String, String> {
     Ok(format!("{parsed:#}\n"))
 }
 
-/// The document without its word that N may be a jump: that was said of a change in the past.
-pub fn without_word(document: &str) -> Result<String, String> {
+/// The document without what was said of a change in the past: that N may be a jump, and the mark of a raise.
+pub fn anew(document: &str) -> Result<String, String> {
     let mut parsed = strict_json::read(document.as_bytes()).map_err(|error| format!("the document {error}"))?;
     let metadata = parsed.pointer_mut(&format!("/flags/{KEY}/metadata")).and_then(|it| it.as_object_mut());
-    let word = metadata.and_then(|metadata| metadata.remove(ALLOW_JUMP));
-    Ok(word.map_or_else(|| document.to_owned(), |_| format!("{parsed:#}\n")))
+    let said = metadata.map(|metadata| [ALLOW_JUMP, RAISE].map(|word| metadata.remove(word).is_some()));
+    let is_changed = said.is_some_and(|said| said.contains(&true));
+    Ok(if is_changed { format!("{parsed:#}\n") } else { document.to_owned() })
 }
 
 /// What the document says to a worker; none where it leaves it its start value, or says what is no value: neither is a jump.
@@ -157,8 +159,10 @@ mod tests {
 
         let says_so = allowed(&to(51)).expect("a document");
         assert_eq!(compared(3, &says_so), Ok(()));
-        assert!(compared(3, &without_word(&says_so).expect("a document")).is_err(), "that was said before");
-        assert_eq!(without_word(&to(51)).as_ref(), Ok(&to(51)));
+        assert!(compared(3, &anew(&says_so).expect("a document")).is_err(), "that was said before");
+        assert_eq!(anew(&to(51)).as_ref(), Ok(&to(51)));
+        let marked = super::super::mark::mark(&to(51), KEY, "by me");
+        assert_eq!(super::super::mark::marked(anew(&marked).expect("a document").as_bytes(), KEY), None);
         assert_eq!(allowed(r#"{"flags": {}}"#).as_deref(), Ok(r#"{"flags": {}}"#), "there is nothing that could jump");
         assert!(allowed(r#"{"flags": {"max_parallelism": 7}}"#).expect_err("no flag").contains("is not an object"));
         assert!(allowed("{").expect_err("no document").starts_with("the document "));

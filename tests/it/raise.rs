@@ -164,6 +164,15 @@ async fn a_raise_goes_all_the_way_and_its_numbers_are_in_the_history() {
     let marked = |revision| mark::marked(document(revision).as_bytes(), "max_parallelism");
     assert!(marked(2).expect("under way").contains("take it back: weir settings rollback 1"));
     assert!(marked(3).is_some() && marked(4).is_none());
+
+    // The way back leads to before the raise, and not to one of its steps.
+    let back = settings(&house, &["rollback", "--why", "the bank slows down"]).await;
+    assert_eq!(stdout(&back), "v5: the document of v1\n");
+    eventually("it is put back", || targets(&house, 2) == [FROM, FROM]).await;
+    assert_ok(&settings(&house, &["rollback", "3", "--why", "it was good"]).await);
+    eventually("a step is", || targets(&house, 2) == [16, 16]).await;
+    let dry = settings(&house, &["raise", "max_parallelism", "--to", "18", "--dry-run", "--window", "300ms"]).await;
+    assert_ok(&dry);
     load.end().await;
     house.close().await;
 }

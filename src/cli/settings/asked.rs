@@ -14,7 +14,7 @@ use crate::registry::{self, Presence, Rejected};
 use crate::settings::flagd::Document;
 use crate::settings::jump::{self, Standing};
 use crate::settings::store::version_of;
-use crate::settings::{self, Context, START_VERSION, Settings, Source, edit};
+use crate::settings::{self, Context, START_VERSION, Settings, Source};
 use crate::task::{PoolName, WorkerId};
 use crate::telemetry::Telemetry;
 
@@ -116,19 +116,18 @@ pub(super) fn refuse_rejected(document: &[u8], keys: Option<&[&str]>, workers: &
     )
 }
 
-/// That workers refuse N of the document that was there as a jump, and will of the one after it, where it is the same.
+/// That workers refuse N of the document that was there, and will of the one after it, where that says the same to them.
 pub(super) fn jump_still(before: Option<&[u8]>, after: &[u8], workers: &[Presence]) -> Option<String> {
-    let before = before?;
-    let (version, differences) =
-        (version_of(before), edit::differences(&edit::read(before).ok()?, &edit::read(after).ok()?));
+    let version = before.map(version_of)?;
+    let (before, after) = (Document::read(before?).ok()?, Document::read(after).ok()?);
     let rejects = |worker: &&Presence| {
-        rejected(worker, &version).is_some_and(|rejected| rejected.keys.iter().any(|key| key == jump::KEY))
+        let said = |document| value_for(document, jump::KEY, &worker.pool, &worker.worker);
+        let rejected = rejected(worker, &version);
+        rejected.is_some_and(|it| it.keys.iter().any(|key| key == jump::KEY)) && said(&before) == said(&after)
     };
     let count = workers.iter().filter(rejects).count();
-    let is_same = !differences.iter().any(|difference| difference.key == jump::KEY);
     let by = counted(count as u64, "worker");
-    (count > 0 && is_same)
-        .then(|| format!("{} of the document is refused still, by {by}: weir settings status", jump::KEY))
+    (count > 0).then(|| format!("{} of the document is refused still, by {by}: weir settings status", jump::KEY))
 }
 
 /// How many of the workers the document gives this value of a setting.

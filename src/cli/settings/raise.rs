@@ -394,9 +394,10 @@ impl<'a> Session<'a> {
     }
 
     fn marked(&self, document: &str) -> String {
-        let since = humantime::format_rfc3339_seconds(SystemTime::now());
+        // Of two that begin at the same moment, each knows its own by the process.
+        let (since, process) = (humantime::format_rfc3339_millis(SystemTime::now()), std::process::id());
         let text = format!(
-            "{} raises it to {} for pool {}, seen at {since}; if that has been ended, take it back: {}",
+            "{} raises it to {} for pool {} (process {process}), seen at {since}; if that has been ended, take it back: {}",
             who(),
             self.args.to,
             self.pool,

@@ -12,12 +12,12 @@ use super::{asked, find, reason, replaceable, who};
 use crate::config::Config;
 use crate::settings::flagd::Document;
 use crate::settings::store::{Edit, Revision, Store};
-use crate::settings::{self, Context, Settings, flagd, jump, kept};
+use crate::settings::{self, Context, Settings, flagd, jump, kept, mark};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without a revision, the document before the last change is put back; where the document is gone or broken, the \
-one of the last change.
+    after_help = "Without a revision, the document before the last change is put back, or before the raise that made it; where the \
+document is gone or broken, the one of the last change.
 
 Examples:
   weir settings rollback --why 'p99 of the bank rose'
@@ -57,7 +57,8 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
             (to.edit.document.clone(), format!("the document of v{number}"), format!("{why} (back to v{number})"))
         }
     };
-    let judged = if args.allow_jump { jump::allowed(&document) } else { jump::without_word(&document) };
+    let judged = jump::anew(&document);
+    let judged = if args.allow_jump { judged.and_then(|document| jump::allowed(&document)) } else { judged };
     let judged = judged.map_err(anyhow::Error::msg)?;
     let asked = asked::ask(None, config).await;
     let workers = asked.as_deref().unwrap_or_default();
@@ -134,9 +135,14 @@ fn earlier<'a>(
         None if current.is_none_or(|document| examine(document).is_err()) => good.next().with_context(|| {
             format!("{source} is gone or broken, and its history is empty; --kept takes a worker's last good values")
         }),
-        // The one before the last change; that of the last change, where somebody has set the document by hand since.
+        // The one before the last change, or before the raise that made it; that of the last change, where somebody has set the
+        // document by hand since.
         None => {
-            let before = good.find(|revision| current != Some(revision.edit.document.as_bytes()));
+            let is_other = |revision: &&Revision| current != Some(revision.edit.document.as_bytes());
+            let is_step = |revision: &Revision| mark::marked(revision.edit.document.as_bytes(), jump::KEY).is_some();
+            let mut before = good.filter(is_other).peekable();
+            let nearest = before.peek().copied();
+            let before = before.find(|revision| !is_step(revision)).or(nearest);
             before.context("the history has nothing before the last change")
         }
     }
