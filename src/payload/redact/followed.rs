@@ -17,6 +17,7 @@ use super::budget::Stop;
 use super::decoded::plain;
 use super::detect::Kind;
 use super::named::ends_bare;
+use super::names::is_sensitive;
 use super::placeholder::{is_placeholder, secret_of};
 use super::prose::{AFTER_NAME, is_one_of};
 use super::secrets::{Secret, Secrets};
@@ -144,9 +145,12 @@ impl Followed {
     }
 
     /// Those of one line with a character that ends a value behind a name without quotes: they have to be looked for
-    /// before names are, for a name takes a part of them.
+    /// before names are, for a name takes a part of them. Not one at whose end another secret is announced: that would not be
+    /// seen any more.
     pub fn with_ends(&mut self) -> Vec<Secret> {
-        let has_end = |it: &mut Secret| it.in_base64 && !it.text.contains('\n') && it.text.contains(ends_bare);
+        let has_end = |it: &mut Secret| {
+            it.in_base64 && !it.text.contains('\n') && it.text.contains(ends_bare) && !announces(&it.text)
+        };
         self.secrets.extract_if(.., has_end).collect()
     }
 
@@ -176,6 +180,14 @@ impl Followed {
         known.insert(value.to_owned());
         self.secrets.push(Secret { text: value.to_owned(), stands_alone, in_base64: guard != Guard::Path });
     }
+}
+
+/// Whether a text ends as what stands before a secret does: with a credential's name, or the scheme of a token.
+fn announces(text: &str) -> bool {
+    let is_of_word = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_');
+    let word = text.trim_end_matches(|character| !is_of_word(character));
+    let word = word.rsplit(|character| !is_of_word(character)).next().unwrap_or_default();
+    is_sensitive(word) || ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
 }
 
 /// Whether a value is followed, and whether only to where it stands alone, between characters that are neither letters

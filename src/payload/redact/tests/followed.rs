@@ -59,6 +59,18 @@ fn a_value_is_known_in_the_escapes_of_programs_and_of_latin_1() {
 }
 
 #[test]
+fn a_value_that_is_followed_hides_no_other_secret() {
+    for body in [
+        r#"[{"name":&quot;Key","value":"v , Bearer CANARY-1234567, "}]"#,
+        r#"{"pin":"my password", "m":"my password=CANARY-1234567"}"#,
+        r#"{"pin":"a; Basic", "m":"a; Basic Q0FOQVJZOkNBTkFSWS0xMjM0NTY3"}"#,
+    ] {
+        let redacted = answer(&Redactor::default(), answered(body));
+        assert!(!redacted.contains("CANARY") && !redacted.contains("Q0FOQVJZ"), "{redacted}");
+    }
+}
+
+#[test]
 fn what_an_authorization_header_holds_is_left_nowhere() {
     for (header, value, used) in [
         ("Authorization", "Bearer CANARY.1234.567", "CANARY.1234.567"),
