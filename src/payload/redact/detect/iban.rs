@@ -129,7 +129,11 @@ const COUNTRIES: &[(&[u8; 2], usize)] = &[
 pub fn at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
     let label = bytes.get(start..start + 4)?.eq_ignore_ascii_case(b"iban");
     let start = if label { start + 4 } else { start };
-    let [first, second] = *bytes.get(start..start + 2)? else { return None };
+    let [first, second, third] = *bytes.get(start..start + 3)? else { return None };
+    // Most words go on.
+    if third.is_ascii_alphabetic() {
+        return None;
+    }
     let country = [first.to_ascii_uppercase(), second.to_ascii_uppercase()];
     let index = COUNTRIES.binary_search_by_key(&country, |(code, _)| **code).ok()?;
     let check = behind_gap(bytes, start + 2);

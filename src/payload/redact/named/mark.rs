@@ -47,12 +47,15 @@ fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
     const MAX_TAGS: usize = 4;
     const MAX_TAG_BYTES: usize = 64;
     for _ in 0..MAX_TAGS {
+        if bytes.get(at) != Some(&b'<') {
+            break;
+        }
         let near = &bytes[..bytes.len().min(at + MAX_TAG_BYTES)];
         let name = at + if near[at..].starts_with(b"</") { 2 } else { 1 };
         let name_end = find(near, name.min(near.len()), |byte| !byte.is_ascii_alphanumeric());
         let is_inline = near.get(name..name_end).is_some_and(|name| is_one_of(INLINE, name));
         let end = find(near, name_end, |byte| matches!(byte, b'<' | b'>'));
-        if near.get(at) != Some(&b'<') || !is_inline || near.get(end) != Some(&b'>') {
+        if !is_inline || near.get(end) != Some(&b'>') {
             break;
         }
         at = colours::behind_blanks(bytes, end + 1);
@@ -64,6 +67,10 @@ fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
 /// (`: string = "x"`).
 fn behind_type(bytes: &[u8], at: usize) -> usize {
     let is_type = |byte: u8| byte.is_ascii_alphanumeric() || b"_.*".contains(&byte);
+    // Most values begin with a quote.
+    if !bytes.get(at).is_some_and(|byte| is_type(*byte) || matches!(byte, b'(' | b'[')) {
+        return at;
+    }
     let behind = |at: usize, what: &[u8]| bytes.get(at..)?.starts_with(what).then_some(at + what.len());
     let number = |at: usize| find(bytes, at, |byte| !byte.is_ascii_digit());
     let of_php = || behind(number(behind(at, b"string(")?), b") ");
