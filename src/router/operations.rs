@@ -264,7 +264,10 @@ fn source_out(source: SourceStatus) -> description::SettingsSource {
 
 fn rejected_out(rejected: &settings::Rejected) -> description::Rejected {
     let settings::Rejected { version, values, more } = rejected.clone();
-    let values = values.into_iter().map(|it| description::RejectedValue { reason: it.told(), key: it.key }).collect();
+    let values = values
+        .into_iter()
+        .map(|it| description::RejectedValue { reason: it.reason_and_value(), key: it.key })
+        .collect();
     description::Rejected { version, values, more: count(more) }
 }
 

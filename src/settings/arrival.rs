@@ -89,7 +89,7 @@ impl Rejection {
     }
 
     /// The reason, and the value that holds in its place.
-    pub fn told(&self) -> String {
+    pub fn reason_and_value(&self) -> String {
         let keeping = self.keeping.as_ref().map(|kept| format!("; keeping {kept}")).unwrap_or_default();
         format!("{}{keeping}", self.reason)
     }
@@ -97,7 +97,7 @@ impl Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.told())
+        write!(f, "{}: {}", self.key, self.reason_and_value())
     }
 }
 

@@ -123,8 +123,8 @@ fn make_like(file: &fs::File, model: &Metadata) {
     let _ = file.set_permissions(Permissions::from_mode(model.mode() & 0o7777));
 }
 
-/// Waits for the lock of a document, for those who can read it.
-fn lock(path: &Path) -> Result<fs::File, String> {
+/// Takes the lock of a document, for those who can read it, when whoever holds it lets go `within` that time.
+fn lock(path: &Path, within: Duration) -> Result<fs::File, String> {
     let of = |path: &Path, error: &dyn fmt::Display| format!("its lock {}: {error}", path.display());
     let lock = beside(path, ".lock").map_err(|error| of(path, &error))?;
     let failed = |error: io::Error| of(&lock, &error);
@@ -145,9 +145,9 @@ fn lock(path: &Path) -> Result<fs::File, String> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if began.elapsed() < LOCKED_WITHIN => std::thread::sleep(POLL_INTERVAL / 10),
+            Err(TryLockError::WouldBlock) if began.elapsed() < within => std::thread::sleep(POLL_INTERVAL / 10),
             Err(TryLockError::WouldBlock) => {
-                let within = humantime::format_duration(LOCKED_WITHIN);
+                let within = humantime::format_duration(within);
                 return Err(format!("somebody else holds {} for longer than {within}", lock.display()));
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
@@ -208,7 +208,7 @@ fn write(path: &Path, expected: Option<&[u8]>, edit: Edit) -> Result<u64, WriteE
     let failed = |error: io::Error| WriteError::Failed(format!("{}: {error}", path.display()));
     // A link is kept, and what it leads to is replaced.
     let path = behind_links(path);
-    let _lock = lock(&path).map_err(WriteError::Failed)?;
+    let _lock = lock(&path, LOCKED_WITHIN).map_err(WriteError::Failed)?;
     let current = match read(&path) {
         Ok(document) => Some(document),
         Err(ReadError::Missing) => None,
@@ -272,6 +272,43 @@ mod tests {
 
     fn edit(document: &str) -> Edit {
         Edit { document: document.into(), who: "me".into(), why: "a test".into() }
+    }
+
+    #[test]
+    fn who_writes_at_once_waits_for_the_other_and_nothing_is_lost() {
+        const WRITERS: usize = 4;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let path = &path;
+                scope.spawn(move || {
+                    loop {
+                        let found = read(path).ok();
+                        match write(path, found.as_deref(), edit(&writer.to_string())) {
+                            Err(WriteError::Conflict) => {}
+                            written => break assert!(written.is_ok(), "{written:?}"),
+                        }
+                    }
+                });
+            }
+        });
+        let history = read_history(&path).expect("readable");
+        assert_eq!(history.iter().map(|it| it.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let mut documents: Vec<_> = history.into_iter().map(|it| it.edit.document).collect();
+        documents.sort();
+        assert_eq!(documents, ["0", "1", "2", "3"]);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_too_long_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("settings.json");
+        let held = lock(&path, Duration::ZERO).expect("nobody has it");
+        let error = lock(&path, Duration::from_millis(50)).expect_err("it is held");
+        assert!(error.contains("settings.json.lock for longer than 50ms"), "{error}");
+        drop(held);
+        lock(&path, Duration::ZERO).expect("nobody has it");
     }
 
     #[test]

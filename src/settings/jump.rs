@@ -81,8 +81,8 @@ pub fn allowed(document: &str) -> Result<String, String> {
     Ok(format!("{parsed:#}\n"))
 }
 
-/// The document without what was said of a change in the past: that N may be a jump, and the mark of a raise.
-pub fn anew(document: &str) -> Result<String, String> {
+/// The document without what it says of the change that made it: that N may jump, and the mark of a raise.
+pub fn without_past_change(document: &str) -> Result<String, String> {
     let mut parsed = strict_json::read(document.as_bytes()).map_err(|error| format!("the document {error}"))?;
     let metadata = parsed.pointer_mut(&format!("/flags/{KEY}/metadata")).and_then(|it| it.as_object_mut());
     let said = metadata.map(|metadata| [ALLOW_JUMP, RAISE].map(|word| metadata.remove(word).is_some()));
@@ -159,10 +159,10 @@ mod tests {
 
         let says_so = allowed(&to(51)).expect("a document");
         assert_eq!(compared(3, &says_so), Ok(()));
-        assert!(compared(3, &anew(&says_so).expect("a document")).is_err(), "that was said before");
-        assert_eq!(anew(&to(51)).as_ref(), Ok(&to(51)));
+        assert!(compared(3, &without_past_change(&says_so).expect("a document")).is_err(), "that was said before");
+        assert_eq!(without_past_change(&to(51)).as_ref(), Ok(&to(51)));
         let marked = super::super::mark::mark(&to(51), KEY, "by me");
-        assert_eq!(super::super::mark::marked(anew(&marked).expect("a document").as_bytes(), KEY), None);
+        assert_eq!(super::super::mark::marked(without_past_change(&marked).expect("a document").as_bytes(), KEY), None);
         assert_eq!(allowed(r#"{"flags": {}}"#).as_deref(), Ok(r#"{"flags": {}}"#), "there is nothing that could jump");
         assert!(allowed(r#"{"flags": {"max_parallelism": 7}}"#).expect_err("no flag").contains("is not an object"));
         assert!(allowed("{").expect_err("no document").starts_with("the document "));

@@ -140,7 +140,7 @@ struct Session<'a> {
     levels: Vec<(u32, Option<String>)>,
     /// The last change that this raise made.
     revision: Option<u64>,
-    undo: Undo,
+    undo: UndoCommands,
     output: Output,
 }
 
@@ -452,24 +452,23 @@ fn good(verdicts: &[Verdict], windows: usize) -> String {
 }
 
 /// The commands that take a raise back.
-struct Undo {
+struct UndoCommands {
     /// To the document before, or where the history does not have it, to N.
-    command: String,
+    best: String,
     /// Where that takes back what others have changed, too: the one to N.
-    alone: Option<String>,
+    beside_others: Option<String>,
 }
 
-impl fmt::Display for Undo {
+impl fmt::Display for UndoCommands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.command)?;
-        let alone = self.alone.as_ref();
-        alone.map_or(Ok(()), |alone| {
-            write!(f, "; if others have changed the document since (weir settings history): {alone}")
+        write!(f, "{}", self.best)?;
+        self.beside_others.as_ref().map_or(Ok(()), |command| {
+            write!(f, "; if others have changed the document since (weir settings history): {command}")
         })
     }
 }
 
-async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolName) -> anyhow::Result<Undo> {
+async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolName) -> anyhow::Result<UndoCommands> {
     let history = store.history().await?;
     let revision = match (history.last(), current) {
         // The first change notes what was there.
@@ -480,7 +479,9 @@ async fn undo(store: &dyn Store, current: Option<&str>, from: u32, pool: &PoolNa
     let why = "--why 'the raise is taken back'";
     let to_n = format!("weir settings set {KEY}={from} --pool {pool} {why}");
     Ok(match revision {
-        Some(revision) => Undo { command: format!("weir settings rollback {revision} {why}"), alone: Some(to_n) },
-        None => Undo { command: to_n, alone: None },
+        Some(revision) => {
+            UndoCommands { best: format!("weir settings rollback {revision} {why}"), beside_others: Some(to_n) }
+        }
+        None => UndoCommands { best: to_n, beside_others: None },
     })
 }

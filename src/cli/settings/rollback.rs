@@ -57,7 +57,7 @@ pub(super) async fn run(args: Args, store: &dyn Store, config: &Config) -> anyho
             (to.edit.document.clone(), format!("the document of v{number}"), format!("{why} (back to v{number})"))
         }
     };
-    let judged = jump::anew(&document);
+    let judged = jump::without_past_change(&document);
     let judged = if args.allow_jump { judged.and_then(|document| jump::allowed(&document)) } else { judged };
     let judged = judged.map_err(anyhow::Error::msg)?;
     let asked = asked::ask(None, config).await;

@@ -8,6 +8,8 @@
 
 mod announced;
 mod colours;
+mod element;
+mod lines;
 mod mark;
 mod value;
 mod yaml;
@@ -17,17 +19,15 @@ use std::ops::Range;
 
 use memchr::{memchr3, memmem, memrchr};
 
-use self::announced::{
-    Announced, Announcer, MAX_PAIR_BYTES, has_value_behind, is_headed, is_heading, is_label, is_value, is_void,
-    value_before,
-};
-use self::mark::{Mark, mark_at};
+use self::announced::{Announced, Announcer, MAX_PAIR_BYTES, Pair, has_value_behind, is_value, value_before};
+pub(super) use self::lines::break_at;
+use self::lines::{is_at_line_start, line_end};
 pub(super) use self::value::ends_bare;
 use self::value::{
-    bare_end, behind_slashes, bracketed_end, find, is_at_line_start, line_end, member_end, next_name, parameters_end,
-    printed_end, quoted_end, text_in, user_info, word_end,
+    bare_end, behind_slashes, bracketed_end, find, member_end, next_name, parameters_end, printed_end, quoted_end,
+    text_in, user_info, word_end,
 };
-use self::yaml::Properties;
+use self::yaml::{Below, Properties};
 use super::budget::{Budget, Stop};
 use super::decoded::plain;
 use super::detect::pem;
@@ -117,47 +117,40 @@ impl<'t> Search<'t> {
             let (range, guard) = self.element(mark)?;
             return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
-        let Mark { name_end, value: start } = mark_at(bytes, mark);
-        let name = name_before(self.text, self.from, name_end)?;
+        let name = name_before(self.text, self.from, mark::name_end(bytes, mark))?;
         let plain_name = plain_name(name.text);
         let local = last_part(&plain_name);
+        let announcer = Announcer::of(local);
         let announced = self.announced_at(mark).filter(|_| is_value(local)).map(|it| it.guard);
-        if let Some(announcer) = Announcer::of(local) {
-            let named = self.named_credential(start).filter(|guard| announcer.announces(*guard));
-            let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
-            let before = named.and_then(|guard| Some(unquoted(value_before(bytes, floor, mark)?, guard)));
-            match named.filter(|_| before.is_none()) {
-                Some(guard) => self.announced = Some(Announced::new(announcer, guard, mark)),
-                None => self.announced = self.announced.take().filter(|it| !announcer.ends(it.by)),
-            }
-            // `<entry key="password">x</entry>`: it is the name of a value, and none itself.
-            if before.is_some() || (named.is_some() && has_value_behind(bytes, floor, inside_quotes(bytes, start))) {
-                return before;
-            }
+        let guard = announced.or_else(|| is_sensitive(&plain_name).then(|| Guard::of(&plain_name)));
+        if announcer.is_none() && guard.is_none() {
+            return None;
         }
-        let guard = announced.or_else(|| is_sensitive(&plain_name).then(|| Guard::of(&plain_name)))?;
-        let may_have = bytes[mark] == b':' && start > mark + 1;
-        let properties = if may_have { yaml::properties(bytes, start) } else { None };
+        let start = mark::value_start(bytes, mark);
+        match announcer.map_or(Pair::None, |announcer| self.pair(announcer, mark, start)) {
+            Pair::Before(value, guard) => return Some(unquoted(value, guard)),
+            // `<entry key="password">x</entry>`: it is the name of a value, and none itself.
+            Pair::Behind => return None,
+            Pair::None => {}
+        }
+        let guard = guard?;
+        let properties = match bytes[mark] == b':' && start > mark + 1 {
+            true => yaml::properties(bytes, start),
+            false => None,
+        };
         let content = properties.and_then(|it| it.content).unwrap_or(start);
         if bytes[mark] == b':' {
-            let in_string = self.nesting.is_in_string(mark);
-            let block = yaml::block(bytes, name.start, content, in_string);
-            let held = block.or_else(|| match bytes[start..].starts_with(b"- ") {
-                true => yaml::list(bytes, name.start, mark + 1, in_string),
-                false => None,
-            });
-            if let Some(range) = held {
+            let key = yaml::Key { start: name.start, mark, in_string: self.nesting.is_in_string(mark) };
+            let range = match key.below(bytes, start, content) {
+                // What is below it is a credential's as a whole, unless its names say more.
+                Some(Below::Mapping { first_key, .. }) if is_sensitive(&self.text[first_key.clone()]) => return None,
+                Some(Below::Value(range) | Below::Mapping { all: range, .. }) => Some(range),
+                Some(Below::Nothing) => return None,
+                None => None,
+            };
+            if let Some(range) = range {
                 return self.nesting.clip(range).map(|range| unquoted(range, guard));
             }
-        }
-        if bytes[mark] == b':'
-            && let Some(key) = yaml::key_below(bytes, mark + 1, start)
-        {
-            // What is below it is a credential's as a whole, unless its names say more.
-            let in_string = self.nesting.is_in_string(mark);
-            let below = yaml::below(bytes, name.start, mark + 1, in_string);
-            let range = below.filter(|_| !is_sensitive(&self.text[key]))?;
-            return self.nesting.clip(range).map(|range| unquoted(range, guard));
         }
         let value = self.value(content, &name, &plain_name);
         let value = match properties {
@@ -171,6 +164,22 @@ impl<'t> Search<'t> {
             Some(range) => unquoted(range, guard),
             None => Found { range, ..value },
         })
+    }
+
+    /// What the value from `start` on belongs to, behind the `mark` of an announcer, if it is a credential's name.
+    fn pair(&mut self, announcer: Announcer, mark: usize, start: usize) -> Pair {
+        let bytes = self.text.as_bytes();
+        let Some(guard) = self.named_credential(start).filter(|guard| announcer.announces(*guard)) else {
+            self.announced = self.announced.take().filter(|it| !announcer.ends(it.by));
+            return Pair::None;
+        };
+        let floor = self.from.max(mark.saturating_sub(MAX_PAIR_BYTES));
+        if let Some(value) = value_before(bytes, floor, mark) {
+            self.announced = self.announced.take().filter(|it| !announcer.ends(it.by));
+            return Pair::Before(value, guard);
+        }
+        self.announced = Some(Announced::new(announcer, guard, mark));
+        if has_value_behind(bytes, floor, inside_quotes(bytes, start)) { Pair::Behind } else { Pair::None }
     }
 
     /// What the value at `mark` is, where it may be one that was announced.
@@ -262,56 +271,6 @@ impl<'t> Search<'t> {
         let name = plain_name(self.text.get(inside..end)?.trim_end_matches(':'));
         is_sensitive(&name).then(|| Guard::of(&name))
     }
-
-    /// What the element holds whose start tag ends at `mark`, if it is a credential's.
-    fn element(&mut self, mark: usize) -> Option<(Range<usize>, Guard)> {
-        let (text, bytes) = (self.text, self.text.as_bytes());
-        let tag = self.tag.filter(|tag| *tag >= self.from)?;
-        let name_end = tag
-            + 1
-            + bytes[tag + 1..mark].iter().take(MAX_NAME_BYTES).take_while(|&&it| is_name(it) || it == b':').count();
-        let name = text.get(tag + 1..name_end)?;
-        let is_start = !name.is_empty() && bytes[mark - 1] != b'/';
-        let (local, start) = (name.rsplit(':').next().unwrap_or(name), mark + 1);
-        let may_be_announced = |it: &&Announced| {
-            // `<param name="pin">x`, and not what follows `<input name="pin">`.
-            let by_its_tag = it.is_behind(tag) && !is_void(local.as_bytes());
-            let holds_value = it.by != Announcer::Id || (!is_label(local.as_bytes()) && is_one_word(bytes, start));
-            let is_next = if it.by == Announcer::Heading {
-                is_headed(local.as_bytes())
-            } else {
-                is_value(local) || local == "string"
-            };
-            (by_its_tag && holds_value) || is_next
-        };
-        let announced = self.announced_at(mark).filter(may_be_announced).map(|it| it.guard);
-        if is_start && announced.is_none() && Announcer::of(local) == Some(Announcer::Name) {
-            self.announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Name, guard, mark));
-        }
-        if is_start && is_heading(local.as_bytes(), &bytes[start..]) {
-            let announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Heading, guard, mark));
-            self.announced = announced.or(self.announced.take());
-        }
-        if !is_start {
-            return None;
-        }
-        let guard = announced.or_else(|| is_sensitive(local).then(|| Guard::of(local)))?;
-        self.searches += 1;
-        let rest = &bytes[start..];
-        let content = find(bytes, start, |byte| !byte.is_ascii_whitespace());
-        let is_text = !bytes[content..].starts_with(b"<");
-        let text_end = if is_text { find(bytes, start, |byte| byte == b'<') } else { start };
-        let end = if is_text && !bytes[text_end..].starts_with(b"<!") {
-            text_end
-        } else {
-            // Other elements, CDATA or a comment: all up to the end tag, or, where a cut took that, to the text's end.
-            memmem::find(rest, format!("</{name}").as_bytes()).map_or(bytes.len(), |end| start + end)
-        };
-        if announced.is_some() {
-            self.announced = None;
-        }
-        Some((start..end, guard))
-    }
 }
 
 /// Of `fields[0][name]` or `field.name`, the `name`.
@@ -322,16 +281,6 @@ fn last_part(name: &str) -> &str {
 /// Behind the quotes that begin at `at`.
 fn inside_quotes(bytes: &[u8], at: usize) -> usize {
     find(bytes, at, |byte| !matches!(byte, b'\\' | b'"' | b'\''))
-}
-
-/// Whether the text of an element that begins at `start` is one word, as far as it goes.
-fn is_one_word(bytes: &[u8], start: usize) -> bool {
-    const MAX_WORD_BYTES: usize = 4096;
-    let bytes = &bytes[..bytes.len().min(start + MAX_WORD_BYTES)];
-    let word = find(bytes, start, |byte| !byte.is_ascii_whitespace());
-    let end = find(bytes, word, |byte| byte == b'<' || byte.is_ascii_whitespace());
-    let behind = find(bytes, end, |byte| !byte.is_ascii_whitespace());
-    end > word && matches!(bytes.get(behind), None | Some(b'<'))
 }
 
 fn unquoted(range: Range<usize>, guard: Guard) -> Found {

@@ -1,5 +1,8 @@
 //! Which names guard a value that must not be kept, and which headers may be.
 
+use std::array::from_fn;
+use std::sync::LazyLock;
+
 /// What ends the name of a credential, written without separators and in lowercase: `access_token`, `userPassword`. Digits
 /// after it do not matter: `password2`.
 const SENSITIVE_ENDINGS: &[&str] = &[
@@ -230,7 +233,8 @@ pub(super) fn is_sensitive(name: &str) -> bool {
         (word, _) => word,
     };
     SENSITIVE_WHOLE.iter().any(|whole| plain == whole.as_bytes())
-        || SENSITIVE_ENDINGS.iter().any(|ending| [letters, base].iter().any(|it| ends_with(it, ending.as_bytes())))
+        || has_sensitive_ending(letters)
+        || (base.len() < letters.len() && has_sensitive_ending(base))
         || SENSITIVE_LAST_WORDS.iter().any(|word| {
             let word = word.as_bytes();
             letters == word || last_word.eq_ignore_ascii_case(word)
@@ -245,9 +249,17 @@ fn without_version(letters: &[u8]) -> &[u8] {
     TAILS.iter().find_map(|tail| letters.strip_suffix(*tail)).unwrap_or(letters)
 }
 
-/// As the method of slices, which compares only where the last bytes are the same.
-fn ends_with(name: &[u8], ending: &[u8]) -> bool {
-    name.last() == ending.last() && name.ends_with(ending)
+/// Compares only with the endings that have the last letter of a name: every name in a payload is looked at.
+fn has_sensitive_ending(letters: &[u8]) -> bool {
+    static BY_LAST_LETTER: LazyLock<[Vec<&str>; 26]> = LazyLock::new(|| {
+        from_fn(|nth| {
+            let last = char::from(b'a' + nth as u8);
+            SENSITIVE_ENDINGS.iter().copied().filter(|ending| ending.ends_with(last)).collect()
+        })
+    });
+    let nth = letters.last().and_then(|last| last.checked_sub(b'a'));
+    let endings = nth.and_then(|nth| BY_LAST_LETTER.get(usize::from(nth)));
+    endings.is_some_and(|endings| endings.iter().any(|ending| letters.ends_with(ending.as_bytes())))
 }
 
 /// The last word of a name, without digits after it, and what stands before. A word begins after a separator, with a capital after a small letter

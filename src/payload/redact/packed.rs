@@ -8,6 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::budget::{Budget, Stop};
+use super::named::break_at;
 
 /// Shorter ones hold no name with a value, no card number and no IBAN.
 const MIN_BYTES: usize = 20;
@@ -20,9 +21,6 @@ const PIECE_BYTES: usize = 256;
 
 /// The shortest line that base64 is broken into.
 const MIN_LINE_BYTES: usize = 40;
-
-/// Of a line break in JSON strings in each other.
-const MAX_BACKSLASHES: usize = 8;
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -85,7 +83,7 @@ impl<'t> Packed<'t> {
         let (mut base64, mut lines) = (Cow::Borrowed(&bytes[at..end]), vec![(0, at)]);
         let mut last = end - at;
         while last >= MIN_LINE_BYTES && last.is_multiple_of(4) {
-            let Some(next) = line_break(bytes, end).filter(|next| length(*next) > 0) else { break };
+            let Some(next) = break_at(bytes, end).map(|it| it.end).filter(|next| length(*next) > 0) else { break };
             last = length(next);
             end = next + last;
             lines.push((base64.len(), next));
@@ -99,19 +97,6 @@ impl<'t> Packed<'t> {
         let (here, there) = self.lines[line];
         there + (at - here)
     }
-}
-
-/// Where the next line begins, if one ends at `at`; also as JSON writes that.
-fn line_break(bytes: &[u8], at: usize) -> Option<usize> {
-    let behind = |at: usize, raw: u8, letter: u8| {
-        let run = bytes[at..].iter().take(MAX_BACKSLASHES + 1).take_while(|&&byte| byte == b'\\').count();
-        match bytes.get(at + run)? {
-            byte if run == 0 && *byte == raw => Some(at + 1),
-            byte if run.is_power_of_two() && *byte == letter => Some(at + run + 1),
-            _ => None,
-        }
-    };
-    behind(behind(at, b'\r', b'r').unwrap_or(at), b'\n', b'n')
 }
 
 /// Of either alphabet.

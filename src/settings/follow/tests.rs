@@ -370,7 +370,7 @@ async fn what_was_rejected_is_told_with_the_version_whose_other_values_hold() {
     drop(tokio::time::timeout(Duration::from_secs(1), changed).await.expect("in time").expect("watched"));
     // Whoever sees the version sees what it leaves out.
     assert_eq!(bench.arrived(), (version_of(jump.as_bytes()), rejects(&jump, &["max_parallelism"])));
-    let reason = bench.arrival.borrow().rejected.clone().expect("some").values[0].told();
+    let reason = bench.arrival.borrow().rejected.clone().expect("some").values[0].reason_and_value();
     assert!(reason.contains("301 is more than 10 times 30") && reason.ends_with("keeping 3"), "{reason}");
     let good = both(300, 0.4);
     write_file(&bench.file, &good).expect("written");

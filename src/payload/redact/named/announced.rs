@@ -6,6 +6,7 @@ use std::ops::Range;
 use memchr::{memchr2, memmem};
 
 use super::super::followed::Guard;
+use super::element::Element;
 use super::value::{find, quoted_end};
 
 /// How far a value may be from the name that says what it is.
@@ -79,6 +80,16 @@ pub fn is_value(name: &str) -> bool {
     ends || [&b"content"[..], b"val"].iter().any(|it| name.eq_ignore_ascii_case(it))
 }
 
+/// What the name of a credential that stands as a value belongs to.
+pub enum Pair {
+    /// A value before it.
+    Before(Range<usize>, Guard),
+    /// A value behind it, in its element.
+    Behind,
+    /// It may be a value of its own.
+    None,
+}
+
 /// The quoted value in `floor..mark` that stands in the same element or object as the name behind `mark`.
 pub fn value_before(bytes: &[u8], floor: usize, mark: usize) -> Option<Range<usize>> {
     let opens = |byte: &u8| matches!(byte, b'<' | b'>' | b'{' | b'}');
@@ -109,45 +120,7 @@ pub fn has_value_behind(bytes: &[u8], floor: usize, name: usize) -> bool {
     let attributes = &bytes[name_end..end];
     let has_value = [&b"value="[..], b"content="].iter().any(|it| memmem::find(attributes, it).is_some());
     let text = find(bytes, end + 1, |byte| !byte.is_ascii_whitespace());
-    let is_empty = attributes.ends_with(b"/") || is_void(element) || bytes[text..].starts_with(b"</");
+    let is_empty =
+        attributes.ends_with(b"/") || Element::of(element) == Element::Void || bytes[text..].starts_with(b"</");
     has_value || (!is_empty && text < bytes.len())
-}
-
-/// Whether an element of HTML is the heading of the one right behind it, where `text` is what it holds and all after that.
-pub fn is_heading(element: &[u8], text: &[u8]) -> bool {
-    let (end, next) = match () {
-        () if element.eq_ignore_ascii_case(b"th") => ("</th>", "<td"),
-        () if element.eq_ignore_ascii_case(b"dt") => ("</dt>", "<dd"),
-        () => return false,
-    };
-    let starts =
-        |text: &[u8], with: &str| text.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with.as_bytes()));
-    let Some(text) = text.get(find(text, 0, |byte| byte == b'<')..).filter(|text| starts(text, end)) else {
-        return false;
-    };
-    starts(text[end.len()..].trim_ascii_start(), next)
-}
-
-/// Whether an element is right behind a heading.
-pub fn is_headed(element: &[u8]) -> bool {
-    is_one_of(&["td", "dd"], element)
-}
-
-/// Whether an element of HTML has nothing in it.
-pub fn is_void(element: &[u8]) -> bool {
-    is_one_of(&["input", "meta", "link", "br", "img"], element)
-}
-
-/// Whether the text of an element of HTML is for people to read, or it holds other elements.
-pub fn is_label(element: &[u8]) -> bool {
-    const LABELS: &[&str] = &[
-        "a", "body", "button", "caption", "fieldset", "form", "h1", "h2", "h3", "h4", "h5", "h6", "label", "legend",
-        "option", "script", "section", "select", "style", "summary", "table", "th", "title", "ul",
-    ];
-    is_one_of(LABELS, element)
-}
-
-/// Whether the name of an element is in a list, whatever its case.
-pub fn is_one_of(elements: &[&str], element: &[u8]) -> bool {
-    elements.iter().any(|it| element.eq_ignore_ascii_case(it.as_bytes()))
 }

@@ -1,39 +1,24 @@
 //! Marks between a name and its value: `:`, `=`, and those of more characters (`:=`, `::`, `=>`, `->`, ` == `).
 
-use super::announced::is_one_of;
 use super::colours;
+use super::element::is_one_of;
+use super::lines::behind_blanks;
 use super::value::find;
 
-/// What stands on both sides of a mark.
-pub struct Mark {
-    pub name_end: usize,
-    /// Where the value begins, behind blanks, colours, and what else no value begins with.
-    pub value: usize,
-}
-
-/// The mark of which the first `:`, `=` or `>` is at `at`.
-pub fn mark_at(bytes: &[u8], at: usize) -> Mark {
-    let is_comparison = bytes[..at].ends_with(b" ") && bytes[at..].starts_with(b"== ");
-    let is_long = is_comparison || matches!(bytes[at..], [b':', b'=' | b':', ..] | [b'=', b'>', ..]);
+/// Where the name before the mark ends of which the first `:`, `=` or `>` is at `mark`.
+pub fn name_end(bytes: &[u8], mark: usize) -> usize {
     // Of `->` the `-` is no part of the name.
-    let name_end = if bytes[at] == b'>' { at - 1 } else { at };
-    let behind = colours::behind_blanks(bytes, at + 1 + usize::from(is_long));
-    let behind = behind_escaped_blanks(bytes, behind);
-    let behind = if bytes[at] == b':' { behind_markup(bytes, behind_bold(bytes, behind)) } else { behind };
-    Mark { name_end, value: behind_type(bytes, behind) }
+    if bytes[mark] == b'>' { mark - 1 } else { mark }
 }
 
-/// Line breaks and tabs as JSON writes them, in however many strings.
-fn behind_escaped_blanks(bytes: &[u8], mut at: usize) -> usize {
-    const MAX_BLANKS: usize = 8;
-    for _ in 0..MAX_BLANKS {
-        let run = find(bytes, at, |byte| byte != b'\\') - at;
-        if !run.is_power_of_two() || !matches!(bytes.get(at + run), Some(b'n' | b'r' | b't')) {
-            break;
-        }
-        at = colours::behind_blanks(bytes, at + run + 1);
-    }
-    at
+/// Where the value behind the mark begins of which the first `:`, `=` or `>` is at `mark`: behind blanks, colours, and what
+/// else no value begins with.
+pub fn value_start(bytes: &[u8], mark: usize) -> usize {
+    let is_comparison = bytes[..mark].ends_with(b" ") && bytes[mark..].starts_with(b"== ");
+    let is_long = is_comparison || matches!(bytes[mark..], [b':', b'=' | b':', ..] | [b'=', b'>', ..]);
+    let behind = behind_blanks(bytes, mark + 1 + usize::from(is_long));
+    let behind = if bytes[mark] == b':' { behind_markup(bytes, behind_bold(bytes, behind)) } else { behind };
+    behind_type(bytes, behind)
 }
 
 /// `**Password:** x`, in Markdown.
@@ -63,29 +48,38 @@ fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The type of a value: `string(6) "x"` as PHP prints it, `(string) (len=6) "x"` and `[]string{"x"}` as Go does, and of a variable
-/// (`: string = "x"`).
+/// A part of what is printed before a value.
+enum Part {
+    Text(&'static [u8]),
+    Type,
+    Digits,
+}
+
+/// The types of values as programs print them, and what the values behind them begin with.
+const TYPES: &[(&[Part], &[u8])] = &[
+    // PHP's var_dump: `string(6) "x"`
+    (&[Part::Text(b"string("), Part::Digits, Part::Text(b") ")], b"\"'"),
+    // Go's spew: `(string) (len=6) "x"`
+    (&[Part::Text(b"("), Part::Type, Part::Text(b") (len="), Part::Digits, Part::Text(b") ")], b"\"'"),
+    // Go's `%#v` of a list: `[]string{"x"}`
+    (&[Part::Text(b"[]"), Part::Type], b"{"),
+    // of a variable, behind its name: `string = "x"`
+    (&[Part::Type, Part::Text(b" = ")], b"\"'"),
+];
+
+/// The type of the value that begins at `at`.
 fn behind_type(bytes: &[u8], at: usize) -> usize {
-    let is_type = |byte: u8| byte.is_ascii_alphanumeric() || b"_.*".contains(&byte);
-    // Most values begin with a quote.
-    if !bytes.get(at).is_some_and(|byte| is_type(*byte) || matches!(byte, b'(' | b'[')) {
-        return at;
-    }
-    let behind = |at: usize, what: &[u8]| bytes.get(at..)?.starts_with(what).then_some(at + what.len());
-    let number = |at: usize| find(bytes, at, |byte| !byte.is_ascii_digit());
-    let of_php = || behind(number(behind(at, b"string(")?), b") ");
-    let of_spew = || {
-        let length = behind(find(bytes, behind(at, b"(")?, |byte| !is_type(byte)), b") (len=")?;
-        behind(number(length), b") ")
+    let behind = |at: usize, part: &Part| {
+        let end = match part {
+            Part::Text(text) => return bytes.get(at..)?.starts_with(text).then_some(at + text.len()),
+            Part::Type => find(bytes, at, |byte| !byte.is_ascii_alphanumeric() && !b"_.*".contains(&byte)),
+            Part::Digits => find(bytes, at, |byte| !byte.is_ascii_digit()),
+        };
+        (end > at).then_some(end)
     };
-    let of_variable = || {
-        let end = find(bytes, at, |byte| !is_type(byte));
-        behind(end, b" = ").filter(|_| end > at)
+    let value = |(parts, begins): &(&[Part], &[u8])| {
+        let value = parts.iter().try_fold(at, behind)?;
+        begins.contains(bytes.get(find(bytes, value, |byte| byte != b'\\'))?).then_some(value)
     };
-    let is_quoted = |at: &usize| matches!(bytes.get(find(bytes, *at, |byte| byte != b'\\')), Some(b'"' | b'\''));
-    let of_go = || {
-        let open = find(bytes, behind(at, b"[]")?, |byte| !is_type(byte));
-        (bytes.get(open) == Some(&b'{')).then_some(open)
-    };
-    of_php().or_else(of_spew).or_else(of_variable).filter(is_quoted).or_else(of_go).unwrap_or(at)
+    TYPES.iter().find_map(value).unwrap_or(at)
 }

@@ -119,6 +119,7 @@ fn values_after_a_credentials_name_are_found() {
         ("<label>Password:</label> <input> <a>x</a>", "<label>Password:</label> <input> <a>x</a>"),
         ("<tr><th>Password</th> <td>CANARY</td><td>x</td>", "<tr><th>Password</th> <td>[redacted]</td><td>x</td>"),
         ("<dt>PIN:</dt><dd>CANARY</dd><dd>x</dd>", "<dt>PIN:</dt><dd>[redacted]</dd><dd>x</dd>"),
+        (r#"<dt id="pin">PIN</dt> <dd>CANARY</dd>"#, r#"<dt id="pin">PIN</dt> <dd>[redacted]</dd>"#),
         ("<th>User</th><th>Password</th></tr><tr><td>x</td>", "<th>User</th><th>Password</th></tr><tr><td>x</td>"),
         ("`password`: `CANARY` x", "`password`: [redacted] x"),
         (r#"{"m":"password:\r\n\n  CANARY\nx"}"#, r#"{"m":"password:\r\n\n  [redacted]\nx"}"#),

@@ -2,12 +2,8 @@
 
 use std::ops::Range;
 
-use memchr::memchr3;
-
 use super::colours;
-
-/// The deepest JSON string in a JSON string whose lines are told apart, by the backslashes of its `\n`.
-const MAX_NEWLINE_BACKSLASHES: usize = 8;
+use super::lines::line;
 
 /// The longest list or object that is no JSON.
 const MAX_PRINTED_BYTES: usize = 2 * 1024;
@@ -134,22 +130,6 @@ pub fn next_name(text: &str, value: Range<usize>) -> Option<&str> {
     let behind = find(bytes, value.end, |byte| byte != b' ');
     let has_mark = matches!(bytes.get(behind), Some(b'=' | b':')) && behind > value.end;
     has_mark.then_some(name)
-}
-
-/// Whether the name at `at` is the first thing in its line, or string: `export SECRET=`, `> X-Api-Key:`.
-pub fn is_at_line_start(bytes: &[u8], at: usize) -> bool {
-    const MAX_BYTES: usize = 64;
-    const BEFORE: &[&[u8]] = &[b"", b"export", b"set", b"ENV", b"ARG", b"-", b">", b"<", b"*", b"#"];
-    let near = &bytes[at.saturating_sub(MAX_BYTES)..at];
-    let begin = near.iter().rposition(|byte| matches!(byte, b'\n' | b'"'));
-    let before = match begin {
-        Some(begin) => &near[begin + 1..],
-        None if near.len() == at => near,
-        None => return false,
-    };
-    // In a JSON string.
-    let escaped = before.windows(2).rposition(|it| it == b"\\n").map_or(before, |newline| &before[newline + 2..]);
-    BEFORE.contains(&escaped.trim_ascii())
 }
 
 /// Where the word ends of which a value that ends at `end` is the beginning: of a secret with a `)` or a `;` in it. What has a mark
@@ -302,48 +282,4 @@ fn quoted_parameters_end(bytes: &[u8], start: usize) -> usize {
     // A quote in k strings has 2^k − 1 of them, the n of a newline 2^(k − 1).
     let (end, _) = line(bytes, start, backslashes.div_ceil(2), false);
     find(&bytes[..end], start, |byte| byte == b'<')
-}
-
-/// Where the line ends in which `at` is, and where the next one begins, if there is one: at a newline, or at a `\n` with so
-/// many backslashes. With `in_string`, or where a newline has backslashes, a string ends the line that ends before it.
-pub fn line(bytes: &[u8], at: usize, backslashes: usize, in_string: bool) -> (usize, Option<usize>) {
-    let (own, quote) = (2 * backslashes.max(1), if in_string || backslashes > 0 { b'"' } else { b'\n' });
-    let mut from = at;
-    while let Some(found) = memchr3(b'\n', quote, b'\\', &bytes[from..]) {
-        let end = from + found;
-        from = find(bytes, end, |byte| byte != b'\\');
-        // Backslashes of the text itself come in twos, fours and so on before them.
-        let run = (from - end) % own;
-        match bytes.get(from) {
-            Some(b'\n') => {
-                let end = from - usize::from(from > at && bytes[from - 1] == b'\r');
-                return (end, Some(from + 1));
-            }
-            Some(&byte) if byte == quote && run + 1 < own => return (from - run, None),
-            Some(b'n' | b'r') if backslashes > 0 && run == backslashes => {
-                let newline = "\\".repeat(backslashes) + "n";
-                let is_two = bytes[from] == b'r' && bytes[from + 1..].starts_with(newline.as_bytes());
-                return (from - run, Some(from + 1 + if is_two { newline.len() } else { 0 }));
-            }
-            // The quote of a string in this one.
-            Some(b'"') => from += 1,
-            _ => {}
-        }
-    }
-    (bytes.len(), None)
-}
-
-/// How many backslashes the newline at `at` has, if there is one: none, or as many as in one of a JSON string.
-pub fn newline_backslashes(bytes: &[u8], at: usize) -> Option<usize> {
-    let letter = at + bytes[at..].iter().take(MAX_NEWLINE_BACKSLASHES + 1).take_while(|&&byte| byte == b'\\').count();
-    match (letter - at, bytes.get(letter)?) {
-        (0, b'\n') => Some(0),
-        (run, b'n' | b'r') if run.is_power_of_two() && run <= MAX_NEWLINE_BACKSLASHES => Some(run),
-        _ => None,
-    }
-}
-
-/// Where a line ends, or the string or element in which it stands.
-pub fn line_end(bytes: &[u8], start: usize) -> usize {
-    find(bytes, start, |byte| matches!(byte, b'\n' | b'\r' | b'<' | b'\\' | b'"'))
 }

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::value::{find, line, newline_backslashes};
+use super::lines::{Break, break_at, line};
+use super::value::find;
 
 /// The deepest indentation that is looked at.
 const MAX_INDENT: usize = 256;
@@ -32,70 +33,83 @@ pub fn properties(bytes: &[u8], start: usize) -> Option<Properties> {
     }
     // `&amp;` is none.
     let is_word = end > start && !matches!(bytes.get(end), Some(b';' | b'<' | b'>'));
-    let is_last = value == end || newline_backslashes(bytes, value).is_some() || bytes[value..].starts_with(b"\r\n");
+    let is_last = value == end || break_at(bytes, value).is_some();
     is_word.then_some(Properties { end, content: (!is_last && value < bytes.len()).then_some(value) })
 }
 
-/// What the block holds whose header is at `header`, of the key that begins at `key`. Its lines may end as those of a
-/// JSON string do, in which the whole document stands; they end with the string in which they are (`in_string`).
-pub fn block(bytes: &[u8], key: usize, header: usize, in_string: bool) -> Option<Range<usize>> {
-    if !matches!(bytes.get(header)?, b'|' | b'>') {
-        return None;
-    }
-    let is_indicator = |byte: &&u8| matches!(byte, b'+' | b'-' | b'1'..=b'9');
-    let indicators = bytes[header + 1..].iter().take(2).take_while(is_indicator).count();
-    lines(bytes, key, header + 1 + indicators, in_string, |_, _| false)
+/// What a key has in the lines below it.
+#[derive(Debug, PartialEq)]
+pub enum Below {
+    /// A block scalar, or a list with its dashes.
+    Value(Range<usize>),
+    /// A mapping, and where its first key is.
+    Mapping { first_key: Range<usize>, all: Range<usize> },
+    /// The next key.
+    Nothing,
 }
 
-/// The items of a list that begins in the line after the key that begins at `key` and whose mark ends at `mark_end`, with
-/// their dashes.
-pub fn list(bytes: &[u8], key: usize, mark_end: usize, in_string: bool) -> Option<Range<usize>> {
-    let is_item = |text: usize| bytes[text..].starts_with(b"- ");
-    let items = lines(bytes, key, mark_end, in_string, |text, is_aligned| is_aligned && is_item(text))?;
-    is_item(items.start).then_some(items)
+/// A key with the mark behind it, in a document that may stand in a JSON string.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Where the key begins.
+    pub start: usize,
+    pub mark: usize,
+    /// Whether all ends with the string in which it is.
+    pub in_string: bool,
 }
 
-/// The key of a mapping that begins at `start`, in a line after the one in which a mark ends at `mark_end`.
-pub fn key_below(bytes: &[u8], mark_end: usize, start: usize) -> Option<Range<usize>> {
-    let line = find(bytes, mark_end, |byte| !matches!(byte, b' ' | b'\t' | b'\r'));
-    newline_backslashes(bytes, line)?;
-    let end = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && !b"_.-".contains(&byte));
-    let is_key = end > start && bytes.get(end) == Some(&b':');
-    let behind = bytes.get(end + 1).copied().unwrap_or(b' ');
-    (is_key && matches!(behind, b' ' | b'\n' | b'\r' | b'\\')).then_some(start..end)
-}
-
-/// What is below the key that begins at `key`, more indented than that.
-pub fn below(bytes: &[u8], key: usize, mark_end: usize, in_string: bool) -> Option<Range<usize>> {
-    lines(bytes, key, mark_end, in_string, |_, _| false)
-}
-
-/// The lines behind the one that ends at `end` or behind blanks there, which are more indented than the key that begins at
-/// `key`, or belong to it all the same: that is asked of where their text begins, and whether it is below the key.
-fn lines(
-    bytes: &[u8],
-    key: usize,
-    end: usize,
-    in_string: bool,
-    belongs: impl Fn(usize, bool) -> bool,
-) -> Option<Range<usize>> {
-    let end = find(bytes, end, |byte| !matches!(byte, b' ' | b'\t' | b'\r'));
-    let backslashes = newline_backslashes(bytes, end)?;
-    // In a list, the key of an item's first field begins after the dash.
-    let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-');
-    let indent = bytes[..key].iter().rev().take(MAX_INDENT).take_while(is_indent).count();
-    let (mut held, mut next) = (None::<Range<usize>>, line(bytes, end, backslashes, in_string).1);
-    while let Some(start) = next {
-        let text = find(bytes, start, |byte| byte != b' ');
-        let is_blank = newline_backslashes(bytes, text) == Some(backslashes) || bytes[text..].starts_with(b"\r\n");
-        if !is_blank && text - start <= indent && !belongs(text, text - start == indent) {
-            break;
+impl Key {
+    /// What is below it, if its value is not in its own line. What is behind its mark and no blank begins at `value`, and
+    /// at `header` what is behind properties, too.
+    pub fn below(self, bytes: &[u8], value: usize, header: usize) -> Option<Below> {
+        if matches!(bytes.get(header)?, b'|' | b'>') {
+            let is_indicator = |byte: &&u8| matches!(byte, b'+' | b'-' | b'1'..=b'9');
+            let indicators = bytes[header + 1..].iter().take(2).take_while(is_indicator).count();
+            let newline = break_behind(bytes, header + 1 + indicators);
+            if let Some(block) = newline.and_then(|newline| self.lines(bytes, newline, |_, _| false)) {
+                return Some(Below::Value(block));
+            }
         }
-        let (end, after) = line(bytes, text, backslashes, in_string);
-        if !is_blank {
-            held = Some(held.map_or(text, |held| held.start)..end);
+        let newline = break_behind(bytes, self.mark + 1)?;
+        if bytes[value..].starts_with(b"- ") {
+            let is_item = |text: usize| bytes[text..].starts_with(b"- ");
+            let items = self.lines(bytes, newline, |text, is_aligned| is_aligned && is_item(text));
+            return items.filter(|items| is_item(items.start)).map(Below::Value);
         }
-        next = after;
+        let key_end = find(bytes, value, |byte| !byte.is_ascii_alphanumeric() && !b"_.-".contains(&byte));
+        let is_key = key_end > value && bytes.get(key_end) == Some(&b':');
+        let behind = bytes.get(key_end + 1).copied().unwrap_or(b' ');
+        if !is_key || !matches!(behind, b' ' | b'\n' | b'\r' | b'\\') {
+            return None;
+        }
+        let all = self.lines(bytes, newline, |_, _| false);
+        Some(all.map_or(Below::Nothing, |all| Below::Mapping { first_key: value..key_end, all }))
     }
-    held
+
+    /// The lines behind a line break that are more indented than the key, or belong to it all the same: that is asked of
+    /// where their text begins, and whether it is below the key.
+    fn lines(self, bytes: &[u8], newline: Break, belongs: impl Fn(usize, bool) -> bool) -> Option<Range<usize>> {
+        // In a list, the key of an item's first field begins after the dash.
+        let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-');
+        let indent = bytes[..self.start].iter().rev().take(MAX_INDENT).take_while(is_indent).count();
+        let (mut held, mut next) = (None::<Range<usize>>, Some(newline.end));
+        while let Some(start) = next {
+            let text = find(bytes, start, |byte| byte != b' ');
+            let is_blank = break_at(bytes, text).is_some_and(|it| it.backslashes == newline.backslashes);
+            if !is_blank && text - start <= indent && !belongs(text, text - start == indent) {
+                break;
+            }
+            let (end, after) = line(bytes, text, newline.backslashes, self.in_string);
+            if !is_blank {
+                held = Some(held.map_or(text, |held| held.start)..end);
+            }
+            next = after;
+        }
+        held
+    }
+}
+
+/// The line break behind blanks at `at`.
+fn break_behind(bytes: &[u8], at: usize) -> Option<Break> {
+    break_at(bytes, find(bytes, at, |byte| !matches!(byte, b' ' | b'\t')))
 }

@@ -11,8 +11,8 @@ fn pass_text(redactor: &Redactor, secrets: &[String], text: &str) -> String {
 /// Any text of the characters that mean something to one rule or the other.
 const ANY: &str = r#"([a-z0-9"'\\:=<>{}\[\],&/@ é%+.-]|token|password|://|\\u00|%22|%7B|&quot;|Bearer |--pin |pin: \||\n  |=>|:=|Authorization: Digest |4111 1111 1111 1111|DE89370400440532013000|eyJhbGciOiJIUzI1NiJ9\.eyJ){0,50}"#;
 
-/// Words that are no secrets and begin none.
-const HARMLESS: &str = r"([g-z]{1,8}|0[0-9]{0,4}|é|[ ,;.!?()]){0,30}";
+/// Words that are no secrets and begin none, and numbers that together are no card's.
+const HARMLESS: &str = r"([g-z]{1,8}|0[0-9]{0,4}[g-z]|é|[ ,;.!?()]){0,30}";
 
 fn value() -> impl Strategy<Value = Value> {
     let number = prop_oneof![Just(4111111111111111u64), 0u64..1000, Just(5555555555554444)].prop_map(Value::from);
