@@ -64,16 +64,18 @@ impl<'t> Nesting<'t> {
     }
 
     /// The part of `range` in the string in which it begins. None when it begins right after the end of one, and so in
-    /// the midst of a document's punctuation.
-    pub fn clip(&mut self, range: Range<usize>) -> Option<Range<usize>> {
-        self.advance(range.start);
+    /// the midst of a document's punctuation. It begins at `from` or behind: the mark of a value comes later than the one
+    /// before, its value may not.
+    pub fn clip(&mut self, from: usize, range: Range<usize>) -> Option<Range<usize>> {
+        self.advance(from);
         let bytes = self.text.as_bytes();
-        if self.documents.len() == 1 {
-            let after_string = self.documents[0] && range.start > 0 && bytes[range.start - 1] == b'"';
+        let mut probe = Nesting { documents: self.documents.clone(), ..*self };
+        probe.advance(range.start);
+        if probe.documents.len() == 1 {
+            let after_string = probe.documents[0] && range.start > 0 && bytes[range.start - 1] == b'"';
             return (!after_string).then_some(range);
         }
-        let mut probe =
-            Nesting { at: self.at.max(range.start), searched: 0, documents: self.documents.clone(), ..*self };
+        (probe.at, probe.searched) = (probe.at.max(range.start), 0);
         while let Some(quote) = probe.next_quote(range.end) {
             if probe.documents.len() == 1 {
                 let backslashes = bytes[range.start..quote].iter().rev().take_while(|&&byte| byte == b'\\').count();
@@ -149,9 +151,12 @@ mod tests {
     #[test]
     fn a_range_is_clipped_to_the_string_in_which_it_begins() {
         let text = r#"{"a":"xyz","b":1}"#;
-        assert_eq!(Nesting::new(text).clip(6..15), Some(6..9));
-        assert_eq!(Nesting::new(text).clip(10..12), None);
-        assert_eq!(Nesting::new("{token: 'x'}").clip(9..10), Some(9..10));
-        assert_eq!(Nesting::new("plain \"text\"").clip(0..9), Some(0..9));
+        assert_eq!(Nesting::new(text).clip(5, 6..15), Some(6..9));
+        assert_eq!(Nesting::new(text).clip(9, 10..12), None);
+        assert_eq!(Nesting::new("{token: 'x'}").clip(6, 9..10), Some(9..10));
+        assert_eq!(Nesting::new("plain \"text\"").clip(0, 0..9), Some(0..9));
+        let mut nesting = Nesting::new(r#"["a=>"]"#);
+        assert_eq!(nesting.clip(3, 6..7), None);
+        assert_eq!(nesting.clip(4, 5..7), None, "the second value begins before the first one");
     }
 }

@@ -115,7 +115,7 @@ impl<'t> Search<'t> {
             (self.tag, self.tags_until) = (tag.or(self.tag), mark);
             // An element does not reach out of the JSON string that it is in.
             let (range, guard) = self.element(mark)?;
-            return self.nesting.clip(range).map(|range| unquoted(range, guard));
+            return self.nesting.clip(mark, range).map(|range| unquoted(range, guard));
         }
         let name = name_before(self.text, self.from, mark::name_end(bytes, mark))?;
         let plain_name = plain_name(name.text);
@@ -149,7 +149,7 @@ impl<'t> Search<'t> {
                 None => None,
             };
             if let Some(range) = range {
-                return self.nesting.clip(range).map(|range| unquoted(range, guard));
+                return self.nesting.clip(mark, range).map(|range| unquoted(range, guard));
             }
         }
         let value = self.value(content, &name, &plain_name);
@@ -158,8 +158,11 @@ impl<'t> Search<'t> {
             Some(Properties { end, .. }) => unquoted(start..value.map_or(end, |it| it.range.end.max(end)), guard),
             None => Found { guard, ..value? },
         };
-        // The quote after a bare name may be the end of the JSON string that the name is in; so may the value's end.
-        let range = if name.quoted { value.range } else { self.nesting.clip(value.range)? };
+        // The quote after a bare name, or one of other backslashes after a quoted one, may be the end of the JSON string that the
+        // name is in; so may the value's end.
+        let quote = find(bytes, content, |byte| byte != b'\\');
+        let is_member = name.quoted && (quote - content == name.backslashes || bytes.get(quote) != Some(&b'"'));
+        let range = if is_member { value.range } else { self.nesting.clip(mark, value.range)? };
         Some(match text_in(bytes, &range) {
             Some(range) => unquoted(range, guard),
             None => Found { range, ..value },
@@ -203,7 +206,7 @@ impl<'t> Search<'t> {
         if is_one_of(AFTER_FLAG, text[start..range.end].trim_end_matches('.')) {
             None
         } else {
-            self.nesting.clip(range).map(|range| unquoted(range, Guard::of(name.text)))
+            self.nesting.clip(at, range).map(|range| unquoted(range, Guard::of(name.text)))
         }
     }
 

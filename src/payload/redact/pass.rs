@@ -364,7 +364,7 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
     let mut nesting = Nesting::new(text);
     let mut edits: Vec<Edit> = Vec::new();
     for (range, with) in found {
-        let Some(range) = nesting.clip(range) else { continue };
+        let Some(range) = nesting.clip(range.start, range) else { continue };
         let is_bare = nesting.is_bare();
         // Outside of strings there are no escapes: what is more than a number was not seen right.
         if is_bare && text[range.clone()].contains(['"', ',', '{', '}', '[', ']']) {
