@@ -4,6 +4,7 @@
 //! runs, and the end. An end is always the same: SIGTERM to the group, a second, SIGKILL to the group, and only when
 //! the process is reaped do its runs fail and give their places back.
 
+use std::cmp::Reverse;
 use std::future::Future;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
@@ -163,7 +164,7 @@ impl Supervisor {
             (Cause::Replaced, _) => tracing::info!(integration, pid, "a process {says}"),
             // No task's data can be in this line: the process has had none.
             (Cause::NotReady(_), Some(line)) => {
-                let stderr: String = line.chars().take(LAST_LINE_CHARS).collect();
+                let stderr: String = self.launch.by_names(line).chars().take(LAST_LINE_CHARS).collect();
                 tracing::warn!(integration, pid, stderr, "a process {says}");
             }
             _ => tracing::warn!(integration, pid, "a process {says}"),
@@ -286,6 +287,17 @@ impl Launch {
         Limits { line_bytes: max_line_bytes, run_bytes: max_run_bytes, cancel_grace, shared_stderr }
     }
 
+    /// The text with the names of the variables in place of what the program was given in them, for they may be secrets.
+    fn by_names(&self, text: String) -> String {
+        let Config { variables, pass_variables, .. } = &self.config;
+        let is_given = |name: &String| variables.contains_key(name) || pass_variables.contains(name);
+        let mut given: Vec<_> =
+            self.variables.iter().filter(|(name, value)| is_given(name) && !value.is_empty()).collect();
+        // One may be a part of another.
+        given.sort_by_key(|(_, value)| Reverse(value.len()));
+        given.into_iter().fold(text, |text, (name, value)| text.replace(value, &format!("${name}")))
+    }
+
     fn start(&self) -> Result<Started, String> {
         let mut command = Command::new(&self.config.command[0]);
         command.args(&self.config.command[1..]).env_clear().envs(self.variables.iter().cloned());
@@ -299,5 +311,25 @@ impl Launch {
             return Err("it has no pipes".into());
         };
         Ok(Started { child, group, stdin, stdout: BufReader::new(stdout), stderr: BufReader::new(stderr) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_program_was_given_the_log_has_the_names() {
+        let text = |it: &str| it.to_owned();
+        let config = Config {
+            variables: [(text("MODE"), text("")), (text("URL"), text("https://me:s3cret@bank"))].into(),
+            pass_variables: vec![text("TOKEN")],
+            ..Config::default()
+        };
+        let variables = [("PATH", "/bin"), ("MODE", ""), ("TOKEN", "s3cret"), ("URL", "https://me:s3cret@bank")];
+        let variables = variables.map(|(name, value)| (text(name), text(value))).into();
+        let launch = Launch { integration: text("bank"), config, variables };
+        let line = text("/bin/x: https://me:s3cret@bank refused s3cret");
+        assert_eq!(launch.by_names(line), "/bin/x: $URL refused $TOKEN");
     }
 }
