@@ -57,7 +57,7 @@ impl Search<'_> {
             + 1
             + bytes[tag + 1..mark].iter().take(MAX_NAME_BYTES).take_while(|&&it| is_name(it) || it == b':').count();
         let name = text.get(tag + 1..name_end)?;
-        if name.is_empty() || bytes[mark - 1] == b'/' {
+        if name.is_empty() || bytes[mark - 1] == b'/' || is_in_attribute(bytes, name_end, mark) {
             return None;
         }
         let (local, start) = (name.rsplit(':').next().unwrap_or(name), mark + 1);
@@ -98,6 +98,23 @@ impl Search<'_> {
         }
         Some((start..end, guard))
     }
+}
+
+/// Whether the `>` at `mark` is in the value of an attribute, of a tag whose name ends at `name_end`.
+fn is_in_attribute(bytes: &[u8], name_end: usize, mark: usize) -> bool {
+    const MAX_TAG_BYTES: usize = 1024;
+    if mark - name_end > MAX_TAG_BYTES {
+        return false;
+    }
+    let open: Result<_, ()> = bytes[name_end..mark].iter().try_fold(None, |open, &byte| match open {
+        None if byte == b'>' => Err(()),
+        None if matches!(byte, b'"' | b'\'') => Ok(Some(byte)),
+        Some(quote) if quote == byte => Ok(None),
+        open => Ok(open),
+    });
+    let Ok(Some(quote)) = open else { return false };
+    let near = &bytes[..bytes.len().min(mark + MAX_TAG_BYTES)];
+    near.get(find(near, mark, |byte| byte == quote || byte == b'<')) == Some(&quote)
 }
 
 /// Whether a heading, of which `text` is what it holds and all after that, has what it names right behind it.
