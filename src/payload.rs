@@ -295,7 +295,8 @@ impl Payloads {
     }
 
     /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is pending goes
-    /// there as soon as the store is seen not to take it in half of the time. At the deadline, counts the rest as lost.
+    /// there as soon as the store is seen not to take it in half of the time; where there is none, what a store that is away
+    /// has not taken is lost. At the deadline, counts the rest as lost.
     /// Takes nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
         let Some(inner) = self.inner.as_deref() else { return Ledger::default() };
@@ -303,6 +304,9 @@ impl Payloads {
         let half = Instant::now() + within / 2;
         queue.drain();
         inner.relieve_encoders();
+        if uploader.spool.is_none() {
+            uploader.hurry();
+        }
         let settled = async {
             tokio::select! {
                 biased;
@@ -344,7 +348,7 @@ fn degraded(uploader: &Uploader) -> Vec<String> {
     let (spool, load) = (uploader.spool.as_ref().map(Spool::location), uploader.spool_load());
     let away = uploader.store_away_since().map(|since| {
         let goes = match load {
-            None => "payloads are lost, for there is no spool",
+            None => "payloads wait in memory, for there is no spool, and are lost when the queue is full",
             Some(Load { is_open: true, is_writable: true, .. }) => "payloads go to the spool",
             Some(_) => "payloads are lost, for the spool does not take them",
         };

@@ -125,9 +125,16 @@ fn key_of<'w>(which: &'w str, config: &payload::Config) -> anyhow::Result<&'w st
 async fn open(config: &payload::Config) -> anyhow::Result<Arc<dyn Store>> {
     let uploads = config.uploads.max(search::PARALLEL_REQUESTS);
     let store = store::open(&payload::Config { uploads, ..config.clone() }).await?;
-    let path = &config.directory.path;
-    if config.store == Kind::Directory && !path.is_dir() {
-        bail!("payloads.directory.path: there is no directory {}", path.display());
+    if config.store == Kind::Directory {
+        let path = config.directory.path.display();
+        match fs::metadata(&config.directory.path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => bail!("payloads.directory.path: {path} is no directory"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("payloads.directory.path: there is no directory {path}")
+            }
+            Err(error) => bail!("payloads.directory.path: {path}: {error}"),
+        }
     }
     store.context(
         "no store is configured: set payloads.store to \"s3\" or \"directory\" (in weir.toml, or as WEIR_PAYLOADS__STORE)",

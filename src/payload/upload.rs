@@ -1,9 +1,13 @@
 //! Where an encoded payload goes: to the store, or, when that is down or slow, to the spool.
 //!
-//! Each upload holds one of the slots, which bound the connections. What the store did not take goes to the spool if
-//! there is one and the failure was not the payload's own; otherwise it is lost and counted. While the breaker is open,
-//! payloads go to the spool without asking the store; so do those that are left at a stop, as soon as the store is seen
-//! not to keep up ([`Uploader::falls_behind`]).
+//! Each upload holds one of the slots, which bound the connections. What the store did not take goes to the spool, unless
+//! the failure was the payload's own: then it is lost and counted. While the breaker is open, payloads go to the spool
+//! without asking the store; so do those that are left at a stop, as soon as the store is seen not to keep up
+//! ([`Uploader::falls_behind`]).
+//!
+//! Where there is no spool, a payload keeps its slot and is tried again: an outage fills the slots, then the queue, and
+//! only what has no room there is lost. At a stop each is tried once more, and what a store that is away has not taken is
+//! lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +35,13 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A store that answers none of the uploads under way for so long does not keep up with a stop.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// Without a spool, how often a payload fails at a store that takes others before it is given up, and the pause between.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a payload is not uploaded while the breaker is open.
+pub(super) const AWAY: &str = "the store is away, and is asked again now and then";
 
 /// How often a stop looks whether the store keeps up.
 const LOOK: Duration = Duration::from_millis(50);
@@ -184,7 +195,7 @@ impl Uploader {
         self.spool.iter().for_each(Spool::close);
     }
 
-    /// What is not being uploaded yet goes to the spool.
+    /// What is not being uploaded yet goes to the spool, or, where there is none, waits for no store that is away.
     pub fn hurry(&self) {
         self.hurry.cancel();
         self.queue.hurry();
@@ -246,8 +257,8 @@ impl Uploader {
         Some(Leave { uploader: self.clone(), is_probe, is_used: false })
     }
 
-    /// Starts the upload of a payload that holds a slot.
-    pub fn start(self: &Arc<Self>, object: Object, value: Value, pending: PendingPayload, leave: Leave) {
+    /// Starts the upload of a payload that holds a slot; without the breaker's leave it waits for that.
+    pub fn start(self: &Arc<Self>, object: Object, value: Value, pending: PendingPayload, leave: Option<Leave>) {
         let (uploader, stop) = (self.clone(), self.lifecycle.token());
         self.lifecycle.spawn("payload upload", async move {
             // Letting go of `pending` at a stop counts it as lost.
@@ -255,19 +266,38 @@ impl Uploader {
         });
     }
 
-    async fn upload(self: Arc<Self>, object: Object, value: Value, pending: PendingPayload, leave: Leave) {
-        match self.put(&object, leave).await {
-            Ok(()) => pending.end(End::Stored),
-            Err(error) if error.is_its_own() || self.spool.is_none() => {
-                self.lost(pending, Reason::Store, &error.to_string());
+    async fn upload(self: Arc<Self>, object: Object, value: Value, pending: PendingPayload, mut leave: Option<Leave>) {
+        let mut failures = 0;
+        let error = loop {
+            let Some(granted) = leave.take().or_else(|| self.leave()) else {
+                if self.hurry.is_cancelled() {
+                    return self.lost(pending, Reason::Store, AWAY);
+                }
+                self.pause(Duration::ZERO).await;
+                continue;
+            };
+            let Err(error) = self.put(&object, granted).await else { return pending.end(End::Stored) };
+            failures += u32::from(!self.is_store_away());
+            let is_tried_again = !error.is_its_own() && failures < ATTEMPTS && !self.hurry.is_cancelled();
+            if !is_tried_again || self.spool.is_some() {
+                break error;
             }
-            Err(error) => {
-                let uploader = self.clone();
-                let detour = move || uploader.detour(object, value, pending, &error.to_string());
-                // The closure accounts for the payload, also when nobody waits for it any more.
-                let _ = self.lifecycle.blocking("payload spool", detour).await;
-            }
+            // Others go first: the store may take them, and it is this one that it never takes.
+            self.pause(PAUSE).await;
+        };
+        if error.is_its_own() || self.spool.is_none() {
+            return self.lost(pending, Reason::Store, &error.to_string());
         }
+        let uploader = self.clone();
+        let detour = move || uploader.detour(object, value, pending, &error.to_string());
+        // The closure accounts for the payload, also when nobody waits for it any more.
+        let _ = self.lifecycle.blocking("payload spool", detour).await;
+    }
+
+    /// Until the store may be asked again and so much longer, or until a stop.
+    async fn pause(&self, longer: Duration) {
+        let until = self.waits_until().unwrap_or_else(Instant::now) + longer;
+        self.hurry.run_until_cancelled(tokio::time::sleep_until(until)).await;
     }
 
     /// One upload, and what the breaker learns from it.

@@ -23,7 +23,7 @@ use super::queue::{Crew, Next};
 use super::record::SCHEMA;
 use super::redact::Redactor;
 use super::store::Object;
-use super::upload::{Offered, PendingPayload, Uploader};
+use super::upload::{AWAY, Offered, PendingPayload, Uploader};
 use crate::lifecycle::Lifecycle;
 
 /// How much an encoder thread steps back behind the tasks' threads (0 not at all, 19 most).
@@ -107,15 +107,15 @@ impl Encoders {
         }
     }
 
-    /// To the store if it is there and has a slot, otherwise to the spool.
+    /// To the store if it is there and has a slot, otherwise to the spool if there is one.
     fn see_off(&self, object: Object, value: super::Value, mut pending: PendingPayload) {
-        const AWAY: &str = "the store is away, and is asked again now and then";
         const SLOW: &str = "the store does not take them fast enough";
-        if self.uploader.waits_until().is_some() {
+        let has_spool = self.uploader.spool.is_some();
+        if has_spool && self.uploader.waits_until().is_some() {
             return self.uploader.detour(object, value, pending, AWAY);
         }
         let waiting = Instant::now();
-        let next = pending.wait_for_slot(self.uploader.spool.is_some());
+        let next = pending.wait_for_slot(has_spool);
         let is_away = self.uploader.is_store_away();
         if (waiting.elapsed() >= LONG_WAIT || next == Next::Spool) && !is_away {
             self.uploader.log_wait();
@@ -124,8 +124,8 @@ impl Encoders {
             Next::Stop => {}
             Next::Spool => self.uploader.detour(object, value, pending, if is_away { AWAY } else { SLOW }),
             Next::Upload => match self.uploader.leave() {
-                Some(leave) => self.uploader.start(object, value, pending, leave),
-                None => self.uploader.detour(object, value, pending, AWAY),
+                None if has_spool => self.uploader.detour(object, value, pending, AWAY),
+                leave => self.uploader.start(object, value, pending, leave),
             },
         }
     }

@@ -137,11 +137,23 @@ fn skip(out: &mut Formatter<'_>, skipped: &mut Option<(Change, usize)>) -> fmt::
     }
 }
 
+/// The length of JSON without the blanks that do not matter: a file that people read has more of them.
+fn compact_bytes(json: &str) -> usize {
+    let (mut in_string, mut is_escaped, mut bytes) = (false, false, 0);
+    for byte in json.bytes() {
+        bytes += usize::from(in_string || !byte.is_ascii_whitespace());
+        in_string ^= byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+    }
+    bytes
+}
+
 fn result(out: &mut Formatter<'_>, when: &str, outcome: &Outcome) -> fmt::Result {
     let took = seconds(outcome);
     match &outcome.result {
         Ok(output) => {
-            writeln!(out, "{when:<4}  ok after {took}: an output of {} bytes", output.as_str().len())
+            let bytes = compact_bytes(output.as_str());
+            writeln!(out, "{when:<4}  ok after {took}: an output of {bytes} bytes")
         }
         Err(Failure { code, message, remedy, reason }) => {
             let reason = reason.as_ref().map(|reason| format!(", reason {reason}")).unwrap_or_default();

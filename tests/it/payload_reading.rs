@@ -264,6 +264,9 @@ async fn what_cannot_be_listed_is_said() {
     assert_failed(&none.run(&["list"]).await, &["no store is configured: set payloads.store"]);
     let nowhere = over_directory(&bucket.path().join("nowhere"));
     assert_failed(&nowhere.run(&["list"]).await, &["payloads.directory.path: there is no directory", "nowhere"]);
+    std::fs::write(bucket.path().join("file"), "").expect("written");
+    let file = over_directory(&bucket.path().join("file"));
+    assert_failed(&file.run(&["list"]).await, &["payloads.directory.path: ", "file is no directory"]);
     let [s3, _] = bucket.readers();
     let elsewhere = s3.with("WEIR_PAYLOADS__S3__BUCKET", "another");
     assert_failed(&elsewhere.run(&["list"]).await, &["bucket \"another\" does not exist (NoSuchBucket)"]);

@@ -237,6 +237,15 @@ async fn live_asks_the_bank_with_the_configured_credentials() {
     assert_eq!(sandbox.stats().clients["live"].total, before + 1);
     let (code, _, errors) = desk.replay("t", &["--live", "bank"]).await;
     assert!(code == Some(2) && errors.contains("--live bank: this is no http URL"), "{errors}");
+    // The key stands where a URL may.
+    let (code, _, errors) = desk.replay_by(&desk.integrations, &["--live", desk.path("t")]).await;
+    assert_eq!(code, Some(1), "{errors}");
+    let (code, _, errors) = desk.replay_by(&desk.integrations, &["--live", &here]).await;
+    assert!(code == Some(2) && errors.contains("name a key or a file to replay"), "{errors}");
+    for (input, says) in [("", "--input is empty: use JSON"), ("@", "--input @ names no file")] {
+        let (code, _, errors) = desk.replay("t", &["--input", input]).await;
+        assert!(code == Some(2) && errors.contains(says), "{errors}");
+    }
     upstream.stop(LONG).await.expect("the bank ends");
 }
 

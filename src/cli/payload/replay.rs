@@ -25,6 +25,7 @@ const EXIT_ERROR: u8 = 2;
 /// Flags of `weir payload replay`.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "weir payload replay [OPTIONS] <KEY|FILE>",
     after_help = "The integration is the one of this name in the configuration here. It needs no credentials: what is sent to \
 nobody is sent with stand-ins, and the file of a refresh token is neither read nor written.
 
@@ -37,8 +38,8 @@ Examples:
 )]
 pub(super) struct Args {
     /// A file, or else a key in the configured store.
-    #[arg(value_name = "KEY|FILE")]
-    which: String,
+    #[arg(value_name = "KEY|FILE", required_unless_present = "live")]
+    which: Option<String>,
     /// Really sends the requests, with the configured credentials: of an http integration to this URL instead of its
     /// base_url.
     #[arg(long, value_name = "BASE_URL", num_args = 0..=1)]
@@ -62,11 +63,13 @@ pub(super) fn run(
     config: impl Fn() -> Result<Config, ConfigError>,
     own: &Integrations,
 ) -> anyhow::Result<ExitCode> {
-    match replay(args, config, own) {
-        Ok(replayed) => {
-            print(&if args.json { document(&replayed) } else { replayed.to_string() })?;
-            Ok(if replayed.is_same() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
-        }
+    let told = replay(args, config, own).and_then(|replayed| {
+        print(&if args.json { document(&replayed) } else { replayed.to_string() })?;
+        Ok(replayed.is_same())
+    });
+    match told {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::from(EXIT_DIFFERENT)),
         Err(error) => {
             fail(&error);
             Ok(ExitCode::from(EXIT_ERROR))
@@ -79,7 +82,9 @@ fn replay(
     config: impl Fn() -> Result<Config, ConfigError>,
     own: &Integrations,
 ) -> anyhow::Result<Replayed> {
-    let recorded = Recorded::parse(&load(&args.which, &config)?.json).context("the payload cannot be read")?;
+    let (which, base_url) = args.which()?;
+    let recorded = Recorded::parse(&load(which, &config)?.json);
+    let recorded = recorded.with_context(|| format!("the payload {which} cannot be read"))?;
     let config = config()?;
     let mut replay = Replay::new(recorded)?
         .configured(config.worker.environment.clone(), config.payloads.redaction.clone())
@@ -93,7 +98,7 @@ fn replay(
     if args.live.is_some() {
         replay = replay.live();
     }
-    let integration = integration(args, &config, own, &replay)?;
+    let integration = integration(args.live.is_some(), base_url, &config, own, &replay)?;
     // A panic's message and place are what one is looking for here: its hook stays the usual one.
     let _logs = Logs::start(&config.log, "replay")?;
     // One thread: a debugger's steps stay on it.
@@ -114,16 +119,13 @@ fn replay(
 
 /// The integration of the recorded task: the program's own, or the configured one.
 fn integration(
-    args: &Args,
+    is_live: bool,
+    base_url: Option<&str>,
     config: &Config,
     own: &Integrations,
     replay: &Replay,
 ) -> anyhow::Result<Arc<dyn Integration>> {
     let name = &replay.recorded().task.integration;
-    let base_url = args.live.as_ref().and_then(Option::as_deref);
-    if let Some(url) = base_url {
-        check_url(url)?;
-    }
     if let Some(own) = own.get(name) {
         if base_url.is_some() {
             bail!("{name} is this program's own: it knows its base URL itself, so use --live without one");
@@ -137,7 +139,7 @@ fn integration(
     };
     let telemetry = Telemetry::new()?;
     let invalid = |error: crate::integration::Invalid| anyhow::anyhow!("integrations.{name}.{error}");
-    if args.live.is_none() {
+    if !is_live {
         let offline = configured.offline(name, &telemetry, replay.has_token()).map_err(invalid)?;
         return offline.with_context(|| {
             format!(
@@ -155,15 +157,27 @@ fn integration(
     configured.build(name, &telemetry).map_err(invalid)
 }
 
-fn check_url(url: &str) -> anyhow::Result<()> {
-    match Url::parse(url) {
-        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") => Ok(()),
-        _ => bail!("--live {url}: this is no http URL; use one such as http://127.0.0.1:7480, and KEY before --live"),
+impl Args {
+    /// What to replay, and the URL to replay it against. In `--live KEY` the key stands where a URL may.
+    fn which(&self) -> anyhow::Result<(&str, Option<&str>)> {
+        match (self.which.as_deref(), self.live.as_ref().and_then(Option::as_deref)) {
+            (Some(which), None) => Ok((which, None)),
+            (Some(which), Some(url)) if is_url(url) => Ok((which, Some(url))),
+            (Some(_), Some(url)) => bail!("--live {url}: this is no http URL; use one such as http://127.0.0.1:7480"),
+            (None, Some(which)) if !is_url(which) => Ok((which, None)),
+            (None, _) => bail!("name a key or a file to replay"),
+        }
     }
+}
+
+fn is_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
 }
 
 fn read_input(input: &str) -> anyhow::Result<Json> {
     let text = match input.strip_prefix('@') {
+        None if input.trim().is_empty() => bail!("--input is empty: use JSON, null where there is none, or @FILE"),
+        Some("") => bail!("--input @ names no file"),
         Some(path) => {
             let path = PathBuf::from(path);
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?

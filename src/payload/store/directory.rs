@@ -189,6 +189,12 @@ impl Wanted<'_> {
 /// What does not fit is not read.
 async fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
+    // To open a FIFO would wait for whoever writes to it.
+    match tokio::fs::metadata(path).await?.file_type() {
+        kind if kind.is_file() => {}
+        kind if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        _ => return Err(io::Error::other("it is no regular file")),
+    }
     let file = tokio::fs::File::open(path).await?;
     let fits = |bytes: u64| if bytes <= limit_bytes { Ok(()) } else { Err(io::ErrorKind::FileTooLarge) };
     fits(file.metadata().await?.len())?;
@@ -250,6 +256,18 @@ mod tests {
             assert!(matches!(store.put(&object(key)).await, Err(StoreError::InvalidKey { .. })), "{key}");
             assert!(matches!(store.get(key, 1).await, Err(StoreError::InvalidKey { .. })), "{key}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_not_waited_for() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = Directory::new(&Config { path: root.path().into() });
+        let path = root.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        let error = store.get("fifo", 3).await.expect_err("nobody writes to it").to_string();
+        assert!(error.ends_with("fifo: it is no regular file"), "{error}");
+        std::fs::create_dir(root.path().join("directory")).expect("made");
+        assert!(matches!(store.get("directory", 3).await, Err(StoreError::NotFound { .. })));
     }
 
     /// The keys of all pages of that size.

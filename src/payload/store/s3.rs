@@ -146,7 +146,10 @@ impl S3 {
             Some(code @ ("SignatureDoesNotMatch" | "InvalidAccessKeyId" | "ExpiredToken")) => {
                 format!("the credentials were refused ({code}); check key, secret and clock")
             }
-            code => format!("HTTP {status}, {}: {message}", code.unwrap_or("no code")),
+            Some(code) => format!("HTTP {status}, {code}: {message}"),
+            None => {
+                format!("HTTP {status} without an S3 error code: if that is no S3 server, set payloads.s3.endpoint")
+            }
         }
     }
 }

@@ -27,6 +27,55 @@ async fn what_a_store_that_is_away_does_not_take_arrives_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn without_a_spool_payloads_wait_in_memory_for_a_store_that_is_away() {
+    let store = Faulty::new(|_| Deed::Fail);
+    let (payloads, telemetry, lifecycle) = start(Config { uploads: 8, ..Config::default() }, store.clone());
+    offer(&payloads, 0..100);
+    eventually("it counts as away", || shows(&telemetry, "weir_payload_store_away 1")).await;
+    let degraded = payloads.degraded();
+    assert!(degraded[0].contains("payloads wait in memory, for there is no spool"), "{degraded:?}");
+    assert_eq!((payloads.ledger().pending, payloads.ledger().dropped_in_all()), (100, 0));
+    store.becomes(|_| Deed::Keep);
+    // Nothing more is offered: what waits finds out.
+    eventually("all of it is stored", || payloads.ledger().stored == 100).await;
+    assert!(shows(&telemetry, "weir_payload_store_away 0"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn without_a_spool_an_outage_costs_what_has_no_room_in_the_queue_and_a_stop_does_not_wait_for_its_end() {
+    let config = Config { uploads: 2, queue_items: 10, ..Config::default() };
+    let (payloads, telemetry, lifecycle) = start(config, Faulty::new(|_| Deed::Fail));
+    offer(&payloads, 0..5);
+    eventually("it counts as away", || shows(&telemetry, "weir_payload_store_away 1")).await;
+    offer(&payloads, 5..50);
+    let ledger = payloads.ledger();
+    assert_eq!((ledger.pending, ledger.dropped(Reason::QueueItems)), (10, 40), "{ledger}");
+    let started = Instant::now();
+    let ledger = payloads.flush(LONG).await;
+    assert!(started.elapsed() < LONG / 2, "the store is not waited for");
+    assert_eq!((ledger.dropped(Reason::Store), ledger.pending), (10, 0), "{ledger}");
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn without_a_spool_a_payload_that_the_store_never_takes_is_given_up() {
+    // The first payload's puts and those of the others take turns.
+    let store = Faulty::new(|n| if n % 2 == 0 { Deed::Fail } else { Deed::Keep });
+    let (payloads, telemetry, lifecycle) = start(Config::default(), store.clone());
+    offer(&payloads, [0]);
+    for n in 1..5 {
+        eventually("it was tried", || store.puts.load(Ordering::Relaxed) == 2 * n - 1).await;
+        offer(&payloads, [n]);
+        eventually("the other one is stored", || payloads.ledger().stored == n).await;
+    }
+    eventually("it is given up", || payloads.ledger().pending == 0).await;
+    assert_eq!(payloads.ledger().dropped(Reason::Store), 1);
+    assert!(shows(&telemetry, "weir_payload_store_away 0"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
 async fn what_a_flush_cannot_store_is_delivered_by_the_next_life() {
     let directory = tempfile::tempdir().expect("a directory");
     let config = Config { uploads: 2, ..with_spool(directory.path()) };

@@ -110,11 +110,20 @@ fn collect(folder: &Path, found: &mut BTreeMap<String, PathBuf>) {
 impl Desk {
     /// Runs `weir payload replay` with these integrations: its exit code, what it prints, and its errors.
     pub async fn replay_with(&self, integrations: &str, id: &str, flags: &[&str]) -> (Option<i32>, String, String) {
+        self.replay_by(integrations, &[&[self.path(id)], flags].concat()).await
+    }
+
+    /// The same with these arguments, a file among them or not.
+    pub async fn replay_by(&self, integrations: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
         let file = self.directory.path().join("replay.toml");
         std::fs::write(&file, integrations).expect("written");
-        let output =
-            run(weir().arg("-c").arg(&file).args(["payload", "replay"]).arg(&self.payloads[id]).args(flags), "").await;
+        let output = run(weir().arg("-c").arg(&file).args(["payload", "replay"]).args(arguments), "").await;
         (output.status.code(), stdout(&output), stderr(&output))
+    }
+
+    /// The file of a task's payload.
+    pub fn path(&self, id: &str) -> &str {
+        self.payloads[id].to_str().expect("text")
     }
 
     pub async fn replay(&self, id: &str, flags: &[&str]) -> (Option<i32>, String, String) {
