@@ -186,6 +186,12 @@ impl Config {
         Encoding { compression: self.compression, level: self.level, base64: self.base64 }
     }
 
+    /// The object that is stored to find out whether the store takes any.
+    pub fn probe(&self) -> Object {
+        let (key, media_type) = (format!("{}/weir-check", self.prefix), "text/plain".to_owned());
+        Object { key, body: "weir was here; this may be deleted\n".into(), media_type, metadata: Vec::new() }
+    }
+
     fn stalled_after(&self) -> Duration {
         match self.store {
             store::Kind::S3 => self.s3.attempt_timeout,
@@ -242,7 +248,7 @@ impl Payloads {
         let (spool, metrics) = (Spool::new(&config.spool), Metrics::register(telemetry));
         let spool_limit = spool.as_ref().map(|_| config.spool.max_bytes);
         let to_the_store = upload::Limits { uploads: config.uploads, stalled_after: config.stalled_after() };
-        let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, to_the_store));
+        let uploader = Arc::new(Uploader::new(store, spool, &queue, metrics, lifecycle, to_the_store, config.probe()));
         uploader.open_spool();
         metrics::publish(telemetry, limits, spool_limit, &queue, &uploader);
         lifecycle.spawn("payload watch", Watch::new(&uploader, lifecycle).run(lifecycle.token()));
@@ -295,8 +301,8 @@ impl Payloads {
     }
 
     /// Waits until nothing is pending; encoders no longer hold back for tasks. Where there is a spool, what is pending goes
-    /// there as soon as the store is seen not to take it in half of the time; where there is none, what a store that is away
-    /// has not taken is lost. At the deadline, counts the rest as lost.
+    /// there as soon as the store is seen not to take it in half of the time; where there is none, a store that is away is asked
+    /// once more, and what it does not take then is lost. At the deadline, counts the rest as lost.
     /// Takes nothing more from then on.
     pub async fn flush(&self, within: Duration) -> Ledger {
         let Some(inner) = self.inner.as_deref() else { return Ledger::default() };
@@ -304,19 +310,18 @@ impl Payloads {
         let half = Instant::now() + within / 2;
         queue.drain();
         inner.relieve_encoders();
-        if uploader.spool.is_none() {
-            uploader.hurry();
-        }
         let settled = async {
             tokio::select! {
                 biased;
                 () = queue.close_when_idle() => return,
                 () = uploader.falls_behind(half) => uploader.hurry(),
             }
-            tokio::select! {
-                biased;
-                () = queue.close_when_idle() => return,
-                () = uploader.is_hopeless(half) => uploader.interrupt(),
+            if uploader.spool.is_some() {
+                tokio::select! {
+                    biased;
+                    () = queue.close_when_idle() => return,
+                    () = uploader.is_hopeless(half) => uploader.interrupt(),
+                }
             }
             queue.close_when_idle().await;
         };

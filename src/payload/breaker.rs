@@ -110,6 +110,13 @@ impl Breaker {
         }
     }
 
+    /// If it is open, the next upload may be a probe at once.
+    pub fn hasten(&mut self, now: Instant) {
+        if let State::Open { until } = &mut self.state {
+            *until = (*until).min(now);
+        }
+    }
+
     /// Whether uploads are held back.
     pub fn is_open(&self) -> bool {
         self.open_since().is_some()
@@ -189,6 +196,9 @@ mod tests {
         assert_eq!(breaker.ask(now + FIRST_PAUSE), Verdict::Probe);
         breaker.released(now + FIRST_PAUSE);
         assert_eq!(breaker.waits_until(now + FIRST_PAUSE), None);
+        let mut other = opened(now);
+        other.hasten(now);
+        assert_eq!((other.waits_until(now), other.is_open()), (None, true));
         assert_eq!(breaker.ask(now + FIRST_PAUSE), Verdict::Probe);
     }
 

@@ -73,13 +73,21 @@ enum Deed {
 struct Faulty {
     fault: Mutex<Fault>,
     puts: AtomicU64,
+    /// What it never takes: keys with this in them.
+    refused: Option<&'static str>,
     /// What it keeps, and how often each was put.
     kept: Mutex<HashMap<String, (Body, u64)>>,
 }
 
 impl Faulty {
     fn new(fault: Fault) -> Arc<Self> {
-        Arc::new(Faulty { fault: Mutex::new(fault), puts: Default::default(), kept: Default::default() })
+        Arc::new(Faulty { fault: Mutex::new(fault), puts: Default::default(), refused: None, kept: Default::default() })
+    }
+
+    fn refusing(refused: &'static str) -> Arc<Self> {
+        let fault: Fault = |_| Deed::Keep;
+        let (puts, kept) = Default::default();
+        Arc::new(Faulty { fault: Mutex::new(fault), puts, refused: Some(refused), kept })
     }
 
     fn becomes(&self, fault: Fault) {
@@ -95,6 +103,7 @@ impl Faulty {
 impl Store for Faulty {
     async fn put(&self, object: &Object) -> Result<(), StoreError> {
         let deed = (*self.fault.lock())(self.puts.fetch_add(1, Ordering::Relaxed));
+        let deed = if self.refused.is_some_and(|refused| object.key.contains(refused)) { Deed::Fail } else { deed };
         match deed {
             Deed::Keep => {}
             Deed::Dawdle => tokio::time::sleep(Duration::from_millis(1)).await,

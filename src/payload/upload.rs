@@ -6,10 +6,11 @@
 //! ([`Uploader::falls_behind`]).
 //!
 //! Where there is no spool, a payload keeps its slot and is tried again: an outage fills the slots, then the queue, and
-//! only what has no room there is lost. At a stop each is tried once more, and what a store that is away has not taken is
-//! lost.
+//! only what has no room there is lost. A probe of weir's own finds out whether the store is back ([`Uploader::probe`]), for
+//! the payloads that have slots may be those that the store never takes. At a stop a store that is away is asked once more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -36,8 +37,10 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 /// A store that answers none of the uploads under way for so long does not keep up with a stop.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Without a spool, how often a payload fails at a store that takes others before it is given up, and the pause between.
+/// Without a spool, how often a payload fails, the store having taken something since, before it is given up.
 const ATTEMPTS: u32 = 5;
+
+/// Without a spool, the pause between two looks of a payload whether it may be tried.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a payload is not uploaded while the breaker is open.
@@ -71,6 +74,11 @@ pub(super) struct Uploader {
     progress: Mutex<Progress>,
     hurry: CancellationToken,
     interrupt: CancellationToken,
+    /// What the store has taken so far, and the probes that it has not.
+    taken: AtomicU64,
+    failed_probes: AtomicU64,
+    /// What is put as a probe.
+    probe: Object,
     lifecycle: Lifecycle,
     detours: Mutex<Detours>,
     waits: Notice,
@@ -132,6 +140,7 @@ impl Uploader {
         metrics: Metrics,
         lifecycle: &Lifecycle,
         limits: Limits,
+        probe: Object,
     ) -> Self {
         Uploader {
             store,
@@ -144,6 +153,9 @@ impl Uploader {
             progress: Mutex::default(),
             hurry: CancellationToken::new(),
             interrupt: CancellationToken::new(),
+            taken: AtomicU64::new(0),
+            failed_probes: AtomicU64::new(0),
+            probe,
             lifecycle: lifecycle.clone(),
             detours: Mutex::default(),
             waits: Notice::every(NOTICE_INTERVAL),
@@ -207,10 +219,11 @@ impl Uploader {
         self.interrupt.cancel();
     }
 
-    /// At a stop, where there is a spool: waits until the store is seen not to take in time what is pending. It is away; or
-    /// it has answered nothing for a second; or it is so slow that it would not be through by `until`; or it is then.
+    /// At a stop: waits until the store is seen not to take in time what is pending. It is away; or it has answered nothing
+    /// for a second; or it is so slow that it would not be through by `until`; or it is then. Without a spool, waits until it
+    /// is away and a probe has failed since the stop began, or it is `until`.
     pub async fn falls_behind(&self, until: Instant) {
-        let Some(spool) = &self.spool else { return std::future::pending().await };
+        let Some(spool) = &self.spool else { return self.is_away_still(until).await };
         let (started, at_first) = (Instant::now(), self.queue.ledger().pending);
         loop {
             let now = Instant::now();
@@ -221,6 +234,15 @@ impl Uploader {
             if now >= until || is_behind && spool.load().takes_more() {
                 return;
             }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn is_away_still(&self, until: Instant) {
+        let failed_probes = || self.failed_probes.load(Ordering::Relaxed);
+        let at_first = failed_probes();
+        self.breaker.lock().hasten(Instant::now());
+        while Instant::now() < until && !(self.is_store_away() && failed_probes() > at_first) {
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -247,8 +269,27 @@ impl Uploader {
         }
     }
 
-    /// Asks for the breaker's leave.
+    /// Without a spool, asks a store that is away whether it is back, if it is time for that.
+    pub fn probe(self: &Arc<Self>) {
+        if self.spool.is_some() || !self.is_store_away() {
+            return;
+        }
+        let Some(leave) = self.ask() else { return };
+        let (uploader, stop) = (self.clone(), self.lifecycle.token());
+        self.lifecycle.spawn("payload probe", async move {
+            let put = stop.run_until_cancelled(uploader.put(&uploader.probe, leave)).await;
+            if put.is_none_or(|put| put.is_err()) {
+                uploader.failed_probes.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Asks for the breaker's leave for a payload.
     pub fn leave(self: &Arc<Self>) -> Option<Leave> {
+        if self.spool.is_none() && self.is_store_away() { None } else { self.ask() }
+    }
+
+    fn ask(self: &Arc<Self>) -> Option<Leave> {
         let is_probe = match self.breaker.lock().ask(Instant::now()) {
             Verdict::Pass => false,
             Verdict::Probe => true,
@@ -267,23 +308,23 @@ impl Uploader {
     }
 
     async fn upload(self: Arc<Self>, object: Object, value: Value, pending: PendingPayload, mut leave: Option<Leave>) {
-        let mut failures = 0;
+        let (mut failures, mut taken) = (0, 0);
         let error = loop {
             let Some(granted) = leave.take().or_else(|| self.leave()) else {
                 if self.hurry.is_cancelled() {
                     return self.lost(pending, Reason::Store, AWAY);
                 }
-                self.pause(Duration::ZERO).await;
+                self.pause().await;
                 continue;
             };
             let Err(error) = self.put(&object, granted).await else { return pending.end(End::Stored) };
-            failures += u32::from(!self.is_store_away());
+            let taken_before = std::mem::replace(&mut taken, self.taken.load(Ordering::Relaxed));
+            failures += u32::from(taken > taken_before);
             let is_tried_again = !error.is_its_own() && failures < ATTEMPTS && !self.hurry.is_cancelled();
             if !is_tried_again || self.spool.is_some() {
                 break error;
             }
-            // Others go first: the store may take them, and it is this one that it never takes.
-            self.pause(PAUSE).await;
+            self.pause().await;
         };
         if error.is_its_own() || self.spool.is_none() {
             return self.lost(pending, Reason::Store, &error.to_string());
@@ -294,10 +335,8 @@ impl Uploader {
         let _ = self.lifecycle.blocking("payload spool", detour).await;
     }
 
-    /// Until the store may be asked again and so much longer, or until a stop.
-    async fn pause(&self, longer: Duration) {
-        let until = self.waits_until().unwrap_or_else(Instant::now) + longer;
-        self.hurry.run_until_cancelled(tokio::time::sleep_until(until)).await;
+    async fn pause(&self) {
+        self.hurry.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
     }
 
     /// One upload, and what the breaker learns from it.
@@ -386,6 +425,7 @@ impl Leave {
                 }
             }
             _ => {
+                self.uploader.taken.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
                 if let Some(away_since) = breaker.succeeded() {
                     self.uploader.queue.store_is_away(false);
                     drop(breaker);

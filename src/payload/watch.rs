@@ -1,5 +1,5 @@
-//! The loop that looks after the payload path: whether the store hangs, whether the spool can be opened by now, and what
-//! people are told.
+//! The loop that looks after the payload path: whether the store hangs or is back, whether the spool can be opened by now,
+//! and what people are told.
 //!
 //! Those who lose a payload or detour it only count; the lines are written here, so that what was lost last is told,
 //! too, though nothing follows. At the stop of the process, which counts what is pending as lost, it tells the rest.
@@ -51,6 +51,9 @@ impl Watch {
     fn look(&mut self) {
         let now = Instant::now();
         self.uploader.look_for_a_stall(now);
+        if self.uploader.waits_until().is_none() {
+            self.uploader.probe();
+        }
         self.open_spool();
         self.tell(now, false);
     }

@@ -15,7 +15,7 @@ use crate::client::operations::Operations;
 use crate::config::Config;
 use crate::integration::{Error, Integrations};
 use crate::lifecycle::Lifecycle;
-use crate::payload::{self, Object};
+use crate::payload;
 use crate::registry;
 use crate::settings::flagd::Document;
 use crate::settings::store::{self, ReadError};
@@ -134,13 +134,11 @@ async fn payloads(config: &Config, report: &mut Report) -> anyhow::Result<()> {
         Ok(None) => return Ok(()),
         Err(error) => return report.wrong("payloads", error),
     };
-    let key = format!("{}/weir-check", config.payloads.prefix);
-    let body = "weir check --connect was here; this may be deleted\n".into();
-    let object = Object { key: key.clone(), body, media_type: "text/plain".into(), metadata: Vec::new() };
+    let object = config.payloads.probe();
     let started = Instant::now();
     match timeout(WITHIN, store.put(&object)).await {
         Ok(Ok(())) => {
-            let (place, took) = (store.location(&key), started.elapsed().as_secs_f64() * 1000.0);
+            let (place, took) = (store.location(&object.key), started.elapsed().as_secs_f64() * 1000.0);
             report.fine("payloads", format!("stored {place}, {took:.1} ms"))
         }
         Ok(Err(error)) => report.wrong("payloads", error),

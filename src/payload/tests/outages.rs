@@ -59,12 +59,40 @@ async fn without_a_spool_an_outage_costs_what_has_no_room_in_the_queue_and_a_sto
 }
 
 #[tokio::test]
+async fn without_a_spool_payloads_that_the_store_never_takes_do_not_keep_the_slots() {
+    let store = Faulty::refusing("t-bad");
+    let (payloads, telemetry, lifecycle) = start(Config { uploads: 2, ..Config::default() }, store.clone());
+    for n in 0..2 {
+        payloads.offer(record(&format!("t-bad-{n}")), Value::Ordinary);
+    }
+    eventually("they count for an outage", || payloads.degraded().len() == 1 || payloads.ledger().pending == 0).await;
+    offer(&payloads, 0..20);
+    eventually("the others are stored", || payloads.ledger().stored == 20).await;
+    eventually("they are given up", || payloads.ledger().pending == 0).await;
+    assert_eq!(payloads.ledger().dropped(Reason::Store), 2);
+    assert!(shows(&telemetry, "weir_payload_store_away 0"));
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
+async fn without_a_spool_a_stop_asks_a_store_that_is_away_once_more() {
+    let store = Faulty::new(|_| Deed::Fail);
+    let (payloads, telemetry, lifecycle) = start(Config::default(), store.clone());
+    offer(&payloads, 0..100);
+    eventually("it counts as away", || shows(&telemetry, "weir_payload_store_away 1")).await;
+    store.becomes(|_| Deed::Keep);
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.stored, ledger.dropped_in_all()), (100, 0), "{ledger}");
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
 async fn without_a_spool_a_payload_that_the_store_never_takes_is_given_up() {
     // The first payload's puts and those of the others take turns.
     let store = Faulty::new(|n| if n % 2 == 0 { Deed::Fail } else { Deed::Keep });
     let (payloads, telemetry, lifecycle) = start(Config::default(), store.clone());
     offer(&payloads, [0]);
-    for n in 1..5 {
+    for n in 1..6 {
         eventually("it was tried", || store.puts.load(Ordering::Relaxed) == 2 * n - 1).await;
         offer(&payloads, [n]);
         eventually("the other one is stored", || payloads.ledger().stored == n).await;
