@@ -20,7 +20,7 @@ const MAX_ENTITY_BYTES: usize = 12;
 pub(super) enum Escapes {
     /// JSON's backslashes, and those of programs: `\x40`, `\u{40}`.
     Json,
-    /// `%40` and `&#64;`; what they stand for keeps its own structure.
+    /// `%40` and `&#64;`, and of JSON's the signs that some write as `\\u003d`; what they stand for keeps its own structure.
     Markup,
     /// All of them.
     All,
@@ -86,6 +86,7 @@ fn escape(source: &str, at: usize, escapes: Escapes) -> Option<(char, usize)> {
     let bytes = source.as_bytes();
     match (bytes[at], escapes) {
         (b'\\', Escapes::Json | Escapes::All) => backslash(source, at),
+        (b'\\', Escapes::Markup) => sign(source, at),
         (b'%', Escapes::Markup | Escapes::All) => of_bytes(bytes, at, b"%"),
         (b'&', Escapes::Markup | Escapes::All) => entity(source, at),
         _ => None,
@@ -106,6 +107,15 @@ fn backslash(source: &str, at: usize) -> Option<(char, usize)> {
         _ => return None,
     };
     Some((character, 2))
+}
+
+/// What programs that write JSON for HTML escape without need, in however many strings: `\u003d` is `=`, `\u0022` a quote.
+fn sign(source: &str, at: usize) -> Option<(char, usize)> {
+    const MAX_BACKSLASHES: usize = 8;
+    let run = source.as_bytes()[at..].iter().take(MAX_BACKSLASHES + 1).take_while(|&&byte| byte == b'\\').count();
+    let digits = source.get(at + run..at + run + 5)?.strip_prefix("u00").filter(|_| run <= MAX_BACKSLASHES)?;
+    let sign = hexadecimal(digits).filter(|sign| "\"&':;<=>".contains(*sign))?;
+    Some((sign, run + 5))
 }
 
 /// `\u{41}`.
@@ -204,6 +214,11 @@ mod tests {
             assert_eq!(View::of(source, Escapes::All).expect("escapes").text, expected);
         }
         assert!(View::of("100% \\x & more", Escapes::All).is_none());
+        for (source, expected) in
+            [(r"a\u003db\\u0022c\u0041\n", r#"a=b"c\u0041\n"#), (r"\\\\\\\\\\u003c\u003", r"\\<\u003")]
+        {
+            assert_eq!(View::of(source, Escapes::Markup).expect("escapes").text, expected);
+        }
         let source = "x=%61%62&y";
         let view = View::of(source, Escapes::All).expect("escapes");
         assert_eq!((view.text.as_str(), view.source(2..4), view.source(4..5)), ("x=ab&y", 2..8, 8..9));

@@ -142,9 +142,7 @@ impl<'t> Search<'t> {
         if bytes[mark] == b':' {
             let key = yaml::Key { start: name.start, mark, in_string: self.nesting.is_in_string(mark) };
             let range = match key.below(bytes, start, content) {
-                // What is below it is a credential's as a whole, unless its names say more.
-                Some(Below::Mapping { first_key, .. }) if is_sensitive(&self.text[first_key.clone()]) => return None,
-                Some(Below::Value(range) | Below::Mapping { all: range, .. }) => Some(range),
+                Some(Below::Value(range)) => Some(range),
                 Some(Below::Nothing) => return None,
                 None => None,
             };
@@ -256,7 +254,9 @@ impl<'t> Search<'t> {
                 {
                     return None;
                 }
-                let is_first = end > start && is_at_line_start(bytes, name.start);
+                // A sign may be the first character of a password, too.
+                let is_in_line = end > start || !text[name.start..start].contains(['\n', '\\']);
+                let is_first = is_in_line && is_at_line_start(bytes, name.start);
                 let end = if is_first { word_end(bytes, end) } else { end };
                 let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");
                 let quote = if name.quoted { quote() } else { String::new() };
@@ -322,14 +322,13 @@ fn name_before(text: &str, from: usize, mark: usize) -> Option<Name<'_>> {
     end -= usize::from(is_index);
     if end > floor && matches!(bytes[end - 1], b'"' | b'\'') {
         let quote = bytes[end - 1];
-        let mut inside_end = end - 1;
-        while inside_end > floor && bytes[inside_end - 1] == b'\\' {
-            inside_end -= 1;
-        }
+        let run = bytes[floor..end - 1].iter().rev().take_while(|&&byte| byte == b'\\').count();
+        // Further ones are of the name itself, in pairs and more.
+        let backslashes = (1 << run.trailing_ones()) - 1;
+        let inside_end = end - 1 - backslashes;
         let start = bytes[floor..inside_end].iter().rposition(|&byte| byte == quote);
         // Of a longer name, the end tells what it is.
         let inside = start.map_or_else(|| text.ceil_char_boundary(floor), |it| floor + it + 1);
-        let backslashes = end - 1 - inside_end;
         let start = inside.saturating_sub(1);
         return Some(Name {
             text: text.get(inside..inside_end)?,

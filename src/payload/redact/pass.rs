@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::{memchr, memchr2, memrchr};
+use memchr::{memchr, memchr2, memmem, memrchr};
 
 use super::Rules;
 use super::budget::{Budget, Stop};
@@ -22,6 +22,9 @@ use super::placeholder::{Placeholders, is_placeholder};
 use super::secrets::Secrets;
 use crate::payload::record::json_or_text;
 use crate::task::{IntegrationName, Json};
+
+/// How the escape of a sign begins.
+const SIGN: &[u8] = b"\\u00";
 
 /// At a cut, the end of the text is left out up to here where it may be the beginning of something.
 const MAX_CUT_BYTES: usize = 64;
@@ -233,7 +236,15 @@ impl<'r> Pass<'r> {
         let mut found = named(text, &mut self.budget)?;
         // With the end of a sentence it is one still.
         found.retain(|it| !is_placeholder(text[it.range.clone()].trim_end_matches(['.', '!', '?', ':'])));
-        found.iter().for_each(|it| self.followed.add(&text[it.range.clone()], it.guard));
+        for Found { range, guard, .. } in &found {
+            let value = &text[range.clone()];
+            self.followed.add(value, *guard);
+            // Of what is below a name, also what the names in it lead to.
+            if value.contains("\n") || value.contains("\\n") {
+                let inside = named(value, &mut self.budget)?;
+                inside.into_iter().for_each(|it| self.followed.add(&value[it.range], it.guard));
+            }
+        }
         Ok(found)
     }
 
@@ -385,8 +396,11 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
 /// [`Escapes::Markup`].
 fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> + use<'_> {
     let (bytes, mut at) = (text.as_bytes(), 0);
+    let mut sign = memmem::find(bytes, SIGN);
     std::iter::from_fn(move || {
-        let found = at + memchr2(b'%', b'&', &bytes[at..])?;
+        sign = if sign.is_some_and(|sign| sign < at) { Some(at + memmem::find(&bytes[at..], SIGN)?) } else { sign };
+        let markup = memchr2(b'%', b'&', &bytes[at..]).map(|found| at + found);
+        let found = sign.into_iter().chain(markup).min()?;
         let start = memrchr(b'"', &bytes[at..found]).map_or(at, |quote| at + quote + 1);
         at = memchr(b'"', &bytes[found..]).map_or(bytes.len(), |quote| found + quote);
         Some(start..start + text[start..at].trim_end_matches('\\').len())

@@ -78,9 +78,10 @@ impl Search<'_> {
         if announced.is_none() && Announcer::of(local) == Some(Announcer::Name) {
             self.announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Name, guard, mark));
         }
-        if element == Element::Heading && is_before_headed(&bytes[start..]) {
-            let announced = self.named_credential(start).map(|guard| Announced::new(Announcer::Heading, guard, mark));
-            self.announced = announced.or(self.announced.take());
+        if element == Element::Heading
+            && let Some(heading) = heading_of_next(text, start).filter(|it| is_sensitive(it.trim()))
+        {
+            self.announced = Some(Announced::new(Announcer::Heading, Guard::of(heading.trim()), mark));
         }
         let guard = announced.or_else(|| is_sensitive(local).then(|| Guard::of(local)))?;
         self.searches += 1;
@@ -117,16 +118,23 @@ fn is_in_attribute(bytes: &[u8], name_end: usize, mark: usize) -> bool {
     near.get(find(near, mark, |byte| byte == quote || byte == b'<')) == Some(&quote)
 }
 
-/// Whether a heading, of which `text` is what it holds and all after that, has what it names right behind it.
-fn is_before_headed(text: &[u8]) -> bool {
-    let Some(end) = text.get(find(text, 0, |byte| byte == b'<')..).filter(|end| end.starts_with(b"</")) else {
-        return false;
-    };
-    let behind = end.get(find(end, 0, |byte| byte == b'>') + 1..).unwrap_or_default().trim_ascii_start();
-    let name = behind.strip_prefix(b"<").unwrap_or_default();
-    let name_end = find(name, 0, |byte| !byte.is_ascii_alphanumeric());
-    Element::of(&end[2..find(end, 2, |byte| !byte.is_ascii_alphanumeric())]) == Element::Heading
-        && Element::of(&name[..name_end]) == Element::Headed
+/// What a heading says that begins at `start`, without the elements in it, if what it names is right behind it.
+fn heading_of_next(text: &str, start: usize) -> Option<String> {
+    const MAX_BYTES: usize = 512;
+    let mut rest = &text[start..text.floor_char_boundary(start + MAX_BYTES)];
+    let mut heading = String::new();
+    loop {
+        let (before, tag) = rest.split_once('<')?;
+        heading.push_str(before);
+        let (tag, behind) = tag.split_once('>')?;
+        rest = behind;
+        if tag.strip_prefix('/').is_some_and(|name| Element::of(name.as_bytes()) == Element::Heading) {
+            break;
+        }
+    }
+    let next = rest.trim_start().strip_prefix('<')?.as_bytes();
+    let next = &next[..find(next, 0, |byte| !byte.is_ascii_alphanumeric())];
+    (Element::of(next) == Element::Headed).then_some(heading)
 }
 
 /// Whether the text of an element that begins at `start` is one word, as far as it goes.

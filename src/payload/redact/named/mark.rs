@@ -21,17 +21,32 @@ pub fn value_start(bytes: &[u8], mark: usize) -> usize {
     behind_type(bytes, behind)
 }
 
-/// `**Password:** x`, in Markdown.
+/// `**Password:** x`, in Markdown, and `*Password:* x`, in that of chats.
 fn behind_bold(bytes: &[u8], at: usize) -> usize {
-    if bytes[at..].starts_with(b"** ") { colours::behind_blanks(bytes, at + 2) } else { at }
+    let bold = [&b"**"[..], b"__", b"*", b"_"].into_iter().find(|it| bytes[at..].starts_with(it));
+    let behind = bold.map(|it| at + it.len()).filter(|behind| bytes.get(*behind) == Some(&b' '));
+    behind.map_or(at, |behind| colours::behind_blanks(bytes, behind))
+}
+
+/// Blanks that HTML does not break a line at.
+fn behind_hard_blanks(bytes: &[u8], mut at: usize) -> usize {
+    const HARD: [&[u8]; 3] = [b"&nbsp;", b"&#160;", "\u{a0}".as_bytes()];
+    while let Some(hard) = HARD.into_iter().find(|it| bytes[at..].starts_with(it)) {
+        at = colours::behind_blanks(bytes, at + hard.len());
+    }
+    at
 }
 
 /// `<b>Password:</b> x`, `Password:<br><code>x</code>`. Behind other elements there may be a field, and the text of the next one.
 fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
-    const INLINE: &[&str] = &["b", "br", "code", "em", "font", "i", "span", "strong", "tt", "u"];
+    const INLINE: &[&str] = &[
+        "b", "big", "br", "code", "em", "font", "i", "kbd", "mark", "pre", "samp", "small", "span", "strong", "tt",
+        "u", "var",
+    ];
     const MAX_TAGS: usize = 4;
-    const MAX_TAG_BYTES: usize = 64;
+    const MAX_TAG_BYTES: usize = 512;
     for _ in 0..MAX_TAGS {
+        at = behind_hard_blanks(bytes, at);
         if bytes.get(at) != Some(&b'<') {
             break;
         }
@@ -45,7 +60,7 @@ fn behind_markup(bytes: &[u8], mut at: usize) -> usize {
         }
         at = colours::behind_blanks(bytes, end + 1);
     }
-    at
+    behind_hard_blanks(bytes, at)
 }
 
 /// A part of what is printed before a value.

@@ -40,10 +40,8 @@ pub fn properties(bytes: &[u8], start: usize) -> Option<Properties> {
 /// What a key has in the lines below it.
 #[derive(Debug, PartialEq)]
 pub enum Below {
-    /// A block scalar, or a list with its dashes.
+    /// A block scalar, a list with its dashes, or a mapping.
     Value(Range<usize>),
-    /// A mapping, and where its first key is.
-    Mapping { first_key: Range<usize>, all: Range<usize> },
     /// The next key.
     Nothing,
 }
@@ -71,31 +69,25 @@ impl Key {
             }
         }
         let newline = break_behind(bytes, self.mark + 1)?;
-        if bytes[value..].starts_with(b"- ") {
-            let is_item = |text: usize| bytes[text..].starts_with(b"- ");
-            let items = self.lines(bytes, newline, |text, is_aligned| is_aligned && is_item(text));
-            return items.filter(|items| is_item(items.start)).map(Below::Value);
+        let is_item = |text: usize| bytes[text..].starts_with(b"- ");
+        let held = self.lines(bytes, newline, |text, is_aligned| is_aligned && is_item(text));
+        match held {
+            Some(held) => (is_item(held.start) || is_key(bytes, held.start)).then_some(Below::Value(held)),
+            None => is_key(bytes, value).then_some(Below::Nothing),
         }
-        let key_end = find(bytes, value, |byte| !byte.is_ascii_alphanumeric() && !b"_.-".contains(&byte));
-        let is_key = key_end > value && bytes.get(key_end) == Some(&b':');
-        let behind = bytes.get(key_end + 1).copied().unwrap_or(b' ');
-        if !is_key || !matches!(behind, b' ' | b'\n' | b'\r' | b'\\') {
-            return None;
-        }
-        let all = self.lines(bytes, newline, |_, _| false);
-        Some(all.map_or(Below::Nothing, |all| Below::Mapping { first_key: value..key_end, all }))
     }
 
     /// The lines behind a line break that are more indented than the key, or belong to it all the same: that is asked of
     /// where their text begins, and whether it is below the key.
     fn lines(self, bytes: &[u8], newline: Break, belongs: impl Fn(usize, bool) -> bool) -> Option<Range<usize>> {
         // In a list, the key of an item's first field begins after the dash.
-        let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-');
+        let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-' | b'\t');
         let indent = bytes[..self.start].iter().rev().take(MAX_INDENT).take_while(is_indent).count();
         let (mut held, mut next) = (None::<Range<usize>>, Some(newline.end));
         while let Some(start) = next {
-            let text = find(bytes, start, |byte| byte != b' ');
-            let is_blank = break_at(bytes, text).is_some_and(|it| it.backslashes == newline.backslashes);
+            let text = find(bytes, start, |byte| !matches!(byte, b' ' | b'\t'));
+            let is_empty = break_at(bytes, text).is_some_and(|it| it.backslashes == newline.backslashes);
+            let is_blank = is_empty || (held.is_none() && bytes.get(text) == Some(&b'#'));
             if !is_blank && text - start <= indent && !belongs(text, text - start == indent) {
                 break;
             }
@@ -107,6 +99,16 @@ impl Key {
         }
         held
     }
+}
+
+/// Whether a key of a mapping begins at `at`, with quotes or without.
+fn is_key(bytes: &[u8], at: usize) -> bool {
+    let end = match bytes.get(at) {
+        Some(quote @ (b'"' | b'\'')) => find(bytes, at + 1, |byte| byte == *quote || byte < b' ') + 1,
+        _ => find(bytes, at, |byte| !byte.is_ascii_alphanumeric() && !b"_.-/<".contains(&byte)),
+    };
+    let behind = bytes.get(end + 1).copied().unwrap_or(b' ');
+    end > at && bytes.get(end) == Some(&b':') && matches!(behind, b' ' | b'\n' | b'\r' | b'\\')
 }
 
 /// The line break behind blanks at `at`.

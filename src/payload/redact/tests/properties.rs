@@ -9,7 +9,7 @@ fn pass_text(redactor: &Redactor, secrets: &[String], text: &str) -> String {
 }
 
 /// Any text of the characters that mean something to one rule or the other.
-const ANY: &str = r#"([a-z0-9"'\\:=<>{}\[\],&/@ é%+.-]|token|password|://|\\u00|%22|%7B|&quot;|Bearer |--pin |pin: \||\n  |=>|:=|Authorization: Digest |4111 1111 1111 1111|DE89370400440532013000|eyJhbGciOiJIUzI1NiJ9\.eyJ){0,50}"#;
+const ANY: &str = r#"([a-z0-9"'\\:=<>{}\[\],&/@ é%+.-]|token|password|://|\\u00|\\u003d|\\u0022|\\u003c|%22|%7B|&quot;|Bearer |--pin |pin: \||\n  |=>|:=|Authorization: Digest |4111 1111 1111 1111|DE89370400440532013000|eyJhbGciOiJIUzI1NiJ9\.eyJ){0,50}"#;
 
 /// Words that are no secrets and begin none, and numbers that together are no card's.
 const HARMLESS: &str = r"([g-z]{1,8}|0[0-9]{0,4}[g-z]|é|[ ,;.!?()]){0,30}";
