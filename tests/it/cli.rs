@@ -214,7 +214,7 @@ async fn what_nobody_hears_changes_neither_result_nor_exit_code() {
 async fn a_variable_that_names_the_configuration_makes_its_flag_no_part_of_the_usage() {
     let output = run(weir().args(["payload", "replay"]).env("WEIR_CONFIG", "/no/such.toml"), "").await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("Usage: weir payload replay <KEY|FILE>"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("Usage: weir payload replay [OPTIONS] <KEY|FILE>"), "{}", stderr(&output));
     let output = run(weir().arg("check").env("WEIR_CONFIG", "/no/such.toml"), "").await;
     assert!(stdout(&output).contains("/no/such.toml"), "it is read all the same: {}", stdout(&output));
     let output = run(weir().arg("--help").env("WEIR_CONFIG", "/no/such.toml"), "").await;
