@@ -326,27 +326,30 @@ async fn a_worker_that_stops_while_redis_hangs_stops_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_do_not_notice_that_the_store_is_away_and_each_loss_is_counted() {
     const TASKS: u64 = 40;
-    let house = Plan { max_parallelism: 8, ..Plan::default() }.start().await;
+    let mut house = Plan { max_parallelism: 8, ..Plan::default() }.start().await;
     house.s3.stop().await;
     let began = Instant::now();
     let answers = submit_all(&house.client, (0..TASKS).map(|n| pull(&format!("t-{n}"))).collect()).await;
     assert!(answers.into_iter().all(|answer| answer.is_ok_and(|outcome| outcome.result.is_ok())));
     assert!(began.elapsed() < Duration::from_secs(10), "the tasks waited for the store: {:?}", began.elapsed());
-    house.until_payloads_ended(0, TASKS).await;
-    let ledger = house.ledger(0);
-    assert_eq!((ledger.stored, ledger.dropped(Loss::Store)), (0, TASKS), "{ledger}");
-    assert_eq!(house.worker_metric(0, "weir_payloads_dropped_total{reason=\"store\"}"), TASKS as f64);
+    eventually("the store counts as away", || house.worker_metric(0, "weir_payload_store_away") == 1.0).await;
     assert_eq!(http_get(house.worker(0).admin_address(), "/ready").await.status, 200);
+    let ledger = house.ledger(0);
+    assert_eq!((ledger.pending, ledger.dropped_in_all()), (TASKS, 0), "there is room for them: {ledger}");
+    let ledger = house.stop_worker(0).await;
+    assert_eq!((ledger.stored, ledger.dropped(Loss::Store)), (0, TASKS), "{ledger}");
     house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_for_the_store_is_a_counted_loss() {
-    let house = Plan { s3_secret: "not-the-secret", ..Plan::default() }.start().await;
+    let mut house = Plan { s3_secret: "not-the-secret", ..Plan::default() }.start().await;
     let answers = submit_all(&house.client, (0..5).map(|n| pull(&format!("t-{n}"))).collect()).await;
     assert!(answers.into_iter().all(|answer| answer.is_ok_and(|outcome| outcome.result.is_ok())));
-    house.until_payloads_ended(0, 5).await;
-    assert_eq!(house.ledger(0).dropped(Loss::Store), 5);
+    eventually("the store counts as away", || house.worker_metric(0, "weir_payload_store_away") == 1.0).await;
+    assert_eq!(house.ledger(0).pending, 5, "they wait: the secret may be put right");
     assert!(house.stored_keys().is_empty());
+    let ledger = house.stop_worker(0).await;
+    assert_eq!((ledger.dropped(Loss::Store), ledger.pending), (5, 0));
     house.close().await;
 }

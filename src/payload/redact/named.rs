@@ -255,7 +255,8 @@ impl<'t> Search<'t> {
                     return None;
                 }
                 // A sign may be the first character of a password, too.
-                let is_in_line = end > start || !text[name.start..start].contains(['\n', '\\']);
+                let breaks = |byte: &u8| matches!(byte, b'\n' | b'\\');
+                let is_in_line = end > start || !bytes[name.start..start].iter().any(breaks);
                 let is_first = is_in_line && is_at_line_start(bytes, name.start);
                 let end = if is_first { word_end(bytes, end) } else { end };
                 let is_constant = name.quoted && matches!(&text[start..end], "null" | "true" | "false" | "");
