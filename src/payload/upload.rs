@@ -284,7 +284,7 @@ impl Uploader {
         });
     }
 
-    /// Asks for the breaker's leave for a payload.
+    /// Asks for the breaker's leave for a payload. There is none for a probe where there is no spool: [`Uploader::probe`].
     pub fn leave(self: &Arc<Self>) -> Option<Leave> {
         if self.spool.is_none() && self.is_store_away() { None } else { self.ask() }
     }

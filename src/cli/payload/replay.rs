@@ -82,7 +82,7 @@ fn replay(
     config: impl Fn() -> Result<Config, ConfigError>,
     own: &Integrations,
 ) -> anyhow::Result<Replayed> {
-    let (which, base_url) = args.which()?;
+    let (which, base_url) = args.target()?;
     let recorded = Recorded::parse(&load(which, &config)?.json);
     let recorded = recorded.with_context(|| format!("the payload {which} cannot be read"))?;
     let config = config()?;
@@ -159,7 +159,7 @@ fn integration(
 
 impl Args {
     /// What to replay, and the URL to replay it against. In `--live KEY` the key stands where a URL may.
-    fn which(&self) -> anyhow::Result<(&str, Option<&str>)> {
+    fn target(&self) -> anyhow::Result<(&str, Option<&str>)> {
         match (self.which.as_deref(), self.live.as_ref().and_then(Option::as_deref)) {
             (Some(which), None) => Ok((which, None)),
             (Some(which), Some(url)) if is_url(url) => Ok((which, Some(url))),

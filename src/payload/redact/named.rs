@@ -141,13 +141,12 @@ impl<'t> Search<'t> {
         let content = properties.and_then(|it| it.content).unwrap_or(start);
         if bytes[mark] == b':' {
             let key = yaml::Key { start: name.start, mark, in_string: self.nesting.is_in_string(mark) };
-            let range = match key.below(bytes, start, content) {
-                Some(Below::Value(range)) => Some(range),
+            match key.below(bytes, start, content) {
+                Some(Below::Value(range)) => {
+                    return self.nesting.clip(mark, range).map(|range| unquoted(range, guard));
+                }
                 Some(Below::Nothing) => return None,
-                None => None,
-            };
-            if let Some(range) = range {
-                return self.nesting.clip(mark, range).map(|range| unquoted(range, guard));
+                None => {}
             }
         }
         let value = self.value(content, &name, &plain_name);

@@ -396,10 +396,13 @@ fn clipped(text: &str, found: Vec<(Range<usize>, String)>) -> Vec<Edit> {
 /// [`Escapes::Markup`].
 fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> + use<'_> {
     let (bytes, mut at) = (text.as_bytes(), 0);
-    let mut sign = memmem::find(bytes, SIGN);
+    let sign_from = |at: usize| memmem::find(&bytes[at..], SIGN).map(|found| at + found);
+    let markup_from = |at: usize| memchr2(b'%', b'&', &bytes[at..]).map(|found| at + found);
+    let (mut sign, mut markup) = (sign_from(0), markup_from(0));
     std::iter::from_fn(move || {
-        sign = if sign.is_some_and(|sign| sign < at) { Some(at + memmem::find(&bytes[at..], SIGN)?) } else { sign };
-        let markup = memchr2(b'%', b'&', &bytes[at..]).map(|found| at + found);
+        // What has been looked for and lies ahead is not looked for again.
+        sign = if sign.is_some_and(|sign| sign < at) { sign_from(at) } else { sign };
+        markup = if markup.is_some_and(|markup| markup < at) { markup_from(at) } else { markup };
         let found = sign.into_iter().chain(markup).min()?;
         let start = memrchr(b'"', &bytes[at..found]).map_or(at, |quote| at + quote + 1);
         at = memchr(b'"', &bytes[found..]).map_or(bytes.len(), |quote| found + quote);
@@ -418,4 +421,17 @@ fn is_number(text: &str) -> bool {
 /// Whether a body of this type is to be read as JSON.
 pub(super) fn is_json(media_type: &str, text: &str) -> bool {
     media_type.contains("json") || starts_document(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_with_an_escape_is_looked_at_whichever_it_has() {
+        let text = r#"{"a":"\u003d1","b":"plain","c":"%22","d":"&amp;","e":"2\\u003d","f":"x%20"}"#;
+        let found: Vec<_> = pieces(text).map(|piece| &text[piece]).collect();
+        assert_eq!(found, [r"\u003d1", "%22", "&amp;", r"2\\u003d", "x%20"]);
+        assert_eq!(pieces("plain").count(), 0);
+    }
 }
