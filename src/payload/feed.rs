@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::health::Leave;
 use super::ledger::Reason;
 use super::queue::End;
 use super::spool::{Entry, ReadError, Spool};
 use super::store::Object;
-use super::upload::{Leave, PendingPayload, Uploader};
+use super::upload::{PendingPayload, Uploader};
 use crate::lifecycle::Lifecycle;
 
 /// How often the spool is searched for payloads that are too old.
@@ -39,7 +40,7 @@ impl Feed {
                 expire_at = Instant::now() + EXPIRE_INTERVAL;
                 self.expire().await;
             }
-            if let Some(until) = self.uploader.waits_until() {
+            if let Some(until) = self.uploader.health.waits_until() {
                 sleep_until(until.min(expire_at)).await;
                 continue;
             }

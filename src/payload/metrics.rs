@@ -72,7 +72,7 @@ pub(super) fn publish(
     let (queue, uploader) = (queue.clone(), uploader.clone());
     telemetry.before_scrape(move || {
         ledger.publish(&queue);
-        store.publish(&queue, uploader.store(), uploader.is_store_away());
+        store.publish(&queue, uploader.store(), uploader.health.is_away());
         if let (Some(spool), Some(load)) = (&spool, uploader.spool_load()) {
             spool.publish(load);
         }

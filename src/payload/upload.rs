@@ -18,11 +18,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::{Breaker, Verdict};
+use super::health::{Health, Leave};
 use super::ledger::Reason;
 use super::losses::Losses;
 use super::metrics::Metrics;
-use super::progress::{Progress, keeps_up};
+use super::progress::keeps_up;
 use super::queue::{End, Pending, Queue};
 use super::record::Record;
 use super::sample::Value;
@@ -70,12 +70,9 @@ pub(super) struct Uploader {
     pub queue: Arc<PayloadQueue>,
     pub metrics: Metrics,
     pub losses: Losses,
-    breaker: Mutex<Breaker>,
-    progress: Mutex<Progress>,
+    pub health: Arc<Health>,
     hurry: CancellationToken,
     interrupt: CancellationToken,
-    /// What the store has taken so far, and the probes that it has not.
-    taken: AtomicU64,
     failed_probes: AtomicU64,
     /// What is put as a probe.
     probe: Object,
@@ -125,13 +122,6 @@ impl UploadError {
     }
 }
 
-/// The breaker's leave for one upload. Dropping it without a result lets another have it.
-pub(super) struct Leave {
-    uploader: Arc<Uploader>,
-    is_probe: bool,
-    is_used: bool,
-}
-
 impl Uploader {
     pub fn new(
         store: Arc<dyn Store>,
@@ -149,11 +139,9 @@ impl Uploader {
             queue: queue.clone(),
             metrics,
             losses: Losses::new(),
-            breaker: Mutex::default(),
-            progress: Mutex::default(),
+            health: Arc::new(Health::new(queue)),
             hurry: CancellationToken::new(),
             interrupt: CancellationToken::new(),
-            taken: AtomicU64::new(0),
             failed_probes: AtomicU64::new(0),
             probe,
             lifecycle: lifecycle.clone(),
@@ -165,20 +153,6 @@ impl Uploader {
 
     pub fn store(&self) -> &dyn Store {
         &*self.store
-    }
-
-    /// When the store may be asked again; none when it may be now.
-    pub fn waits_until(&self) -> Option<Instant> {
-        self.breaker.lock().waits_until(Instant::now())
-    }
-
-    pub fn is_store_away(&self) -> bool {
-        self.breaker.lock().is_open()
-    }
-
-    /// Since when the store is away, if it is.
-    pub fn store_away_since(&self) -> Option<Instant> {
-        self.breaker.lock().open_since()
     }
 
     pub fn spool_load(&self) -> Option<super::spool::Load> {
@@ -230,7 +204,7 @@ impl Uploader {
             let (left, (_, waiting)) = (self.queue.ledger().pending, self.queue.slots());
             let ended = at_first.saturating_sub(left);
             let is_in_time = waiting == 0 || keeps_up(ended, now - started, left, until.saturating_duration_since(now));
-            let is_behind = self.is_store_away() || self.progress.lock().silent_for(now) >= SILENCE || !is_in_time;
+            let is_behind = self.health.is_away() || self.health.silent_for(now) >= SILENCE || !is_in_time;
             if now >= until || is_behind && spool.load().takes_more() {
                 return;
             }
@@ -241,40 +215,34 @@ impl Uploader {
     async fn is_away_still(&self, until: Instant) {
         let failed_probes = || self.failed_probes.load(Ordering::Relaxed);
         let at_first = failed_probes();
-        self.breaker.lock().hasten(Instant::now());
-        while Instant::now() < until && !(self.is_store_away() && failed_probes() > at_first) {
+        self.health.hasten();
+        while Instant::now() < until && !(self.health.is_away() && failed_probes() > at_first) {
             tokio::time::sleep(LOOK).await;
         }
     }
 
     /// At a stop: waits until uploads that are under way are worth no more waiting. The store is away, or it is `until`.
     pub async fn is_hopeless(&self, until: Instant) {
-        while Instant::now() < until && !self.is_store_away() {
+        while Instant::now() < until && !self.health.is_away() {
             tokio::time::sleep(LOOK).await;
         }
     }
 
     /// Where there is a spool, a store that hangs counts as away before the time-outs of its uploads are over.
     pub fn look_for_a_stall(&self, now: Instant) {
-        let silent_for = self.progress.lock().silent_for(now);
+        let silent_for = self.health.silent_for(now);
         let is_stalled = silent_for >= self.limits.stalled_after;
-        if !is_stalled || !self.spool_load().is_some_and(|load| load.takes_more()) {
-            return;
-        }
-        let mut breaker = self.breaker.lock();
-        if breaker.stalled(now) {
-            self.queue.store_is_away(true);
-            drop(breaker);
-            tracing::warn!("uploads are held back, because the store has answered none for {silent_for:.0?}");
+        if is_stalled && self.spool_load().is_some_and(|load| load.takes_more()) {
+            self.health.stalled(now, silent_for);
         }
     }
 
     /// Without a spool, asks a store that is away whether it is back, if it is time for that.
     pub fn probe(self: &Arc<Self>) {
-        if self.spool.is_some() || !self.is_store_away() {
+        if self.spool.is_some() || !self.health.is_away() {
             return;
         }
-        let Some(leave) = self.ask() else { return };
+        let Some(leave) = self.health.ask() else { return };
         let (uploader, stop) = (self.clone(), self.lifecycle.token());
         self.lifecycle.spawn("payload probe", async move {
             let put = stop.run_until_cancelled(uploader.put(&uploader.probe, leave)).await;
@@ -285,17 +253,8 @@ impl Uploader {
     }
 
     /// Asks for the breaker's leave for a payload. There is none for a probe where there is no spool: [`Uploader::probe`].
-    pub fn leave(self: &Arc<Self>) -> Option<Leave> {
-        if self.spool.is_none() && self.is_store_away() { None } else { self.ask() }
-    }
-
-    fn ask(self: &Arc<Self>) -> Option<Leave> {
-        let is_probe = match self.breaker.lock().ask(Instant::now()) {
-            Verdict::Pass => false,
-            Verdict::Probe => true,
-            Verdict::Wait { .. } => return None,
-        };
-        Some(Leave { uploader: self.clone(), is_probe, is_used: false })
+    pub fn leave(&self) -> Option<Leave> {
+        if self.spool.is_none() && self.health.is_away() { None } else { self.health.ask() }
     }
 
     /// Starts the upload of a payload that holds a slot; without the breaker's leave it waits for that.
@@ -318,7 +277,7 @@ impl Uploader {
                 continue;
             };
             let Err(error) = self.put(&object, granted).await else { return pending.end(End::Stored) };
-            let taken_before = std::mem::replace(&mut taken, self.taken.load(Ordering::Relaxed));
+            let taken_before = std::mem::replace(&mut taken, self.health.taken());
             failures += u32::from(taken > taken_before);
             let is_tried_again = !error.is_its_own() && failures < ATTEMPTS && !self.hurry.is_cancelled();
             if !is_tried_again || self.spool.is_some() {
@@ -342,7 +301,7 @@ impl Uploader {
     /// One upload, and what the breaker learns from it.
     pub async fn put(&self, object: &Object, leave: Leave) -> Result<(), UploadError> {
         let started = Instant::now();
-        let mut under_way = UnderWay::new(self);
+        let under_way = self.health.begins();
         let put = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object));
         let result = tokio::select! {
             biased;
@@ -354,8 +313,7 @@ impl Uploader {
             Ok(result) => result.map_err(UploadError::from),
             Err(_) => Err(UploadError::Silent { location: self.store.location(&object.key) }),
         };
-        under_way.is_answered = result.as_ref().err().is_none_or(UploadError::is_its_own);
-        drop(under_way);
+        under_way.ends(result.as_ref().err().is_none_or(UploadError::is_its_own));
         leave.learn(&result);
         result
     }
@@ -406,60 +364,6 @@ impl Uploader {
                 "payloads wait to be uploaded: all {uploads} sockets to the store are busy; raise payloads.uploads if \
                  the store can take more"
             );
-        }
-    }
-}
-
-impl Leave {
-    fn learn(mut self, result: &Result<(), UploadError>) {
-        self.is_used = true;
-        let mut breaker = self.uploader.breaker.lock();
-        match result {
-            // A store that refuses one payload for what it is works.
-            Err(error) if !error.is_its_own() => {
-                let has_opened = breaker.failed(Instant::now(), self.is_probe);
-                if has_opened && !self.is_probe {
-                    self.uploader.queue.store_is_away(true);
-                    drop(breaker);
-                    tracing::warn!("uploads are held back, because the store fails: {error}");
-                }
-            }
-            _ => {
-                self.uploader.taken.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-                if let Some(away_since) = breaker.succeeded() {
-                    self.uploader.queue.store_is_away(false);
-                    drop(breaker);
-                    let away_seconds = away_since.elapsed().as_secs_f64();
-                    tracing::info!(away_seconds, "the store is back: uploads are no longer held back");
-                }
-            }
-        }
-    }
-}
-
-/// Counts one upload as under way while it lives.
-struct UnderWay<'u> {
-    uploader: &'u Uploader,
-    is_answered: bool,
-}
-
-impl<'u> UnderWay<'u> {
-    fn new(uploader: &'u Uploader) -> Self {
-        uploader.progress.lock().begins(Instant::now());
-        UnderWay { uploader, is_answered: false }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.uploader.progress.lock().ends(Instant::now(), self.is_answered);
-    }
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        if self.is_probe && !self.is_used {
-            self.uploader.breaker.lock().released(Instant::now());
         }
     }
 }

@@ -51,7 +51,7 @@ impl Watch {
     fn look(&mut self) {
         let now = Instant::now();
         self.uploader.look_for_a_stall(now);
-        if self.uploader.waits_until().is_none() {
+        if self.uploader.health.waits_until().is_none() {
             self.uploader.probe();
         }
         self.open_spool();

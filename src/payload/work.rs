@@ -111,12 +111,12 @@ impl Encoders {
     fn see_off(&self, object: Object, value: super::Value, mut pending: PendingPayload) {
         const SLOW: &str = "the store does not take them fast enough";
         let has_spool = self.uploader.spool.is_some();
-        if has_spool && self.uploader.waits_until().is_some() {
+        if has_spool && self.uploader.health.waits_until().is_some() {
             return self.uploader.detour(object, value, pending, AWAY);
         }
         let waiting = Instant::now();
         let next = pending.wait_for_slot(has_spool);
-        let is_away = self.uploader.is_store_away();
+        let is_away = self.uploader.health.is_away();
         if (waiting.elapsed() >= LONG_WAIT || next == Next::Spool) && !is_away {
             self.uploader.log_wait();
         }
