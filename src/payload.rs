@@ -19,6 +19,7 @@ pub mod encode;
 pub mod encoding;
 mod feed;
 mod har;
+mod health;
 pub mod key;
 pub mod ledger;
 mod losses;
@@ -28,6 +29,7 @@ mod progress;
 mod queue;
 mod record;
 mod recorded;
+mod refusals;
 pub mod redact;
 pub mod sample;
 pub mod search;
@@ -188,7 +190,7 @@ impl Config {
 
     /// The object that is stored to find out whether the store takes any.
     pub fn probe(&self) -> Object {
-        let (key, media_type) = (format!("{}/weir-check", self.prefix), "text/plain".to_owned());
+        let (key, media_type) = (format!("{}weir-check", key::base(&self.prefix)), "text/plain".to_owned());
         Object { key, body: "weir was here; this may be deleted\n".into(), media_type, metadata: Vec::new() }
     }
 
@@ -351,7 +353,7 @@ impl Inner {
 /// What the store and the spool do not do as they should.
 fn degraded(uploader: &Uploader) -> Vec<String> {
     let (spool, load) = (uploader.spool.as_ref().map(Spool::location), uploader.spool_load());
-    let away = uploader.store_away_since().map(|since| {
+    let away = uploader.health.away_since().map(|since| {
         let goes = match load {
             None => "payloads wait in memory, for there is no spool, and are lost when the queue is full",
             Some(Load { is_open: true, is_writable: true, .. }) => "payloads go to the spool",

@@ -1,9 +1,9 @@
 //! Whether it is worth asking the store at all. Pure: the time comes in from outside.
 //!
-//! Closed, all uploads pass. After [`FAILURES`] in a row it opens: no upload passes for a while, 1 s at first and twice
-//! as long each time, up to 15 s. Then one upload passes as a probe: when it succeeds the breaker closes, and when it
-//! fails it opens again. So a store that is away costs one attempt now and then instead of a slot and its time-outs for
-//! each payload. One that hangs fails late: whoever sees that no upload ends says so ([`Breaker::stalled`]), and it opens
+//! Closed, all uploads pass. After [`FAILURES`] in a row it opens: nothing passes for a while, 1 s at first and twice as
+//! long each time, up to 15 s. Then a probe does, which is no payload, for that may be one that the store never takes: when
+//! it succeeds the breaker closes, and when it fails the next pause begins. So a store that is away costs one attempt now
+//! and then instead of a slot and its time-outs for each payload. One that hangs fails late: whoever sees that no upload ends says so ([`Breaker::stalled`]), and it opens
 //! before that.
 
 use std::time::Duration;
@@ -34,17 +34,6 @@ enum State {
     Probing,
 }
 
-/// What the breaker says to an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Go on.
-    Pass,
-    /// Go on, alone; the result decides.
-    Probe,
-    /// Not before then. A probe that is under way may end earlier.
-    Wait { until: Instant },
-}
-
 impl Default for Breaker {
     fn default() -> Self {
         Breaker { state: State::Closed, failures: 0, next_pause: FIRST_PAUSE, open_since: None }
@@ -52,26 +41,19 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Asks for one upload; whoever gets [`Verdict::Probe`] must say what came of it, or [`Breaker::released`].
-    pub fn ask(&mut self, now: Instant) -> Verdict {
-        match self.state {
-            State::Closed => Verdict::Pass,
-            State::Open { until } if now < until => Verdict::Wait { until },
-            State::Open { .. } => {
-                self.state = State::Probing;
-                Verdict::Probe
-            }
-            State::Probing => Verdict::Wait { until: now + FIRST_PAUSE },
-        }
+    /// Whether payloads may be uploaded.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
     }
 
-    /// As [`Breaker::ask`], without asking: when an upload could pass; none when it could now.
-    pub fn waits_until(&self, now: Instant) -> Option<Instant> {
-        match self.state {
-            State::Closed => None,
-            State::Open { until } => Some(until).filter(|until| now < *until),
-            State::Probing => Some(now + FIRST_PAUSE),
+    /// Whether it is time to look whether the store is back; whoever does so must say what came of it, or
+    /// [`Breaker::released`].
+    pub fn probe(&mut self, now: Instant) -> bool {
+        let is_time = matches!(self.state, State::Open { until } if now >= until);
+        if is_time {
+            self.state = State::Probing;
         }
+        is_time
     }
 
     /// An upload succeeded, so the store is there. Returns since when it had been away, if it had.
@@ -88,7 +70,8 @@ impl Breaker {
         is_closed
     }
 
-    /// An upload failed. True when this opened the breaker. One that had passed before it opened changes nothing.
+    /// An upload failed. True when this opened the breaker, which was closed. One that had passed before it opened changes
+    /// nothing.
     pub fn failed(&mut self, now: Instant, is_probe: bool) -> bool {
         match self.state {
             State::Closed => {
@@ -97,7 +80,7 @@ impl Breaker {
             }
             State::Probing if is_probe => {
                 self.open(now);
-                true
+                false
             }
             State::Probing | State::Open { .. } => false,
         }
@@ -115,11 +98,6 @@ impl Breaker {
         if let State::Open { until } = &mut self.state {
             *until = (*until).min(now);
         }
-    }
-
-    /// Whether uploads are held back.
-    pub fn is_open(&self) -> bool {
-        self.open_since().is_some()
     }
 
     /// Since when uploads are held back, if they are.
@@ -157,8 +135,9 @@ mod tests {
             (1..FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
             breaker.succeeded();
         }
-        assert_eq!(breaker.ask(now), Verdict::Pass);
-        assert_eq!(opened(now).ask(now), Verdict::Wait { until: now + FIRST_PAUSE });
+        assert!(breaker.is_closed() && !breaker.probe(now));
+        let mut breaker = opened(now);
+        assert!(!breaker.is_closed() && !breaker.probe(now) && breaker.probe(now + FIRST_PAUSE));
     }
 
     #[test]
@@ -166,14 +145,33 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + FIRST_PAUSE;
-        assert_eq!(breaker.ask(later), Verdict::Probe);
-        assert!(matches!(breaker.ask(later), Verdict::Wait { .. }));
+        assert!(breaker.probe(later) && !breaker.probe(later));
         assert!(!breaker.failed(later, false), "one that had passed before");
-        assert!(breaker.failed(later, true));
-        assert_eq!(breaker.ask(later), Verdict::Wait { until: later + FIRST_PAUSE * 2 });
-        assert_eq!(breaker.ask(later + FIRST_PAUSE * 2), Verdict::Probe);
+        assert!(!breaker.failed(later, true), "it was open before");
+        assert!(!breaker.probe(later + FIRST_PAUSE) && breaker.probe(later + FIRST_PAUSE * 2));
         breaker.succeeded();
-        assert_eq!((breaker.ask(later), breaker.is_open()), (Verdict::Pass, false));
+        assert!(breaker.is_closed());
+    }
+
+    #[test]
+    fn a_probe_that_fails_after_others_have_closed_it_counts_as_any_other() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert!(breaker.probe(now + FIRST_PAUSE));
+        breaker.succeeded();
+        (1..FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
+        assert!(breaker.failed(now, true), "whoever is the last of them");
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        for pause in [1_000, 2_000, 4_000, 8_000, 15_000, 15_000] {
+            now += Duration::from_millis(pause);
+            assert!(!breaker.probe(now - Duration::from_millis(1)) && breaker.probe(now));
+            breaker.failed(now, true);
+        }
     }
 
     #[test]
@@ -181,10 +179,9 @@ mod tests {
         let now = Instant::now();
         let (mut breaker, later) = (Breaker::default(), now + FIRST_PAUSE);
         assert!(breaker.stalled(now) && !breaker.stalled(now));
-        assert_eq!(breaker.ask(now), Verdict::Wait { until: later });
         (0..2 * FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
-        assert_eq!(breaker.ask(later), Verdict::Probe);
-        assert!(!breaker.stalled(later) && breaker.failed(later, true));
+        assert!(!breaker.probe(now) && breaker.probe(later));
+        assert!(!breaker.stalled(later) && !breaker.failed(later, true));
         assert_eq!(breaker.open_since(), Some(now), "all the time");
         assert_eq!((breaker.succeeded(), breaker.succeeded()), (Some(now), None));
     }
@@ -193,38 +190,26 @@ mod tests {
     fn a_probe_that_is_given_up_leaves_room_for_the_next() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        assert_eq!(breaker.ask(now + FIRST_PAUSE), Verdict::Probe);
+        assert!(breaker.probe(now + FIRST_PAUSE));
         breaker.released(now + FIRST_PAUSE);
-        assert_eq!(breaker.waits_until(now + FIRST_PAUSE), None);
+        assert!(!breaker.is_closed() && breaker.probe(now + FIRST_PAUSE));
         let mut other = opened(now);
         other.hasten(now);
-        assert_eq!((other.waits_until(now), other.is_open()), (None, true));
-        assert_eq!(breaker.ask(now + FIRST_PAUSE), Verdict::Probe);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit() {
-        let mut now = Instant::now();
-        let mut breaker = opened(now);
-        for _ in 0..20 {
-            now += LONGEST_PAUSE;
-            assert_eq!(breaker.ask(now), Verdict::Probe);
-            breaker.failed(now, true);
-        }
-        assert_eq!(breaker.waits_until(now), Some(now + LONGEST_PAUSE));
+        assert!(!other.is_closed() && other.probe(now));
     }
 
     proptest! {
         #[test]
-        fn a_store_that_works_again_is_always_found(steps in proptest::collection::vec(0u8..5, 0..200)) {
+        fn a_store_that_works_again_is_always_found(steps in proptest::collection::vec(0u8..6, 0..200)) {
             let (mut now, mut breaker, mut probing) = (Instant::now(), Breaker::default(), false);
             for step in steps {
                 match step {
                     0 => now += Duration::from_millis(700),
-                    1 => probing |= breaker.ask(now) == Verdict::Probe,
+                    1 => probing |= breaker.probe(now),
                     2 => { breaker.failed(now, std::mem::take(&mut probing)); }
                     3 if probing => { breaker.released(now); probing = false; }
                     4 => { breaker.succeeded(); probing = false; }
+                    5 => { breaker.failed(now, false); }
                     _ => {}
                 }
             }
@@ -232,9 +217,9 @@ mod tests {
                 breaker.released(now);
             }
             now += LONGEST_PAUSE;
-            prop_assert!(matches!(breaker.ask(now), Verdict::Pass | Verdict::Probe));
+            prop_assert!(breaker.is_closed() || breaker.probe(now));
             breaker.succeeded();
-            prop_assert_eq!(breaker.ask(now), Verdict::Pass);
+            prop_assert!(breaker.is_closed());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::health::Leave;
@@ -17,8 +17,8 @@ use crate::lifecycle::Lifecycle;
 /// How often the spool is searched for payloads that are too old.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often a spool that has nothing to give is looked into all the same: its disk may have failed.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a spool that has nothing to give is looked into all the same: what it has may rest, or its disk may have failed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Feeds spooled payloads to the store.
 pub(super) struct Feed {
@@ -40,15 +40,15 @@ impl Feed {
                 expire_at = Instant::now() + EXPIRE_INTERVAL;
                 self.expire().await;
             }
-            if let Some(until) = self.uploader.health.waits_until() {
-                sleep_until(until.min(expire_at)).await;
+            if self.uploader.health.is_away() {
+                let _ = timeout_at(expire_at, self.uploader.health.back()).await;
                 continue;
             }
             let Some(entry) = spool.take() else {
                 let _ = timeout(LOOK_INTERVAL, self.uploader.spooled.notified()).await;
                 continue;
             };
-            let Some(leave) = self.uploader.leave() else {
+            let Some(leave) = self.uploader.health.leave(entry.refusals) else {
                 spool.untake(entry);
                 continue;
             };
@@ -72,7 +72,13 @@ impl Feed {
     }
 }
 
-async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pending: PendingPayload, leave: Leave) {
+async fn upload(
+    uploader: Arc<Uploader>,
+    lifecycle: &Lifecycle,
+    mut entry: Entry,
+    pending: PendingPayload,
+    leave: Leave,
+) {
     let reader = uploader.clone();
     let read = move || reader.spool.as_ref().map(|spool| spool.read(&entry));
     let Ok(Some(read)) = lifecycle.blocking("payload spool", read).await else { return };
@@ -100,6 +106,7 @@ async fn upload(uploader: Arc<Uploader>, lifecycle: &Lifecycle, entry: Entry, pe
             uploader.lost(pending, Reason::Store, &error.to_string());
         }
         Err(_) => {
+            entry.refusals.add(uploader.health.taken());
             // Counted first: what can be taken out of the spool is in its column.
             pending.end(End::Spooled);
             if let Some(spool) = &uploader.spool {

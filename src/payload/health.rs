@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Verdict};
+use super::breaker::Breaker;
 use super::progress::Progress;
+use super::refusals::Refusals;
+use super::store::StoreError;
 use super::upload::{PayloadQueue, UploadError};
 
 /// The health of one store.
@@ -19,13 +22,23 @@ pub(super) struct Health {
     breaker: Mutex<Breaker>,
     progress: Mutex<Progress>,
     taken: AtomicU64,
+    back: Notify,
 }
 
-/// The breaker's leave for one upload. Dropping it without a result lets another have it.
+/// The breaker's leave for one upload. Dropping a probe's without a result lets another be the probe.
 pub(super) struct Leave {
     health: Arc<Health>,
-    is_probe: bool,
+    of: Of,
     is_used: bool,
+}
+
+/// What is uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Payload,
+    /// A payload whose failure would say nothing of the store.
+    Suspect,
+    Probe,
 }
 
 /// Counts one upload as under way while it lives.
@@ -36,31 +49,38 @@ pub(super) struct UnderWay<'h> {
 
 impl Health {
     pub fn new(queue: &Arc<PayloadQueue>) -> Self {
-        Health { queue: queue.clone(), breaker: Mutex::default(), progress: Mutex::default(), taken: AtomicU64::new(0) }
+        Health {
+            queue: queue.clone(),
+            breaker: Mutex::default(),
+            progress: Mutex::default(),
+            taken: AtomicU64::new(0),
+            back: Notify::new(),
+        }
     }
 
-    /// Asks for the breaker's leave.
-    pub fn ask(self: &Arc<Self>) -> Option<Leave> {
-        let is_probe = match self.breaker.lock().ask(Instant::now()) {
-            Verdict::Pass => false,
-            Verdict::Probe => true,
-            Verdict::Wait { .. } => return None,
-        };
-        Some(Leave { health: self.clone(), is_probe, is_used: false })
+    /// Leave to upload a payload; none while the store is away.
+    pub fn leave(self: &Arc<Self>, refusals: Refusals) -> Option<Leave> {
+        let of = if refusals.is_suspect() { Of::Suspect } else { Of::Payload };
+        self.breaker.lock().is_closed().then(|| Leave::new(self, of))
     }
 
-    /// When the store may be asked again; none when it may be now.
-    pub fn waits_until(&self) -> Option<Instant> {
-        self.breaker.lock().waits_until(Instant::now())
+    /// Leave to look whether a store that is away is back, if it is time for that.
+    pub fn probe(self: &Arc<Self>) -> Option<Leave> {
+        self.breaker.lock().probe(Instant::now()).then(|| Leave::new(self, Of::Probe))
     }
 
-    /// If the store is away, it may be asked at once.
+    /// Waits until a store that was away is back.
+    pub async fn back(&self) {
+        self.back.notified().await;
+    }
+
+    /// If the store is away, it may be probed at once.
     pub fn hasten(&self) {
         self.breaker.lock().hasten(Instant::now());
     }
 
     pub fn is_away(&self) -> bool {
-        self.breaker.lock().is_open()
+        !self.breaker.lock().is_closed()
     }
 
     /// Since when the store is away, if it is.
@@ -96,36 +116,46 @@ impl Health {
 }
 
 impl Leave {
+    fn new(health: &Arc<Health>, of: Of) -> Self {
+        Leave { health: health.clone(), of, is_used: false }
+    }
+
     /// What came of the upload.
     pub fn learn(mut self, result: &Result<(), UploadError>) {
-        self.is_used = true;
-        let mut breaker = self.health.breaker.lock();
-        match result {
+        let error = match result {
+            // Nobody has asked the store.
+            Err(UploadError::Store(StoreError::InvalidKey { .. })) => return,
             // A store that refuses one payload for what it is works.
-            Err(error) if !error.is_its_own() => {
-                let has_opened = breaker.failed(Instant::now(), self.is_probe);
-                if has_opened && !self.is_probe {
-                    self.health.queue.store_is_away(true);
-                    drop(breaker);
-                    tracing::warn!("uploads are held back, because the store fails: {error}");
-                }
+            Err(error) if error.is_its_own() => None,
+            Err(_) if self.of == Of::Suspect => return,
+            Err(error) => Some(error),
+            Ok(()) => None,
+        };
+        self.is_used = true;
+        let health = &*self.health;
+        let mut breaker = health.breaker.lock();
+        if let Some(error) = error {
+            if breaker.failed(Instant::now(), self.of == Of::Probe) {
+                health.queue.store_is_away(true);
+                drop(breaker);
+                tracing::warn!("uploads are held back, because the store fails: {error}");
             }
-            _ => {
-                self.health.taken.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-                if let Some(away_since) = breaker.succeeded() {
-                    self.health.queue.store_is_away(false);
-                    drop(breaker);
-                    let away_seconds = away_since.elapsed().as_secs_f64();
-                    tracing::info!(away_seconds, "the store is back: uploads are no longer held back");
-                }
-            }
+            return;
+        }
+        health.taken.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+        if let Some(away_since) = breaker.succeeded() {
+            health.queue.store_is_away(false);
+            drop(breaker);
+            health.back.notify_one();
+            let away_seconds = away_since.elapsed().as_secs_f64();
+            tracing::info!(away_seconds, "the store is back: uploads are no longer held back");
         }
     }
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if self.is_probe && !self.is_used {
+        if self.of == Of::Probe && !self.is_used {
             self.health.breaker.lock().released(Instant::now());
         }
     }

@@ -93,7 +93,7 @@ fn usual(reason: Reason) -> &'static str {
         Reason::Encode => "they could not be encoded",
         Reason::Store => "the store did not take them",
         Reason::Shutdown => "the worker stopped before they were stored",
-        Reason::SpoolFull => "the spool holds payloads.spool.max_bytes, and the oldest give way",
+        Reason::SpoolFull => "the spool holds payloads.spool.max_bytes, or 100,000 payloads, and the oldest give way",
         Reason::SpoolAge => "they lay in the spool for longer than payloads.spool.max_age",
         Reason::SpoolDisk => "the disk did not take them",
         Reason::SpoolCorrupt => "they were damaged in the spool",

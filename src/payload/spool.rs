@@ -105,6 +105,8 @@ pub(super) struct Spool {
     max_bytes: u64,
     max_age: Duration,
     unopened: Notice,
+    /// Held while its directory is opened, which may take long: nobody waits for `state` meanwhile.
+    opening: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -126,7 +128,7 @@ pub(super) struct Load {
     pub bytes: u64,
     pub limit_bytes: u64,
     pub is_open: bool,
-    /// The disk took the last payload.
+    /// The disk took the last payload, or what was to be removed.
     pub is_writable: bool,
     /// The last payload found no room, or others gave way to it.
     pub is_full: bool,
@@ -153,7 +155,7 @@ impl Spool {
         };
         let (path, unopened) = (config.path.clone()?, Notice::every(NOTICE_INTERVAL));
         let Config { max_bytes, max_age, .. } = *config;
-        Some(Spool { path, max_bytes, max_age, unopened, state: Mutex::new(state) })
+        Some(Spool { path, max_bytes, max_age, unopened, opening: Mutex::default(), state: Mutex::new(state) })
     }
 
     /// Whether it is time to [`Spool::open`] it.
@@ -164,11 +166,14 @@ impl Spool {
     /// Opens it, unless it is open; returns what an earlier life has left in it. One that cannot be opened is tried again
     /// every now and then.
     pub fn open(&self) -> Left {
-        let (mut state, now) = (self.state.lock(), Instant::now());
-        if !state.is_to_be_opened(now) {
-            return Left::default();
-        }
-        let is_another_try = state.try_again.replace(now + OPEN_INTERVAL).is_some();
+        let _opening = self.opening.lock();
+        let is_another_try = {
+            let (mut state, now) = (self.state.lock(), Instant::now());
+            if !state.is_to_be_opened(now) {
+                return Left::default();
+            }
+            state.try_again.replace(now + OPEN_INTERVAL).is_some()
+        };
         let (berth, found) = match Berth::claim(&self.path, self.max_bytes) {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -184,6 +189,10 @@ impl Spool {
         }
         if is_another_try {
             tracing::info!(directory = %berth.path.display(), "the spool could be opened: payloads can be spooled");
+        }
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Left::default();
         }
         found.payloads.iter().for_each(|(_, bytes)| state.index.hold(*bytes));
         state.berth = Some(Arc::new(berth));
@@ -220,7 +229,10 @@ impl Spool {
         let reserved = {
             let mut state = self.state.lock();
             let reserved = state.index.reserve(bytes, value);
-            state.is_full = reserved.as_ref().is_none_or(|evicted| !evicted.is_empty());
+            // One that never fits says nothing of the room for others.
+            if bytes <= self.max_bytes {
+                state.is_full = reserved.as_ref().is_none_or(|evicted| !evicted.is_empty());
+            }
             reserved
         };
         let Some(evicted) = reserved else { return written };
@@ -254,11 +266,11 @@ impl Spool {
 
     /// Takes out the one whose turn it is. Its file stays until [`Spool::remove`]. None for a while when the disk fails.
     pub fn take(&self) -> Option<Entry> {
-        let mut state = self.state.lock();
-        if state.read_again.is_some_and(|at| Instant::now() < at) {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        if state.read_again.is_some_and(|at| now < at) {
             return None;
         }
-        state.index.take()
+        state.index.take(now)
     }
 
     /// Reads one that was taken out. An error of the disk is no loss: the payload may be read later.
@@ -286,9 +298,9 @@ impl Spool {
         self.state.lock().index.untake(entry);
     }
 
-    /// One that was taken out waits again, at the end of the line.
+    /// One that was taken out waits again, at the end of the line; it may have to rest first.
     pub fn put_back(&self, entry: Entry) {
-        self.state.lock().index.put_back(entry);
+        self.state.lock().index.put_back(entry, Instant::now());
     }
 
     /// One that was taken out is done with.
@@ -354,13 +366,17 @@ impl Spool {
         if error.kind() != io::ErrorKind::NotFound || self.path.is_dir() {
             return None;
         }
-        let mut state = self.state.lock();
-        let current = state.berth.as_ref().filter(|_| !state.is_closed)?;
-        if !Arc::ptr_eq(current, berth) {
-            return Some(current.clone());
+        let _opening = self.opening.lock();
+        let current = self.berth().ok()?;
+        if !Arc::ptr_eq(&current, berth) {
+            return Some(current);
         }
         let anew = Arc::new(berth.made_anew(&self.path)?);
         tracing::warn!(directory = %anew.path.display(), "the spool's directory was removed, and is made again");
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return None;
+        }
         state.read_again = None;
         state.berth = Some(anew.clone());
         Some(anew)
@@ -369,11 +385,13 @@ impl Spool {
     fn unlink(&self, berth: &Berth, name: Name) {
         let path = berth.path.join(name.to_string());
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // The disk takes changes.
+            Ok(()) => self.state.lock().is_writable = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
                 tracing::warn!(file = %path.display(), "a spooled payload could not be removed: {error}");
                 self.state.lock().is_writable = false;
             }
-            _ => {}
         }
     }
 }

@@ -25,6 +25,7 @@ use super::metrics::Metrics;
 use super::progress::keeps_up;
 use super::queue::{End, Pending, Queue};
 use super::record::Record;
+use super::refusals::Refusals;
 use super::sample::Value;
 use super::spool::{Spool, SpoolError};
 use super::store::{Object, Store, StoreError, UPLOAD_DEADLINE};
@@ -37,8 +38,8 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 /// A store that answers none of the uploads under way for so long does not keep up with a stop.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Without a spool, how often a payload fails, the store having taken something since, before it is given up.
-const ATTEMPTS: u32 = 5;
+/// Without a spool, how often the store refuses a payload while it takes others, before that is given up.
+const REFUSALS: u32 = 5;
 
 /// Without a spool, the pause between two looks of a payload whether it may be tried.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -170,7 +171,7 @@ impl Uploader {
         self.queue.recover(left.count());
         let given_up = spool.admit(left);
         if given_up > 0 {
-            self.losses.because(Reason::SpoolFull, "an earlier life had left more than payloads.spool.max_bytes");
+            self.losses.because(Reason::SpoolFull, "an earlier life had left more than the spool may hold");
             self.queue.forget_spooled(given_up, Reason::SpoolFull);
         }
         self.spooled.notify_one();
@@ -237,12 +238,9 @@ impl Uploader {
         }
     }
 
-    /// Without a spool, asks a store that is away whether it is back, if it is time for that.
+    /// Asks a store that is away whether it is back, if it is time for that.
     pub fn probe(self: &Arc<Self>) {
-        if self.spool.is_some() || !self.health.is_away() {
-            return;
-        }
-        let Some(leave) = self.health.ask() else { return };
+        let Some(leave) = self.health.probe() else { return };
         let (uploader, stop) = (self.clone(), self.lifecycle.token());
         self.lifecycle.spawn("payload probe", async move {
             let put = stop.run_until_cancelled(uploader.put(&uploader.probe, leave)).await;
@@ -250,11 +248,6 @@ impl Uploader {
                 uploader.failed_probes.fetch_add(1, Ordering::Relaxed);
             }
         });
-    }
-
-    /// Asks for the breaker's leave for a payload. There is none for a probe where there is no spool: [`Uploader::probe`].
-    pub fn leave(&self) -> Option<Leave> {
-        if self.spool.is_none() && self.health.is_away() { None } else { self.health.ask() }
     }
 
     /// Starts the upload of a payload that holds a slot; without the breaker's leave it waits for that.
@@ -267,9 +260,9 @@ impl Uploader {
     }
 
     async fn upload(self: Arc<Self>, object: Object, value: Value, pending: PendingPayload, mut leave: Option<Leave>) {
-        let (mut failures, mut taken) = (0, 0);
+        let mut refusals = Refusals::default();
         let error = loop {
-            let Some(granted) = leave.take().or_else(|| self.leave()) else {
+            let Some(granted) = leave.take().or_else(|| self.health.leave(Refusals::default())) else {
                 if self.hurry.is_cancelled() {
                     return self.lost(pending, Reason::Store, AWAY);
                 }
@@ -277,9 +270,8 @@ impl Uploader {
                 continue;
             };
             let Err(error) = self.put(&object, granted).await else { return pending.end(End::Stored) };
-            let taken_before = std::mem::replace(&mut taken, self.health.taken());
-            failures += u32::from(taken > taken_before);
-            let is_tried_again = !error.is_its_own() && failures < ATTEMPTS && !self.hurry.is_cancelled();
+            refusals.add(self.health.taken());
+            let is_tried_again = !error.is_its_own() && refusals.count() < REFUSALS && !self.hurry.is_cancelled();
             if !is_tried_again || self.spool.is_some() {
                 break error;
             }

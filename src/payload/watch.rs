@@ -51,9 +51,7 @@ impl Watch {
     fn look(&mut self) {
         let now = Instant::now();
         self.uploader.look_for_a_stall(now);
-        if self.uploader.health.waits_until().is_none() {
-            self.uploader.probe();
-        }
+        self.uploader.probe();
         self.open_spool();
         self.tell(now, false);
     }

@@ -22,6 +22,7 @@ use super::pace::Pace;
 use super::queue::{Crew, Next};
 use super::record::SCHEMA;
 use super::redact::Redactor;
+use super::refusals::Refusals;
 use super::store::Object;
 use super::upload::{AWAY, Offered, PendingPayload, Uploader};
 use crate::lifecycle::Lifecycle;
@@ -111,7 +112,7 @@ impl Encoders {
     fn see_off(&self, object: Object, value: super::Value, mut pending: PendingPayload) {
         const SLOW: &str = "the store does not take them fast enough";
         let has_spool = self.uploader.spool.is_some();
-        if has_spool && self.uploader.health.waits_until().is_some() {
+        if has_spool && self.uploader.health.is_away() {
             return self.uploader.detour(object, value, pending, AWAY);
         }
         let waiting = Instant::now();
@@ -123,7 +124,7 @@ impl Encoders {
         match next {
             Next::Stop => {}
             Next::Spool => self.uploader.detour(object, value, pending, if is_away { AWAY } else { SLOW }),
-            Next::Upload => match self.uploader.leave() {
+            Next::Upload => match self.uploader.health.leave(Refusals::default()) {
                 None if has_spool => self.uploader.detour(object, value, pending, AWAY),
                 leave => self.uploader.start(object, value, pending, leave),
             },

@@ -134,8 +134,9 @@ impl Tape {
     /// Lets others ask, and waits until it is this exchange's turn to be answered. What is not in the recording comes
     /// last: where several are asked at the same time, another one's answer may have ended the run before it was asked.
     async fn turn(&self, exchange: Option<&Exchange>) {
-        let phases = |it: &Exchange| it.phases.blocked + it.phases.waiting + it.phases.receiving;
-        let ended = exchange.map(|exchange| exchange.started + phases(exchange));
+        let phases =
+            |it: &Exchange| it.phases.blocked.saturating_add(it.phases.waiting).saturating_add(it.phases.receiving);
+        let ended = exchange.map(|it| it.started.checked_add(phases(it)).unwrap_or(it.started));
         let place = {
             let mut state = self.state.lock();
             state.last_turn += 1;

@@ -242,8 +242,12 @@ async fn live_asks_the_bank_with_the_configured_credentials() {
     assert_eq!(code, Some(1), "{errors}");
     let (code, _, errors) = desk.replay_by(&desk.integrations, &["--live", &here]).await;
     assert!(code == Some(2) && errors.contains("name a key or a file to replay"), "{errors}");
-    for (input, says) in [("", "--input is empty: use JSON"), ("@", "--input @ names no file")] {
-        let (code, _, errors) = desk.replay("t", &["--input", input]).await;
+    for (flag, value, says) in [
+        ("--input", "", "--input is empty: use JSON"),
+        ("--input", "@", "--input @ names no file"),
+        ("--timeout", "300000000000years", "use at most 30days"),
+    ] {
+        let (code, _, errors) = desk.replay("t", &[flag, value]).await;
         assert!(code == Some(2) && errors.contains(says), "{errors}");
     }
     upstream.stop(LONG).await.expect("the bank ends");
@@ -270,7 +274,9 @@ async fn what_the_recording_does_not_have_is_said() {
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(errors.contains("there is nothing to replay: only metadata was kept: for a test"), "{errors}");
 
+    // Timings that no clock can have.
     desk.edit("withheld", |document| {
+        document["transcript"]["log"]["entries"][0]["timings"]["wait"] = json!(1e22);
         let content = &mut document["transcript"]["log"]["entries"][0]["response"]["content"];
         content["text"] = json!("");
         content["comment"] = json!("left out: it is no JSON");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -51,8 +52,8 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "live")]
     nearest: bool,
     /// How long it may take. The deadline of the recorded run does not count.
-    #[arg(long, value_name = "DURATION", default_value = "1h")]
-    timeout: humantime::Duration,
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = timeout)]
+    timeout: Duration,
     /// Prints the comparison as JSON.
     #[arg(long)]
     json: bool,
@@ -88,7 +89,7 @@ fn replay(
     let config = config()?;
     let mut replay = Replay::new(recorded)?
         .configured(config.worker.environment.clone(), config.payloads.redaction.clone())
-        .within(args.timeout.into());
+        .within(args.timeout);
     if let Some(input) = &args.input {
         replay = replay.with_input(read_input(input)?);
     }
@@ -115,6 +116,16 @@ fn replay(
     exec::end_all();
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
     replayed
+}
+
+/// A time that can be added to any other.
+fn timeout(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+    match humantime::parse_duration(text) {
+        Ok(timeout) if timeout <= LONGEST => Ok(timeout),
+        Ok(_) => Err("use at most 30days".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The integration of the recorded task: the program's own, or the configured one.

@@ -142,11 +142,7 @@ impl<T> State<T> {
 
     /// Takes one out of the spool to be uploaded, if there is room for it and a slot.
     pub fn unspool(&mut self, bytes: u64) -> bool {
-        let fits = self.ledger.pending < self.limits.items
-            && self.ledger.pending_bytes.saturating_add(bytes) <= self.limits.bytes;
-        // One that is larger than the queue itself, whose limit has been lowered since, goes when nothing else does.
-        let fits = fits || self.ledger.pending == 0;
-        if self.closed || self.draining || !fits || !self.slots.take(Origin::Spooled) {
+        if self.closed || self.draining || !self.has_room_for_spooled(bytes) || !self.slots.take(Origin::Spooled) {
             return false;
         }
         self.ledger.spooled -= 1;
@@ -154,6 +150,13 @@ impl<T> State<T> {
         self.ledger.pending_bytes += bytes;
         self.from_spool += 1;
         true
+    }
+
+    /// Whether so much may come out of the spool. What is larger than the queue itself, whose limit has been lowered since,
+    /// may when nothing is pending.
+    pub fn has_room_for_spooled(&self, bytes: u64) -> bool {
+        let Ledger { pending, pending_bytes, .. } = self.ledger;
+        pending == 0 || pending < self.limits.items && pending_bytes.saturating_add(bytes) <= self.limits.bytes
     }
 
     /// Spooled payloads are given up.

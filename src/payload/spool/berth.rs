@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::file::UNFINISHED;
-use super::index::Name;
+use super::index::{MAX_FILES, Name};
 
 /// The most processes on one spool.
 const MAX_BERTHS: usize = 64;
@@ -34,7 +34,7 @@ pub(super) struct Found {
 
 impl Berth {
     /// Takes the first free berth, and into it what lies in the others that are free, as long as it is not more than
-    /// `max_bytes`. The rest stays for others that start.
+    /// `max_bytes` or [`MAX_FILES`]. The rest stays for others that start.
     pub fn claim(spool: &Path, max_bytes: u64) -> io::Result<(Self, Found)> {
         let mut numbers = 0..MAX_BERTHS;
         let berth = numbers.by_ref().find_map(|number| Berth::lock(spool, number, true).transpose());
@@ -79,7 +79,7 @@ impl Berth {
         own.payloads.sort_unstable();
         let mut held: u64 = found.payloads.iter().map(|(_, bytes)| bytes).sum();
         for (name, bytes) in own.payloads {
-            if held.saturating_add(bytes) > max_bytes {
+            if held.saturating_add(bytes) > max_bytes || found.payloads.len() >= MAX_FILES {
                 return;
             }
             let file = name.to_string();

@@ -1,12 +1,15 @@
 //! What lies in the spool, and whose turn it is. Pure.
 //!
-//! The oldest goes first. One whose upload failed goes to the end of the line, so that a payload that the store will
-//! never take does not keep the others waiting; those that come in later queue up behind it.
+//! The oldest goes first. One whose upload failed goes to the end of the line, and those that come in later queue up behind
+//! it. One that the store refuses again and again while it takes others rests for a while, behind all the others.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
+use crate::payload::refusals::Refusals;
 use crate::payload::sample::Value;
 
 /// What the names of spooled payloads end in.
@@ -70,12 +73,15 @@ pub(in crate::payload) struct Entry {
     pub name: Name,
     /// The size of its file.
     pub bytes: u64,
-    /// Its place in the line.
-    round: u32,
+    pub refusals: Refusals,
+    turn: Turn,
 }
 
-/// The lines of those that wait: by round, and then by age.
-type Line = BTreeMap<(u32, Name), u64>;
+/// A place in the line: those that do not rest, then by round.
+type Turn = (Option<Instant>, u32);
+
+/// Those that wait, by turn and then by age: what they hold, and what is held against them.
+type Line = BTreeMap<(Turn, Name), (u64, Refusals)>;
 
 /// What lies in the spool.
 #[derive(Debug)]
@@ -83,13 +89,14 @@ pub(super) struct Index {
     max_bytes: u64,
     ordinary: Line,
     wanted: Line,
+    last_round: u32,
     /// Of all: those that wait, those that are being written, and those that are being uploaded.
     bytes: u64,
 }
 
 impl Index {
     pub fn new(max_bytes: u64) -> Self {
-        Index { max_bytes, ordinary: Line::new(), wanted: Line::new(), bytes: 0 }
+        Index { max_bytes, ordinary: Line::new(), wanted: Line::new(), last_round: 0, bytes: 0 }
     }
 
     /// Makes room for a payload that is about to be written: returns those that must be removed for it. None when it
@@ -114,7 +121,7 @@ impl Index {
     fn evict(&mut self, over: u64, files_over: usize, wanted: usize, most: usize) -> Option<Vec<Name>> {
         let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted)).take(most);
         let (mut evicted, mut freed) = (Vec::new(), 0);
-        for (key, bytes) in candidates {
+        for (key, (bytes, _)) in candidates {
             if freed >= over && evicted.len() >= files_over {
                 break;
             }
@@ -138,8 +145,8 @@ impl Index {
 
     /// What was reserved is there.
     pub fn add(&mut self, name: Name, bytes: u64) {
-        let round = self.last_round();
-        self.line(name.value).insert((round, name), bytes);
+        let turn = (None, self.last_round);
+        self.line(name.value).insert((turn, name), (bytes, Refusals::default()));
     }
 
     /// One was found on disk.
@@ -149,39 +156,37 @@ impl Index {
 
     /// One that was found on disk waits from now on.
     pub fn admit(&mut self, name: Name, bytes: u64) {
-        self.line(name.value).insert((0, name), bytes);
+        self.line(name.value).insert(((None, 0), name), (bytes, Refusals::default()));
     }
 
-    /// Takes out the one whose turn it is.
-    pub fn take(&mut self) -> Option<Entry> {
-        let first = |line: &Line| line.first_key_value().map(|(key, bytes)| (*key, *bytes));
-        let next = [first(&self.ordinary), first(&self.wanted)].into_iter().flatten().min();
-        let (key, bytes) = next?;
-        self.line(key.1.value).remove(&key);
-        Some(Entry { name: key.1, bytes, round: key.0 })
+    /// Takes out the one whose turn it is, if one's is.
+    pub fn take(&mut self, now: Instant) -> Option<Entry> {
+        let first = |line: &Line| line.first_key_value().map(|(key, _)| *key);
+        let (turn, name) = [first(&self.ordinary), first(&self.wanted)].into_iter().flatten().min()?;
+        if turn.0.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.remove(turn, name)
     }
 
     /// One that was taken waits again, in its old place.
     pub fn untake(&mut self, entry: Entry) {
-        self.line(entry.name.value).insert((entry.round, entry.name), entry.bytes);
+        self.line(entry.name.value).insert((entry.turn, entry.name), (entry.bytes, entry.refusals));
     }
 
-    /// One that was taken goes to the end of the line.
-    pub fn put_back(&mut self, entry: Entry) {
-        let round = self.last_round().saturating_add(1);
-        self.line(entry.name.value).insert((round, entry.name), entry.bytes);
+    /// One that was taken goes to the end of the line, or rests, if it is to.
+    pub fn put_back(&mut self, entry: Entry, now: Instant) {
+        self.last_round = self.last_round.saturating_add(1);
+        let turn = (entry.refusals.rest().map(|rest| now + rest), self.last_round);
+        self.untake(Entry { turn, ..entry });
     }
 
     /// Takes out those that are too old, at most so many.
     pub fn expired(&mut self, now: SystemTime, max_age: Duration, most: usize) -> Vec<Entry> {
-        let is_old = |key: &&(u32, Name)| key.1.age(now) > max_age;
+        let is_old = |key: &&(Turn, Name)| key.1.age(now) > max_age;
         let old = self.ordinary.keys().chain(self.wanted.keys()).filter(is_old).take(most);
         let old: Vec<_> = old.copied().collect();
-        let take = |(round, name): (u32, Name)| {
-            let bytes = self.line(name.value).remove(&(round, name))?;
-            Some(Entry { name, bytes, round })
-        };
-        old.into_iter().filter_map(take).collect()
+        old.into_iter().filter_map(|(turn, name)| self.remove(turn, name)).collect()
     }
 
     /// How many wait.
@@ -193,9 +198,9 @@ impl Index {
         self.bytes
     }
 
-    fn last_round(&self) -> u32 {
-        let last = |line: &Line| line.last_key_value().map_or(0, |((round, _), _)| *round);
-        last(&self.ordinary).max(last(&self.wanted))
+    fn remove(&mut self, turn: Turn, name: Name) -> Option<Entry> {
+        let (bytes, refusals) = self.line(name.value).remove(&(turn, name))?;
+        Some(Entry { name, bytes, refusals, turn })
     }
 
     fn line(&mut self, value: Value) -> &mut Line {
@@ -251,13 +256,28 @@ mod tests {
     #[test]
     fn the_oldest_goes_first_and_one_that_failed_goes_to_the_end() {
         let mut index = full();
-        let first = index.take().expect("one waits");
+        let now = Instant::now();
+        let first = index.take(now).expect("one waits");
         assert_eq!(first.name, name(1, Value::Failure));
-        index.put_back(first);
+        index.put_back(first, now);
         index.reserve(0, Value::Slow).expect("there is room");
         index.add(name(9, Value::Slow), 0);
-        let order: Vec<_> = std::iter::from_fn(|| index.take()).map(|entry| entry.name.milliseconds).collect();
+        let order: Vec<_> = std::iter::from_fn(|| index.take(now)).map(|entry| entry.name.milliseconds).collect();
         assert_eq!(order, [2, 3, 4, 1, 9]);
+    }
+
+    #[test]
+    fn one_that_the_store_refuses_while_it_takes_others_rests() {
+        let (mut index, now) = (full(), Instant::now());
+        let mut refused = index.take(now).expect("one waits");
+        (1..=3).for_each(|taken| refused.refusals.add(taken));
+        index.put_back(refused, now);
+        index.reserve(0, Value::Slow).expect("there is room");
+        index.add(name(9, Value::Slow), 0);
+        let mut order =
+            |now| -> Vec<_> { std::iter::from_fn(|| index.take(now)).map(|entry| entry.name.milliseconds).collect() };
+        assert_eq!((order(now), order(now + Duration::from_millis(999))), (vec![2, 3, 4, 9], vec![]));
+        assert_eq!(order(now + Duration::from_secs(1)), [1]);
     }
 
     #[test]
@@ -273,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_bytes_add_up_and_stay_within_the_limit(steps in proptest::collection::vec((0u8..6, 0u64..60), 1..200)) {
-            let (mut index, mut out, mut at) = (Index::new(100), Vec::new(), 0);
+            let (mut index, mut out, mut at, now) = (Index::new(100), Vec::new(), 0, Instant::now());
             for (step, bytes) in steps {
                 match step {
                     0..=2 => {
@@ -283,11 +303,14 @@ mod tests {
                             index.add(name(at, value), bytes);
                         }
                     }
-                    3 => out.extend(index.take()),
-                    4 => out.pop().into_iter().for_each(|entry| index.put_back(entry)),
+                    3 => out.extend(index.take(now)),
+                    4 => out.pop().into_iter().for_each(|mut entry| {
+                        entry.refusals.add(at);
+                        index.put_back(entry, now);
+                    }),
                     _ => out.pop().into_iter().for_each(|entry| index.release(entry.bytes)),
                 }
-                let held = index.ordinary.values().chain(index.wanted.values()).sum::<u64>()
+                let held = index.ordinary.values().chain(index.wanted.values()).map(|(bytes, _)| bytes).sum::<u64>()
                     + out.iter().map(|entry| entry.bytes).sum::<u64>();
                 prop_assert_eq!(held, index.bytes());
                 prop_assert!(held <= 100);

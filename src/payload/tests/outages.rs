@@ -183,6 +183,30 @@ async fn a_payload_that_the_store_never_takes_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
+async fn a_payload_that_the_store_always_refuses_rests_and_is_no_outage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Faulty::refusing("t-bad");
+    let (payloads, telemetry, lifecycle) = start(with_spool(directory.path()), store.clone());
+    (0..3).for_each(|n| payloads.offer(record(&format!("t-bad-{n}")), Value::Ordinary));
+    eventually("they count for an outage", || shows(&telemetry, "weir_payload_store_away 1")).await;
+    // Nothing else is offered: a probe finds out that the store is there.
+    eventually("the store is there", || shows(&telemetry, "weir_payload_store_away 0")).await;
+    for n in 0..20 {
+        offer(&payloads, [n]);
+        eventually("the others are stored", || payloads.ledger().stored == n + 1).await;
+    }
+    eventually("they rest", || payloads.ledger().spooled == 3).await;
+    let puts = || store.puts.load(Ordering::Relaxed);
+    let before = puts();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(puts() - before <= 10, "{} in a second", puts() - before);
+    assert!(shows(&telemetry, "weir_payload_store_away 0"));
+    let ledger = payloads.flush(LONG).await;
+    assert_eq!((ledger.stored, ledger.spooled, ledger.dropped_in_all()), (20, 3, 0), "{ledger}");
+    lifecycle.stop(LONG).await.expect("all of it ends");
+}
+
+#[tokio::test]
 async fn a_damaged_file_in_the_spool_is_a_counted_loss() {
     let directory = tempfile::tempdir().expect("a directory");
     let (payloads, _telemetry, lifecycle) = start(with_spool(directory.path()), Faulty::new(|_| Deed::Fail));
