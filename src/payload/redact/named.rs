@@ -3,8 +3,9 @@
 //!
 //! It does not parse, because what is cut or malformed holds the same secrets. It looks at each `:`, `=` and `>` for
 //! the name before it, and at each `--` for the name after it, and when that is a credential's, takes the value after it.
-//! Quotes inside quotes are told apart by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass,
-//! linear in the text.
+//! Quotes inside quotes are told apart by their backslashes: at nesting depth k a quote has 2^k − 1 of them. One pass; what
+//! was searched for an end that no value had is not searched again, so that no text takes time in proportion to its square
+//! (`benches/hostile.rs`).
 
 mod announced;
 mod colours;
@@ -52,8 +53,18 @@ pub(super) struct Found {
 /// All values that follow a credential's name, in order and apart.
 pub(super) fn named(text: &str, budget: &mut Budget) -> Result<Vec<Found>, Stop> {
     let bytes = text.as_bytes();
-    let mut search =
-        Search { text, from: 0, tag: None, tags_until: 0, announced: None, searches: 0, nesting: Nesting::new(text) };
+    let mut search = Search {
+        text,
+        from: 0,
+        tag: None,
+        tags_until: 0,
+        announced: None,
+        searches: 0,
+        bare: 0..0,
+        line: 0..0,
+        blanks: yaml::Blanks::default(),
+        nesting: Nesting::new(text),
+    };
     let (mut found, mut spent) = (Vec::new(), 0);
     let dashes = memmem::Finder::new("--");
     let mark_from = |at: usize| memchr3(b':', b'=', b'>', &bytes[at..]).map(|next| at + next);
@@ -91,6 +102,10 @@ struct Search<'t> {
     announced: Option<Announced>,
     /// How often the end of a value was searched for.
     searches: usize,
+    /// Where the end of a value without quotes was searched for last, and that of a line.
+    bare: Range<usize>,
+    line: Range<usize>,
+    blanks: yaml::Blanks,
     nesting: Nesting<'t>,
 }
 
@@ -141,7 +156,7 @@ impl<'t> Search<'t> {
         let content = properties.and_then(|it| it.content).unwrap_or(start);
         if bytes[mark] == b':' {
             let key = yaml::Key { start: name.start, mark, in_string: self.nesting.is_in_string(mark) };
-            match key.below(bytes, start, content) {
+            match key.below(bytes, start, content, &mut self.blanks) {
                 Some(Below::Value(range)) => {
                     return self.nesting.clip(mark, range).map(|range| unquoted(range, guard));
                 }
@@ -242,11 +257,11 @@ impl<'t> Search<'t> {
                 let end = if name.quoted {
                     member_end(bytes, start)
                 } else if is_sensitive_line(plain_name) {
-                    line_end(bytes, start)
+                    line_end(bytes, start, &mut self.line)
                 } else if is_authorization && let Some(end) = parameters_end(bytes, start) {
                     end
                 } else {
-                    bare_end(text, start, is_authorization)
+                    bare_end(text, start, is_authorization, &mut self.bare)
                 };
                 let end = printed_end(bytes, start, end).unwrap_or(end);
                 if !name.quoted && next_name(text, start..end).is_some_and(|name| is_sensitive(&self::plain_name(name)))

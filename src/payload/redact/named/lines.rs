@@ -1,6 +1,8 @@
 //! Lines of a text, which may stand in a JSON string in a JSON string: at depth k the `\n` that ends a line has 2^(k − 1)
 //! backslashes.
 
+use std::ops::Range;
+
 use memchr::memchr3;
 
 use super::colours;
@@ -79,9 +81,12 @@ pub fn line(bytes: &[u8], at: usize, backslashes: usize, in_string: bool) -> (us
     (bytes.len(), None)
 }
 
-/// Where a line ends, or the string or element in which it stands.
-pub fn line_end(bytes: &[u8], start: usize) -> usize {
-    find(bytes, start, |byte| matches!(byte, b'\n' | b'\r' | b'<' | b'\\' | b'"'))
+/// Where a line ends, or the string or element in which it stands. Where it begins within `searched`, that has the same end.
+pub fn line_end(bytes: &[u8], start: usize, searched: &mut Range<usize>) -> usize {
+    if !searched.contains(&start) {
+        *searched = start..find(bytes, start, |byte| matches!(byte, b'\n' | b'\r' | b'<' | b'\\' | b'"'));
+    }
+    searched.end
 }
 
 /// Whether the name at `at` is the first thing in its line, or string: `export SECRET=`, `> X-Api-Key:`.

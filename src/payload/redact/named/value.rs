@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::names::MAX_NAME_BYTES;
 use super::colours;
 use super::lines::line;
 
@@ -119,7 +120,9 @@ fn quote_behind(bytes: &[u8], at: usize) -> Option<usize> {
 /// The name that a bare value is, with a value of its own behind it: `auth: password: x`, `auth = password = x`. What ends in `=`
 /// may be base64, unless it is a word.
 pub fn next_name(text: &str, value: Range<usize>) -> Option<&str> {
-    let (bytes, name) = (text.as_bytes(), &text[value.clone()]);
+    // Of a longer name, the end tells what it is.
+    let start = text.ceil_char_boundary(value.start.max(value.end.saturating_sub(MAX_NAME_BYTES)));
+    let (bytes, name) = (text.as_bytes(), &text[start..value.end]);
     if let Some(name) = name.strip_suffix(':') {
         return Some(name);
     }
@@ -181,20 +184,26 @@ pub fn bracketed_end(bytes: &[u8], start: usize, backslashes: usize) -> usize {
 }
 
 /// Where an unquoted value ends. An authentication scheme before it belongs to it (of `Authorization` whichever), and so
-/// does what JSON escapes, unless that is what ends a value.
-pub fn bare_end(text: &str, start: usize, is_authorization: bool) -> usize {
+/// does what JSON escapes, unless that is what ends a value. Where it begins within `searched`, that has the same end.
+pub fn bare_end(text: &str, start: usize, is_authorization: bool, searched: &mut Range<usize>) -> usize {
     let bytes = text.as_bytes();
     let word = find(bytes, start, |byte| !byte.is_ascii_alphanumeric() && byte != b'-');
     let known = ["bearer", "basic", "digest", "token"].iter().any(|it| text[start..word].eq_ignore_ascii_case(it));
     let is_scheme = word > start && (known || is_authorization) && bytes.get(word) == Some(&b' ');
-    let mut end = if is_scheme { colours::behind(bytes, word + 1) } else { start };
+    let start = if is_scheme { colours::behind(bytes, word + 1) } else { start };
+    if searched.contains(&start) {
+        return searched.end;
+    }
+    let mut end = start;
     loop {
         end = find(bytes, end, |byte| ends_bare(char::from(byte)) || byte == b'\\');
         match escaped_end(text, end) {
             Some(after) => end = after,
-            None => return end,
+            None => break,
         }
     }
+    *searched = start..end;
+    end
 }
 
 /// Whether a value without quotes ends at this character.

@@ -56,49 +56,99 @@ pub struct Key {
     pub in_string: bool,
 }
 
+/// Lines without a text of their own that have been looked at: those of one search are often those of the next.
+#[derive(Debug, Default)]
+pub struct Blanks {
+    lines: Range<usize>,
+    /// Where the line behind them begins, if there is one.
+    next: Option<usize>,
+    /// What ends a line, and whether a string does.
+    ends: (usize, bool),
+}
+
 impl Key {
     /// What is below it, if its value is not in its own line. What is behind its mark and no blank begins at `value`, and
     /// at `header` what is behind properties, too.
-    pub fn below(self, bytes: &[u8], value: usize, header: usize) -> Option<Below> {
+    pub fn below(self, bytes: &[u8], value: usize, header: usize, blanks: &mut Blanks) -> Option<Below> {
         if matches!(bytes.get(header)?, b'|' | b'>') {
             let is_indicator = |byte: &&u8| matches!(byte, b'+' | b'-' | b'1'..=b'9');
             let indicators = bytes[header + 1..].iter().take(2).take_while(is_indicator).count();
             let newline = break_behind(bytes, header + 1 + indicators);
-            if let Some(block) = newline.and_then(|newline| self.lines(bytes, newline, |_, _| false)) {
-                return Some(Below::Value(block));
+            if let Some(newline) = newline
+                && let Some(first) = self.first(bytes, newline, blanks, |_, _| false)
+            {
+                return Some(Below::Value(self.lines(bytes, first, newline, |_, _| false)));
             }
         }
         let newline = break_behind(bytes, self.mark + 1)?;
         let is_item = |text: usize| bytes[text..].starts_with(b"- ");
-        let held = self.lines(bytes, newline, |text, is_aligned| is_aligned && is_item(text));
-        match held {
-            Some(held) => (is_item(held.start) || is_key(bytes, held.start)).then_some(Below::Value(held)),
+        let belongs = |text: usize, is_aligned: bool| is_aligned && is_item(text);
+        match self.first(bytes, newline, blanks, belongs) {
+            Some(first) if is_item(first) || is_key(bytes, first) => {
+                Some(Below::Value(self.lines(bytes, first, newline, belongs)))
+            }
+            Some(_) => None,
             None => is_key(bytes, value).then_some(Below::Nothing),
         }
     }
 
-    /// The lines behind a line break that are more indented than the key, or belong to it all the same: that is asked of
-    /// where their text begins, and whether it is below the key.
-    fn lines(self, bytes: &[u8], newline: Break, belongs: impl Fn(usize, bool) -> bool) -> Option<Range<usize>> {
-        // In a list, the key of an item's first field begins after the dash.
-        let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-' | b'\t');
-        let indent = bytes[..self.start].iter().rev().take(MAX_INDENT).take_while(is_indent).count();
-        let (mut held, mut next) = (None::<Range<usize>>, Some(newline.end));
+    /// Where the text begins of the first line behind a line break that has one and is no comment, if it is more indented than
+    /// the key, or belongs to it all the same: that is asked of where the text begins, and whether it is below the key.
+    fn first(
+        self,
+        bytes: &[u8],
+        newline: Break,
+        blanks: &mut Blanks,
+        belongs: impl Fn(usize, bool) -> bool,
+    ) -> Option<usize> {
+        let ends = (newline.backslashes, self.in_string);
+        let mut next = Some(newline.end);
         while let Some(start) = next {
-            let text = find(bytes, start, |byte| !matches!(byte, b' ' | b'\t'));
-            let is_empty = break_at(bytes, text).is_some_and(|it| it.backslashes == newline.backslashes);
-            let is_blank = is_empty || (held.is_none() && bytes.get(text) == Some(&b'#'));
-            if !is_blank && text - start <= indent && !belongs(text, text - start == indent) {
-                break;
+            if blanks.ends == ends && blanks.lines.contains(&start) {
+                next = blanks.next;
+                continue;
             }
+            let text = text_of(bytes, start);
             let (end, after) = line(bytes, text, newline.backslashes, self.in_string);
-            if !is_blank {
-                held = Some(held.map_or(text, |held| held.start)..end);
+            if end > text && bytes[text] != b'#' {
+                return self.is_below(bytes, start, text, belongs).then_some(text);
+            }
+            let from = if blanks.ends == ends && blanks.next == Some(start) { blanks.lines.start } else { start };
+            *blanks = Blanks { lines: from..after.unwrap_or(end.max(start + 1)), next: after, ends };
+            next = after;
+        }
+        None
+    }
+
+    /// From the text of the first line on, the lines that are below the key as [`Key::first`] has it.
+    fn lines(self, bytes: &[u8], first: usize, newline: Break, belongs: impl Fn(usize, bool) -> bool) -> Range<usize> {
+        let (mut held, mut next) = line(bytes, first, newline.backslashes, self.in_string);
+        while let Some(start) = next {
+            let text = text_of(bytes, start);
+            let (end, after) = line(bytes, text, newline.backslashes, self.in_string);
+            if end > text {
+                if !self.is_below(bytes, start, text, &belongs) {
+                    break;
+                }
+                held = end;
             }
             next = after;
         }
-        held
+        first..held
     }
+
+    /// Whether the line at `start`, whose text begins at `text`, belongs to the key.
+    fn is_below(self, bytes: &[u8], start: usize, text: usize, belongs: impl Fn(usize, bool) -> bool) -> bool {
+        // In a list, the key of an item's first field begins after the dash.
+        let is_indent = |byte: &&u8| matches!(byte, b' ' | b'-' | b'\t');
+        let indent = bytes[..self.start].iter().rev().take(MAX_INDENT).take_while(is_indent).count();
+        text - start > indent || belongs(text, text - start == indent)
+    }
+}
+
+/// Where the text of the line at `start` begins.
+fn text_of(bytes: &[u8], start: usize) -> usize {
+    find(bytes, start, |byte| !matches!(byte, b' ' | b'\t'))
 }
 
 /// Whether a key of a mapping begins at `at`, with quotes or without.
