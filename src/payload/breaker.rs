@@ -56,9 +56,11 @@ impl Breaker {
         is_time
     }
 
-    /// An upload succeeded, so the store is there. Returns since when it had been away, if it had.
-    pub fn succeeded(&mut self) -> Option<Instant> {
-        std::mem::take(self).open_since
+    /// An upload succeeded, so the store is there. Returns since when it had been away, if it had. Where that says nothing of
+    /// payloads, the next pause is as long as it would have been.
+    pub fn succeeded(&mut self, says_nothing_of_payloads: bool) -> Option<Instant> {
+        let next_pause = if says_nothing_of_payloads { self.next_pause } else { FIRST_PAUSE };
+        std::mem::replace(self, Breaker { next_pause, ..Breaker::default() }).open_since
     }
 
     /// None of the uploads under way ends, for so long that the store counts as away. True when this opened the breaker.
@@ -133,7 +135,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..20 {
             (1..FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
-            breaker.succeeded();
+            breaker.succeeded(false);
         }
         assert!(breaker.is_closed() && !breaker.probe(now));
         let mut breaker = opened(now);
@@ -149,7 +151,7 @@ mod tests {
         assert!(!breaker.failed(later, false), "one that had passed before");
         assert!(!breaker.failed(later, true), "it was open before");
         assert!(!breaker.probe(later + FIRST_PAUSE) && breaker.probe(later + FIRST_PAUSE * 2));
-        breaker.succeeded();
+        breaker.succeeded(false);
         assert!(breaker.is_closed());
     }
 
@@ -158,7 +160,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         assert!(breaker.probe(now + FIRST_PAUSE));
-        breaker.succeeded();
+        breaker.succeeded(false);
         (1..FAILURES).for_each(|_| assert!(!breaker.failed(now, false)));
         assert!(breaker.failed(now, true), "whoever is the last of them");
     }
@@ -175,6 +177,21 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_takes_probes_and_no_payloads_is_asked_less_and_less() {
+        let (mut now, mut breaker) = (Instant::now(), Breaker::default());
+        let fail = |breaker: &mut Breaker, now| (0..FAILURES).for_each(|_| _ = breaker.failed(now, false));
+        for pause in [1, 2, 4, 8, 15, 15] {
+            fail(&mut breaker, now);
+            now += Duration::from_secs(pause);
+            assert!(!breaker.probe(now - Duration::from_millis(1)) && breaker.probe(now));
+            breaker.succeeded(true);
+        }
+        breaker.succeeded(false);
+        fail(&mut breaker, now);
+        assert!(breaker.probe(now + FIRST_PAUSE));
+    }
+
+    #[test]
     fn a_store_that_hangs_opens_it_and_those_that_were_under_way_change_nothing_when_they_fail() {
         let now = Instant::now();
         let (mut breaker, later) = (Breaker::default(), now + FIRST_PAUSE);
@@ -183,7 +200,7 @@ mod tests {
         assert!(!breaker.probe(now) && breaker.probe(later));
         assert!(!breaker.stalled(later) && !breaker.failed(later, true));
         assert_eq!(breaker.open_since(), Some(now), "all the time");
-        assert_eq!((breaker.succeeded(), breaker.succeeded()), (Some(now), None));
+        assert_eq!((breaker.succeeded(false), breaker.succeeded(false)), (Some(now), None));
     }
 
     #[test]
@@ -208,7 +225,7 @@ mod tests {
                     1 => probing |= breaker.probe(now),
                     2 => { breaker.failed(now, std::mem::take(&mut probing)); }
                     3 if probing => { breaker.released(now); probing = false; }
-                    4 => { breaker.succeeded(); probing = false; }
+                    4 => { breaker.succeeded(false); probing = false; }
                     5 => { breaker.failed(now, false); }
                     _ => {}
                 }
@@ -218,7 +235,7 @@ mod tests {
             }
             now += LONGEST_PAUSE;
             prop_assert!(breaker.is_closed() || breaker.probe(now));
-            breaker.succeeded();
+            breaker.succeeded(false);
             prop_assert!(breaker.is_closed());
         }
     }

@@ -19,6 +19,8 @@ use super::upload::{PayloadQueue, UploadError};
 /// The health of one store.
 pub(super) struct Health {
     queue: Arc<PayloadQueue>,
+    /// Without a spool the payloads that hold all slots may be those that the store never takes, and only a probe can tell.
+    has_spool: bool,
     breaker: Mutex<Breaker>,
     progress: Mutex<Progress>,
     taken: AtomicU64,
@@ -48,9 +50,10 @@ pub(super) struct UnderWay<'h> {
 }
 
 impl Health {
-    pub fn new(queue: &Arc<PayloadQueue>) -> Self {
+    pub fn new(queue: &Arc<PayloadQueue>, has_spool: bool) -> Self {
         Health {
             queue: queue.clone(),
+            has_spool,
             breaker: Mutex::default(),
             progress: Mutex::default(),
             taken: AtomicU64::new(0),
@@ -88,7 +91,7 @@ impl Health {
         self.breaker.lock().open_since()
     }
 
-    /// What the store has taken so far.
+    /// What the store has taken so far, probes apart where there is a spool.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
@@ -108,10 +111,13 @@ impl Health {
         }
     }
 
-    /// An upload begins.
-    pub fn begins(&self) -> UnderWay<'_> {
+    /// An upload begins. None where its end would say nothing of the store.
+    pub fn begins(&self, leave: &Leave) -> Option<UnderWay<'_>> {
+        if leave.of == Of::Suspect {
+            return None;
+        }
         self.progress.lock().begins(Instant::now());
-        UnderWay { health: self, was_answered: false }
+        Some(UnderWay { health: self, was_answered: false })
     }
 }
 
@@ -142,8 +148,9 @@ impl Leave {
             }
             return;
         }
-        health.taken.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-        if let Some(away_since) = breaker.succeeded() {
+        let says_nothing_of_payloads = self.of == Of::Probe && health.has_spool;
+        health.taken.fetch_add(u64::from(result.is_ok() && !says_nothing_of_payloads), Ordering::Relaxed);
+        if let Some(away_since) = breaker.succeeded(says_nothing_of_payloads) {
             health.queue.store_is_away(false);
             drop(breaker);
             health.back.notify_one();

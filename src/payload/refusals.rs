@@ -15,6 +15,8 @@ pub(super) struct Refusals {
     count: u32,
     /// What the store had taken in all when it refused this one last.
     taken: u64,
+    /// Failures that were no sign of an outage, and the one that made them so.
+    rests: u32,
 }
 
 impl Refusals {
@@ -22,6 +24,7 @@ impl Refusals {
     pub fn add(&mut self, taken: u64) {
         self.count += u32::from(taken > self.taken);
         self.taken = taken;
+        self.rests += u32::from(self.is_suspect());
     }
 
     pub fn count(self) -> u32 {
@@ -33,9 +36,9 @@ impl Refusals {
         self.count >= SUSPECT
     }
 
-    /// How long it is to rest before it is tried again, if it is: twice as long each time.
+    /// How long it is to rest before it is tried again, if it is: twice as long each time, whatever the store takes.
     pub fn rest(self) -> Option<Duration> {
-        let doublings = self.count.checked_sub(SUSPECT)?;
+        let doublings = self.rests.checked_sub(1)?;
         Some(FIRST_REST.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_REST))
     }
 }
@@ -54,7 +57,9 @@ mod tests {
             assert_eq!((refusals.count(), refusals.is_suspect()), (count, count >= SUSPECT));
         }
         assert_eq!(refusals.rest(), Some(FIRST_REST * 2));
-        (11..99).for_each(|taken| refusals.add(taken));
+        (0..3).for_each(|_| refusals.add(10));
+        assert_eq!((refusals.count(), refusals.rest()), (4, Some(FIRST_REST * 16)));
+        (0..99).for_each(|_| refusals.add(10));
         assert_eq!(refusals.rest(), Some(LONGEST_REST));
     }
 }

@@ -116,7 +116,10 @@ struct State {
     try_again: Option<Instant>,
     /// Nothing is read before then, for the disk failed.
     read_again: Option<Instant>,
+    /// The last payload was written.
     is_writable: bool,
+    /// The last file that was to be read or removed was not.
+    is_failing: bool,
     /// The last payload found no room, or others gave way to it.
     is_full: bool,
     is_closed: bool,
@@ -128,7 +131,7 @@ pub(super) struct Load {
     pub bytes: u64,
     pub limit_bytes: u64,
     pub is_open: bool,
-    /// The disk took the last payload, or what was to be removed.
+    /// The disk took the last payload, and does not fail otherwise.
     pub is_writable: bool,
     /// The last payload found no room, or others gave way to it.
     pub is_full: bool,
@@ -150,6 +153,7 @@ impl Spool {
             try_again: None,
             read_again: None,
             is_writable: false,
+            is_failing: false,
             is_full: false,
             is_closed: false,
         };
@@ -285,11 +289,12 @@ impl Spool {
             }
             read => read,
         };
-        if let Err(ReadError::Io(_)) = read {
-            let mut state = self.state.lock();
-            state.is_writable = false;
+        let mut state = self.state.lock();
+        state.is_failing = matches!(read, Err(ReadError::Io(_)));
+        if state.is_failing {
             state.read_again = Some(Instant::now() + OPEN_INTERVAL);
         }
+        drop(state);
         read
     }
 
@@ -340,7 +345,7 @@ impl Spool {
             bytes: state.index.bytes(),
             limit_bytes: self.max_bytes,
             is_open: state.berth.is_some(),
-            is_writable: state.is_writable,
+            is_writable: state.is_writable && !state.is_failing,
             is_full: state.is_full,
         }
     }
@@ -384,14 +389,10 @@ impl Spool {
 
     fn unlink(&self, berth: &Berth, name: Name) {
         let path = berth.path.join(name.to_string());
-        match std::fs::remove_file(&path) {
-            // The disk takes changes.
-            Ok(()) => self.state.lock().is_writable = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(file = %path.display(), "a spooled payload could not be removed: {error}");
-                self.state.lock().is_writable = false;
-            }
+        let error = std::fs::remove_file(&path).err().filter(|error| error.kind() != io::ErrorKind::NotFound);
+        self.state.lock().is_failing = error.is_some();
+        if let Some(error) = error {
+            tracing::warn!(file = %path.display(), "a spooled payload could not be removed: {error}");
         }
     }
 }

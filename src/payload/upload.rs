@@ -133,6 +133,7 @@ impl Uploader {
         limits: Limits,
         probe: Object,
     ) -> Self {
+        let health = Arc::new(Health::new(queue, spool.is_some()));
         Uploader {
             store,
             spool,
@@ -140,7 +141,7 @@ impl Uploader {
             queue: queue.clone(),
             metrics,
             losses: Losses::new(),
-            health: Arc::new(Health::new(queue)),
+            health,
             hurry: CancellationToken::new(),
             interrupt: CancellationToken::new(),
             failed_probes: AtomicU64::new(0),
@@ -293,7 +294,7 @@ impl Uploader {
     /// One upload, and what the breaker learns from it.
     pub async fn put(&self, object: &Object, leave: Leave) -> Result<(), UploadError> {
         let started = Instant::now();
-        let under_way = self.health.begins();
+        let under_way = self.health.begins(&leave);
         let put = tokio::time::timeout(UPLOAD_DEADLINE, self.store.put(object));
         let result = tokio::select! {
             biased;
@@ -305,7 +306,9 @@ impl Uploader {
             Ok(result) => result.map_err(UploadError::from),
             Err(_) => Err(UploadError::Silent { location: self.store.location(&object.key) }),
         };
-        under_way.ends(result.as_ref().err().is_none_or(UploadError::is_its_own));
+        if let Some(under_way) = under_way {
+            under_way.ends(result.as_ref().err().is_none_or(UploadError::is_its_own));
+        }
         leave.learn(&result);
         result
     }

@@ -116,10 +116,10 @@ impl Index {
         self.evict(over, self.len().saturating_sub(MAX_FILES), self.wanted.len(), usize::MAX).unwrap_or_default()
     }
 
-    /// Frees so many bytes and files, at the expense of ordinary ones and then of so many of the wanted ones; none when
-    /// that is not enough.
+    /// Frees so many bytes and files, at the expense of ordinary ones and then of so many of the wanted ones, of both first
+    /// those that rest; none when that is not enough.
     fn evict(&mut self, over: u64, files_over: usize, wanted: usize, most: usize) -> Option<Vec<Name>> {
-        let candidates = self.ordinary.iter().chain(self.wanted.iter().take(wanted)).take(most);
+        let candidates = giving_way(&self.ordinary).chain(giving_way(&self.wanted).take(wanted)).take(most);
         let (mut evicted, mut freed) = (Vec::new(), 0);
         for (key, (bytes, _)) in candidates {
             if freed >= over && evicted.len() >= files_over {
@@ -211,6 +211,12 @@ impl Index {
     }
 }
 
+/// Those of a line in the order in which they give way: first those that rest, the longest first, and then the oldest.
+fn giving_way(line: &Line) -> impl Iterator<Item = (&(Turn, Name), &(u64, Refusals))> {
+    let rests = |((turn, _), _): &(&(Turn, Name), &(u64, Refusals))| turn.0.is_some();
+    line.iter().rev().take_while(rests).chain(line.iter().take_while(move |it| !rests(it)))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -278,6 +284,16 @@ mod tests {
             |now| -> Vec<_> { std::iter::from_fn(|| index.take(now)).map(|entry| entry.name.milliseconds).collect() };
         assert_eq!((order(now), order(now + Duration::from_millis(999))), (vec![2, 3, 4, 9], vec![]));
         assert_eq!(order(now + Duration::from_secs(1)), [1]);
+        let mut index = full();
+        let all: Vec<_> = std::iter::from_fn(|| index.take(now)).collect();
+        for mut entry in all {
+            (1..=3).filter(|_| entry.name.milliseconds > 2).for_each(|taken| entry.refusals.add(taken));
+            index.put_back(entry, now);
+        }
+        let in_order: Vec<_> = [4, 2].map(|at| name(at, Value::Ordinary)).into();
+        assert_eq!(index.reserve(50, Value::Ordinary), Some(in_order), "those that rest give way first");
+        let in_order: Vec<_> = [name(3, Value::Slow), name(1, Value::Failure)].into();
+        assert_eq!(index.reserve(50, Value::Slow), Some(in_order));
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn a_disk_that_cannot_be_read_for_a_while_costs_nothing() {
     let entry = spool.take().expect("it");
     spool.read(&entry).expect("it is there");
     spool.remove(entry);
-    assert!(spool.load().is_writable, "what was done with could be removed");
+    assert!(spool.load().is_writable, "it could be read, and removed");
 }
 
 #[test]
