@@ -333,7 +333,8 @@ impl<'r> Pass<'r> {
             // Without JSON's backslashes one cannot tell where its values end: names are looked for with them.
             self.named(&view.text)?.into_iter().map(|it| it.range).collect()
         } else {
-            for (range, secret) in self.secrets.find(&view.text, &mut self.budget)? {
+            // Each: of one that reaches out of the string in which it begins a part is left, and may be another.
+            for (range, secret) in self.secrets.find_each(&view.text, &mut self.budget)? {
                 found.push((range, self.placeholders.of(secret)));
             }
             self.formed(&view.text)?

@@ -105,8 +105,21 @@ impl Secrets {
         self.plain.is_empty()
     }
 
-    /// Where secrets stand, in order and apart, and which.
+    /// Where secrets stand, in order and apart, and which: of what overlaps, the longest of the first.
     pub fn find(&self, text: &str, budget: &mut Budget) -> Result<Vec<(Range<usize>, &str)>, Stop> {
+        let found = self.find_each(text, budget)?;
+        let mut apart: Vec<(Range<usize>, &str)> = Vec::with_capacity(found.len());
+        for (range, secret) in found {
+            match apart.last_mut() {
+                Some((last, _)) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => apart.push((range, secret)),
+            }
+        }
+        Ok(apart)
+    }
+
+    /// Where each secret stands, and which: in order, of those that begin at one place the longest first.
+    pub fn find_each(&self, text: &str, budget: &mut Budget) -> Result<Vec<(Range<usize>, &str)>, Stop> {
         let Some(beginnings) = &self.beginnings else { return Ok(Vec::new()) };
         let mut found: Vec<(Range<usize>, &str)> = Vec::new();
         budget.spend_text(text.len())?;
@@ -139,16 +152,8 @@ impl Secrets {
                 }
             }
         }
-        // Of what overlaps, the longest of the first.
         found.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
-        let mut apart: Vec<(Range<usize>, &str)> = Vec::with_capacity(found.len());
-        for (range, secret) in found {
-            match apart.last_mut() {
-                Some((last, _)) if range.start < last.end => last.end = last.end.max(range.end),
-                _ => apart.push((range, secret)),
-            }
-        }
-        Ok(apart)
+        Ok(found)
     }
 
     /// A text without an end that may be the start of a secret: what a cut leaves of one.

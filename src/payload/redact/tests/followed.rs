@@ -75,6 +75,17 @@ fn a_value_that_is_followed_hides_no_other_secret() {
     }
 }
 
+/// What is followed here reaches out of the quotes in which it begins, and over the secret.
+#[test]
+fn a_value_that_is_cut_hides_no_other_secret_that_it_overlaps() {
+    let secret = "n/CANARY-1234567+é";
+    let entities: String = secret.chars().map(|it| format!("&#{};", u32::from(it))).collect();
+    let mut record = answered(&format!(r#"%22 "<password>":"~d>[[", {entities}, "]]>"#));
+    record.transcript.secrets.push(secret.to_owned());
+    let redacted = answer(&Redactor::default(), record);
+    assert!(!redacted.contains(&entities[..20]), "{redacted}");
+}
+
 #[test]
 fn what_an_authorization_header_holds_is_left_nowhere() {
     for (header, value, used) in [
